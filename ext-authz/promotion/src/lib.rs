@@ -1,0 +1,1 @@
+//! Rollouts: the spec, the stages, the analysis and the rollback.

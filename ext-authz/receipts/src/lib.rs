@@ -1,0 +1,1 @@
+//! Receipts: payloads, the transparency log, checkpoints and their verification.

@@ -1,0 +1,2 @@
+//! The KNHK service and its command line.
+fn main() {}

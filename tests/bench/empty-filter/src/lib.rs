@@ -1,0 +1,1 @@
+//! The floor of the benchmark: a wasm filter that does nothing.
