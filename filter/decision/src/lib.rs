@@ -1,1 +1,21 @@
 //! Which version serves a request: a pure function of policy and request facts.
+//!
+//! The same code decides in the filter, in the service, in the command line and in the tests, and replays a decision
+//! from its receipt. Nothing here does I/O, reads a clock or draws a random number, and no input makes it panic.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
+mod bucket;
+mod document;
+mod error;
+mod facts;
+pub mod headers;
+pub mod limits;
+pub mod spec;
+
+pub use crate::bucket::{BUCKETS, bucket};
+pub use crate::document::{API_VERSION, KIND, PolicyDoc, PolicyId, PolicyIdError, RolloutRule};
+pub use crate::error::{Fault, PolicyError};
+pub use crate::facts::Facts;

@@ -1,0 +1,16 @@
+//! Names of the headers that KNHK sets for the upstream. A client's own copies are removed before anything is decided.
+
+/// Every header of ours begins with this.
+pub const PREFIX: &str = "x-knhk-";
+/// `stable` or `canary`: what the route is chosen by.
+pub const VARIANT: &str = "x-knhk-variant";
+/// Name of the rollout that routed the request.
+pub const ROLLOUT: &str = "x-knhk-rollout";
+/// Feature flags and their variants.
+pub const FLAGS: &str = "x-knhk-flags";
+/// Admission class of the request.
+pub const CLASS: &str = "x-knhk-class";
+/// The snapshot that decided, as [`crate::PolicyId`] prints it.
+pub const POLICY: &str = "x-knhk-policy";
+/// ID of the request's receipt; set by `ext_authz` and `ext_proc` only.
+pub const RECEIPT: &str = "x-knhk-receipt";

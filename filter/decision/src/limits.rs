@@ -1,0 +1,43 @@
+//! Every bound on a policy. A refusal names the bound it met.
+//!
+//! They are wide enough for a mesh, and narrow enough that no document makes a filter slow or large: a policy is held
+//! once per worker, in memory that never shrinks.
+
+/// Bytes of a policy document: half of what a gRPC message may hold by default.
+pub const MAX_POLICY_BYTES: usize = 2 * 1024 * 1024;
+/// Rollouts in one policy.
+pub const MAX_ROLLOUTS: usize = 1024;
+/// Bytes of a rollout's name, a DNS label.
+pub const MAX_NAME_BYTES: usize = 63;
+/// Bytes of a version's name.
+pub const MAX_VERSION_BYTES: usize = 128;
+/// Bytes of a salt.
+pub const MAX_SALT_BYTES: usize = 128;
+/// Hosts of one rollout.
+pub const MAX_HOSTS: usize = 64;
+/// Bytes of a host without its port, as in DNS. A request's longer host is no name: only rollouts for any host match it.
+pub const MAX_HOST_BYTES: usize = 253;
+/// Bytes between two dots of a host, as in DNS.
+pub const MAX_HOST_LABEL_BYTES: usize = 63;
+/// Bytes of a path pattern.
+pub const MAX_PATH_BYTES: usize = 1024;
+/// Segments of a path pattern: what stands between its slashes.
+pub const MAX_PATH_SEGMENTS: usize = 32;
+/// Methods of one rollout.
+pub const MAX_METHODS: usize = 16;
+/// Bytes of a method.
+pub const MAX_METHOD_BYTES: usize = 32;
+/// Header conditions of one rollout.
+pub const MAX_HEADERS: usize = 16;
+/// Bytes of a header's name, in conditions and keys.
+pub const MAX_HEADER_NAME_BYTES: usize = 128;
+/// Bytes of a header condition's value.
+pub const MAX_HEADER_VALUE_BYTES: usize = 1024;
+/// Keys in a rollout's chain.
+pub const MAX_KEYS: usize = 8;
+/// Bytes of a cookie's or a query parameter's name.
+pub const MAX_KEY_NAME_BYTES: usize = 128;
+/// Latency thresholds of one rollout.
+pub const MAX_THRESHOLDS: usize = 8;
+/// The highest latency threshold: one hour, in microseconds.
+pub const MAX_THRESHOLD_US: u64 = 3_600_000_000;
