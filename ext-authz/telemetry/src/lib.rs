@@ -1,1 +1,18 @@
-//! Names of every metric and span, generated from the registry, and the set-up of logs.
+//! Telemetry: the names of every metric and attribute, generated from `registry/`, the service's metrics, and logs.
+//!
+//! What is shown at `/metrics` is the registry and nothing else: a metric is made from its constant in
+//! [`metric`], and its labels have the types of [`attribute`].
+
+pub mod logging;
+mod registrar;
+mod service;
+mod typed;
+
+/// The registry, as `build.rs` read it.
+mod registry {
+    include!(concat!(env!("OUT_DIR"), "/registry.rs"));
+}
+
+pub use registry::{attribute, metric};
+pub use service::{CONTENT_TYPE, OpenStream, ServiceMetrics};
+pub use typed::{Attribute, Definition, Instrument, LabelSet, Metric, kind};

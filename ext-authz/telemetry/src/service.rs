@@ -1,0 +1,224 @@
+//! Every metric of the service behind methods that say what happened.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use crate::attribute::{
+    AppendReason, CheckOutcome, DecisionVia, HttpRoute, HttpStatus, NackReason, Phase, RollbackReason,
+    Rollout, SnapshotNewest, Version,
+};
+use crate::metric::service as metric;
+use crate::registrar::{CountGauge, RatioGauge, Registrar, Samples};
+use crate::typed::Attribute;
+
+/// The media type of [`ServiceMetrics::expose`].
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The service's metrics. Methods take `&self` and may be called from every thread.
+#[derive(Debug)]
+pub struct ServiceMetrics {
+    registry: Registry,
+    streams: Gauge,
+    workers: Samples<(SnapshotNewest,), CountGauge>,
+    reports: Counter,
+    snapshot_number: CountGauge,
+    snapshots_sent: Counter,
+    snapshots_acked: Counter,
+    snapshots_nacked: Samples<(NackReason,), Counter>,
+    decisions_recorded: Samples<(DecisionVia,), Counter>,
+    decisions_missing: Counter,
+    checks: Samples<(CheckOutcome,), Counter>,
+    check_duration: Histogram,
+    log_size: CountGauge,
+    log_signed_size: CountGauge,
+    append_duration: Histogram,
+    append_failures: Samples<(AppendReason,), Counter>,
+    signing_failures: Counter,
+    rollout_weight: Samples<(Rollout,), RatioGauge>,
+    rollout_phase: Samples<(Rollout, Phase), CountGauge>,
+    rollbacks: Samples<(Rollout, RollbackReason), Counter>,
+    http_requests: Samples<(HttpRoute, HttpStatus), Counter>,
+}
+
+impl ServiceMetrics {
+    /// All metrics at zero. `version` is the program's.
+    pub fn new(version: &str) -> Self {
+        let mut registrar = Registrar::default();
+        registrar
+            .gauge(&metric::BUILD)
+            .with((Version(version.to_owned()),))
+            .set(1);
+        Self {
+            streams: registrar.up_down(&metric::GATE_STREAMS).with(()),
+            workers: registrar.gauge(&metric::GATE_WORKERS),
+            reports: registrar.counter(&metric::GATE_REPORTS).with(()),
+            snapshot_number: registrar.gauge(&metric::SNAPSHOT_NUMBER).with(()),
+            snapshots_sent: registrar.counter(&metric::SNAPSHOTS_SENT).with(()),
+            snapshots_acked: registrar.counter(&metric::SNAPSHOTS_ACKED).with(()),
+            snapshots_nacked: registrar.counter(&metric::SNAPSHOTS_NACKED),
+            decisions_recorded: registrar.counter(&metric::DECISIONS_RECORDED),
+            decisions_missing: registrar.counter(&metric::DECISIONS_MISSING).with(()),
+            checks: registrar.counter(&metric::CHECKS),
+            check_duration: registrar.histogram(&metric::CHECK_DURATION, durations).with(()),
+            log_size: registrar.gauge(&metric::LOG_SIZE).with(()),
+            log_signed_size: registrar.gauge(&metric::LOG_SIGNED_SIZE).with(()),
+            append_duration: registrar
+                .histogram(&metric::LOG_APPEND_DURATION, durations)
+                .with(()),
+            append_failures: registrar.counter(&metric::LOG_APPEND_FAILURES),
+            signing_failures: registrar.counter(&metric::LOG_SIGNING_FAILURES).with(()),
+            rollout_weight: registrar.ratio(&metric::ROLLOUT_WEIGHT),
+            rollout_phase: registrar.gauge(&metric::ROLLOUT_PHASE),
+            rollbacks: registrar.counter(&metric::ROLLBACKS),
+            http_requests: registrar.counter(&metric::HTTP_REQUESTS),
+            registry: registrar.finish(),
+        }
+    }
+
+    /// The text that `/metrics` answers with, in the form of [`CONTENT_TYPE`].
+    #[expect(clippy::missing_panics_doc, reason = "writing to a String does not fail")]
+    pub fn expose(&self) -> String {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry).expect("a String takes every write");
+        out
+    }
+
+    /// A filter opened a stream; dropping the answer says that it ended.
+    pub fn stream_opened(&self) -> OpenStream {
+        self.streams.inc();
+        OpenStream {
+            streams: self.streams.clone(),
+        }
+    }
+
+    /// How many workers run the newest snapshot, and how many another one or none.
+    pub fn workers(&self, newest: u64, others: u64) {
+        self.workers.with((SnapshotNewest(true),)).set(newest);
+        self.workers.with((SnapshotNewest(false),)).set(others);
+    }
+
+    /// A report arrived.
+    pub fn report_received(&self) {
+        self.reports.inc();
+    }
+
+    /// The newest snapshot is the one with this `n`.
+    pub fn snapshot_made(&self, n: u64) {
+        self.snapshot_number.set(n);
+    }
+
+    /// A snapshot went down a stream.
+    pub fn snapshot_sent(&self) {
+        self.snapshots_sent.inc();
+    }
+
+    /// A worker took a snapshot.
+    pub fn snapshot_acked(&self) {
+        self.snapshots_acked.inc();
+    }
+
+    /// A worker refused a snapshot.
+    pub fn snapshot_nacked(&self, reason: NackReason) {
+        self.snapshots_nacked.with((reason,)).inc();
+    }
+
+    /// So many decisions are durable.
+    pub fn decisions_recorded(&self, via: DecisionVia, count: u64) {
+        self.decisions_recorded.with((via,)).inc_by(count);
+    }
+
+    /// So many sequence numbers were skipped by a filter.
+    pub fn decisions_missing(&self, count: u64) {
+        self.decisions_missing.inc_by(count);
+    }
+
+    /// A Check was answered, so long after it arrived.
+    pub fn check(&self, outcome: CheckOutcome, took: Duration) {
+        self.checks.with((outcome,)).inc();
+        self.check_duration.observe(took.as_secs_f64());
+    }
+
+    /// The log's sizes in entries: durable, and covered by the newest signed checkpoint.
+    pub fn log_sizes(&self, durable: u64, signed: u64) {
+        self.log_size.set(durable);
+        self.log_signed_size.set(signed);
+    }
+
+    /// Entries became durable, so long after they were handed over.
+    pub fn appended(&self, took: Duration) {
+        self.append_duration.observe(took.as_secs_f64());
+    }
+
+    /// The log did not take entries.
+    pub fn append_failed(&self, reason: AppendReason) {
+        self.append_failures.with((reason,)).inc();
+    }
+
+    /// A checkpoint could not be signed.
+    pub fn signing_failed(&self) {
+        self.signing_failures.inc();
+    }
+
+    /// A rollout's weight, in percent, and phase are these now.
+    pub fn rollout(&self, name: &str, weight_percent: f64, phase: Phase) {
+        let rollout = Rollout(name.to_owned());
+        self.rollout_weight.with((rollout.clone(),)).set(weight_percent);
+        for each in Phase::known().unwrap_or_default() {
+            self.rollout_phase
+                .with((rollout.clone(), each))
+                .set(u64::from(each == phase));
+        }
+    }
+
+    /// A rollout was deleted: its gauges are shown no longer. Its rollbacks stay, counters do not go back.
+    pub fn rollout_deleted(&self, name: &str) {
+        let rollout = Rollout(name.to_owned());
+        self.rollout_weight.remove((rollout.clone(),));
+        for phase in Phase::known().unwrap_or_default() {
+            self.rollout_phase.remove((rollout.clone(), phase));
+        }
+    }
+
+    /// The analysis rolled a rollout back.
+    pub fn rolled_back(&self, name: &str, reason: RollbackReason) {
+        self.rollbacks.with((Rollout(name.to_owned()), reason)).inc();
+    }
+
+    /// An HTTP request was answered. `route` is the template that matched, never the path itself; a status below 100
+    /// or above 599 counts as the service's error.
+    pub fn http_request(&self, route: &str, status: u16) {
+        let class = match status {
+            100..=199 => HttpStatus::Informational,
+            200..=299 => HttpStatus::Success,
+            300..=399 => HttpStatus::Redirect,
+            400..=499 => HttpStatus::ClientError,
+            _ => HttpStatus::ServerError,
+        };
+        self.http_requests
+            .with((HttpRoute(route.to_owned()), class))
+            .inc();
+    }
+}
+
+/// A stream that is open until this is dropped.
+#[derive(Debug)]
+#[must_use = "the stream counts as open until this is dropped"]
+pub struct OpenStream {
+    streams: Gauge,
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.streams.dec();
+    }
+}
+
+/// Buckets from 50 microseconds to 1.6 seconds, each twice the one before.
+fn durations() -> Histogram {
+    Histogram::new(exponential_buckets(50e-6, 2.0, 16))
+}
