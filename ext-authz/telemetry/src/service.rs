@@ -26,12 +26,14 @@ pub struct ServiceMetrics {
     streams: Gauge,
     workers: Samples<(SnapshotNewest,), CountGauge>,
     reports: Counter,
+    observations_ignored: Samples<(ObservationReason,), Counter>,
     snapshot_number: CountGauge,
     snapshots_sent: Counter,
     snapshots_acked: Counter,
     snapshots_nacked: Samples<(NackReason,), Counter>,
     decisions_recorded: Samples<(DecisionVia,), Counter>,
     decisions_missing: Counter,
+    decisions_malformed: Counter,
     checks: Samples<(CheckOutcome,), Counter>,
     check_duration: Histogram,
     log_size: CountGauge,
@@ -57,12 +59,14 @@ impl ServiceMetrics {
             streams: registrar.up_down(&metric::GATE_STREAMS).with(()),
             workers: registrar.gauge(&metric::GATE_WORKERS),
             reports: registrar.counter(&metric::GATE_REPORTS).with(()),
+            observations_ignored: registrar.counter(&metric::OBSERVATIONS_IGNORED),
             snapshot_number: registrar.gauge(&metric::SNAPSHOT_NUMBER).with(()),
             snapshots_sent: registrar.counter(&metric::SNAPSHOTS_SENT).with(()),
             snapshots_acked: registrar.counter(&metric::SNAPSHOTS_ACKED).with(()),
             snapshots_nacked: registrar.counter(&metric::SNAPSHOTS_NACKED),
             decisions_recorded: registrar.counter(&metric::DECISIONS_RECORDED),
             decisions_missing: registrar.counter(&metric::DECISIONS_MISSING).with(()),
+            decisions_malformed: registrar.counter(&metric::DECISIONS_MALFORMED).with(()),
             checks: registrar.counter(&metric::CHECKS),
             check_duration: registrar.histogram(&metric::CHECK_DURATION, durations).with(()),
             log_size: registrar.gauge(&metric::LOG_SIZE).with(()),
@@ -107,6 +111,11 @@ impl ServiceMetrics {
         self.reports.inc();
     }
 
+    /// A worker's counts of one variant were left out of the evidence.
+    pub fn observation_ignored(&self, reason: ObservationReason) {
+        self.observations_ignored.with((reason,)).inc();
+    }
+
     /// The newest snapshot is the one with this `n`.
     pub fn snapshot_made(&self, n: u64) {
         self.snapshot_number.set(n);
@@ -135,6 +144,11 @@ impl ServiceMetrics {
     /// So many sequence numbers were skipped by a filter.
     pub fn decisions_missing(&self, count: u64) {
         self.decisions_missing.inc_by(count);
+    }
+
+    /// A decision in a batch could not be read.
+    pub fn decision_malformed(&self) {
+        self.decisions_malformed.inc();
     }
 
     /// A Check was answered, so long after it arrived.

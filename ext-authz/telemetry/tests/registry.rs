@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use knhk_telemetry::attribute::{AppendReason, CheckOutcome, DecisionVia, NackReason, Phase, RollbackReason};
+use knhk_telemetry::attribute::{
+    AppendReason, CheckOutcome, DecisionVia, NackReason, ObservationReason, Phase, RollbackReason,
+};
 use knhk_telemetry::{Definition, Instrument, ServiceMetrics, metric};
 
 /// Every method called once, so that every metric has a sample.
@@ -13,12 +15,14 @@ fn everything() -> ServiceMetrics {
     let metrics = ServiceMetrics::new("0.1.0");
     metrics.workers(3, 1);
     metrics.report_received();
+    metrics.observation_ignored(ObservationReason::Older);
     metrics.snapshot_made(7);
     metrics.snapshot_sent();
     metrics.snapshot_acked();
     metrics.snapshot_nacked(NackReason::Checksum);
     metrics.decisions_recorded(DecisionVia::Filter, 5);
     metrics.decisions_missing(2);
+    metrics.decision_malformed();
     metrics.check(CheckOutcome::Recorded, Duration::from_micros(70));
     metrics.log_sizes(10, 9);
     metrics.appended(Duration::from_millis(3));

@@ -1,0 +1,64 @@
+# KNHK. `make` alone lists what there is; everything works from a clean clone with no step before it.
+#
+# Needed: Rust (cargo), Python 3 with pip (fetches a real Envoy for demo and tests) and a C compiler.
+# Everything is built in the release profile, tests too, so that dependencies are compiled once.
+
+SHELL := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+CARGO ?= cargo
+
+# Scripts that `make lint` parses.
+SCRIPTS := .ci/run filter/build-wasm.sh $(wildcard tests/peers/*.sh)
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: tools ## Build the service and command line, target/release/knhk, and the filter, knhk_filter.wasm
+	$(CARGO) build --release -p knhk-ext-authz
+	./filter/build-wasm.sh
+
+.PHONY: demo
+demo: build ## Show a canary that succeeds and one that is rolled back, on a real Envoy, and verify the receipts
+	$(CARGO) run --release --quiet -p knhk-tests --bin knhk-demo
+
+.PHONY: test
+test: build envoy ## Run every test, the ones with a real Envoy included
+	$(CARGO) test --release --workspace
+
+.PHONY: soak
+soak: build envoy ## Run the long tests, such as 1,000 restarts of the service under open streams
+	$(CARGO) test --release -p knhk-tests -- --ignored
+
+.PHONY: bench
+bench: build envoy ## Measure, and print the tables of the README
+	$(CARGO) run --release --quiet -p knhk-tests --bin knhk-bench
+
+.PHONY: lint
+lint: tools ## Check format, lints, dependencies and scripts, as CI does first
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --workspace --all-targets -- -D warnings
+	./tests/peers/cargo-deny.sh check bans licenses sources
+	for script in $(SCRIPTS); do bash -n "$$script"; done
+
+.PHONY: clean
+clean: ## Delete what was built; ~/.cache/knhk keeps the tools that were fetched
+	$(CARGO) clean
+
+.PHONY: envoy
+envoy: tools
+	@./tests/peers/envoy.sh >/dev/null
+
+# One line for each tool that is missing, and no more.
+.PHONY: tools
+tools:
+	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust $(MSRV) or newer with rustup" >&2; exit 1; }
+	@command -v python3 >/dev/null || { echo "python3 is missing: apt-get install python3 python3-pip" >&2; exit 1; }
+	@command -v cc >/dev/null || { echo "a C compiler is missing: apt-get install gcc libc6-dev" >&2; exit 1; }
+
+MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
