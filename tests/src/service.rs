@@ -1,0 +1,184 @@
+//! A real `knhk serve`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use crate::cli::Cli;
+use crate::ports::Port;
+use crate::process::{Launch, Process};
+use crate::{Error, artifacts, wait};
+
+/// The region that the harness's services call themselves.
+pub const REGION: &str = "test-1";
+
+/// The three addresses of a service.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    /// Gate, Check and health.
+    pub grpc: SocketAddr,
+    /// The HTTP API.
+    pub http: SocketAddr,
+    /// Probes and metrics.
+    pub probe: SocketAddr,
+}
+
+/// A service with its data and ports, which outlive its process: it can be killed and started again.
+#[derive(Debug)]
+pub struct Service {
+    process: Option<Process>,
+    addresses: Addresses,
+    flush: Duration,
+    client: reqwest::Client,
+    directory: tempfile::TempDir,
+    _ports: Vec<Port>,
+}
+
+impl Service {
+    /// A service that does not run yet: its addresses refuse connections until it is started.
+    pub fn stopped() -> Result<Self, Error> {
+        let ports = [Port::reserve()?, Port::reserve()?, Port::reserve()?];
+        let [grpc, http, probe] = [0, 1, 2].map(|index: usize| ports[index].address());
+        Self::new(Addresses { grpc, http, probe }, ports.into())
+    }
+
+    /// Starts one on free ports and waits until it can decide and record.
+    pub async fn start() -> Result<Self, Error> {
+        let mut service = Self::stopped()?;
+        service.up().await?;
+        Ok(service)
+    }
+
+    /// Starts one on these addresses and waits until it can decide and record.
+    pub async fn start_at(addresses: Addresses) -> Result<Self, Error> {
+        let mut service = Self::new(addresses, Vec::new())?;
+        service.up().await?;
+        Ok(service)
+    }
+
+    fn new(addresses: Addresses, ports: Vec<Port>) -> Result<Self, Error> {
+        // A short path: the socket of the command line lies in it, and such paths end at 107 bytes.
+        let directory = tempfile::Builder::new()
+            .prefix("knhk-")
+            .tempdir()
+            .map_err(Error::io("a temporary directory"))?;
+        Ok(Self {
+            process: None,
+            addresses,
+            flush: Duration::from_millis(100),
+            client: reqwest::Client::new(),
+            directory,
+            _ports: ports,
+        })
+    }
+
+    /// Starts its process on the data and the addresses it has, and waits until it can decide and record.
+    pub async fn up(&mut self) -> Result<(), Error> {
+        let config = self.directory.path().join("knhk.yaml");
+        std::fs::write(&config, self.config()).map_err(Error::io("knhk.yaml"))?;
+        let process = Launch::new(
+            "knhk serve",
+            self.directory.path().join("log"),
+            artifacts::knhk()?,
+        )
+        .args(["serve"])
+        .arg_path("--config", &config)
+        .start()?;
+        self.process = Some(process);
+        self.ready().await
+    }
+
+    /// Ends its process at once, as `kill -9` does.
+    pub fn kill(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    /// Asks its process to end and waits for that.
+    pub async fn terminate(&mut self, deadline: Duration) -> Result<ExitStatus, Error> {
+        let mut process = self.process.take().ok_or_else(|| Error::Contract {
+            what: "knhk serve".to_owned(),
+            reason: "it does not run, so it cannot be asked to end".to_owned(),
+        })?;
+        process.terminate()?;
+        process.ended(deadline).await
+    }
+
+    /// Its command line, through its socket.
+    pub fn cli(&self) -> Result<Cli, Error> {
+        Cli::of(&self.data())
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// A directory for files of a test, beside its data.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Its process, if it runs.
+    pub fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
+    }
+
+    /// Its `/metrics`.
+    pub async fn metrics(&self) -> Result<String, Error> {
+        let url = format!("http://{}/metrics", self.addresses.probe);
+        let http = |error: reqwest::Error| Error::Http {
+            what: url.clone(),
+            reason: error.to_string(),
+        };
+        self.client
+            .get(&url)
+            .send()
+            .await
+            .map_err(http)?
+            .error_for_status()
+            .map_err(http)?
+            .text()
+            .await
+            .map_err(http)
+    }
+
+    fn config(&self) -> String {
+        let Addresses { grpc, http, probe } = self.addresses;
+        let (data, flush) = (self.data(), self.flush);
+        format!(
+            "region: {REGION}\nlisten: {{ grpc: '{grpc}', http: '{http}', probe: '{probe}' }}\ndata: '{}'\nreceipts: {{ flush: {flush:?} }}\n",
+            data.display()
+        )
+    }
+
+    async fn ready(&mut self) -> Result<(), Error> {
+        let url = format!("http://{}/readyz", self.addresses.probe);
+        let client = &self.client;
+        let Some(process) = self.process.as_mut() else {
+            return Ok(());
+        };
+        wait::until("knhk to be ready", wait::SOON, || {
+            let ended = process.check();
+            let request = client.get(&url).send();
+            async move {
+                if let Err(error) = ended {
+                    return Ok(Err(error));
+                }
+                match request.await {
+                    Ok(answer) if answer.status().is_success() => Ok(Ok(())),
+                    Ok(answer) => Err(answer.text().await.unwrap_or_default()),
+                    Err(error) => Err(error.to_string()),
+                }
+            }
+        })
+        .await?
+    }
+}
