@@ -9,8 +9,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::attribute::{
-    AppendReason, CheckOutcome, DecisionVia, HttpRoute, HttpStatus, NackReason, Phase, RollbackReason,
-    Rollout, SnapshotNewest, Version,
+    AppendReason, CheckOutcome, DecisionVia, HttpRoute, HttpStatus, NackReason, ObservationReason, Phase,
+    RollbackReason, Rollout, SnapshotNewest, Version,
 };
 use crate::metric::service as metric;
 use crate::registrar::{CountGauge, RatioGauge, Registrar, Samples};
