@@ -27,7 +27,11 @@ impl KeyHash {
     const SHORT: usize = 240;
 
     pub(crate) fn new(salt: &str) -> Self {
-        let mut hash = Self { short: [0; Self::SHORT], len: 0, long: None };
+        let mut hash = Self {
+            short: [0; Self::SHORT],
+            len: 0,
+            long: None,
+        };
         hash.push(salt.as_bytes());
         hash.push(&[0]);
         hash
@@ -52,7 +56,10 @@ impl KeyHash {
 
     /// (hash * 1,000,000) >> 64.
     pub(crate) fn bucket(&self) -> u32 {
-        let hash = self.long.as_ref().map_or_else(|| xxh3_64(self.held()), Xxh3::digest);
+        let hash = self
+            .long
+            .as_ref()
+            .map_or_else(|| xxh3_64(self.held()), Xxh3::digest);
         let scaled = (u128::from(hash) * u128::from(BUCKETS)) >> 64;
         // Below BUCKETS, as the hash is below 2^64.
         #[allow(clippy::cast_possible_truncation)]

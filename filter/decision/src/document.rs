@@ -83,7 +83,10 @@ impl PolicyDoc {
 
     /// The snapshot's number.
     pub fn id(&self) -> PolicyId {
-        PolicyId { epoch: self.epoch, n: self.n }
+        PolicyId {
+            epoch: self.epoch,
+            n: self.n,
+        }
     }
 }
 
@@ -127,6 +130,9 @@ impl FromStr for PolicyId {
 
     fn from_str(text: &str) -> Result<Self, PolicyIdError> {
         let (epoch, n) = text.split_once('.').ok_or(PolicyIdError::NoDot)?;
-        Ok(Self { epoch: epoch.parse()?, n: n.parse()? })
+        Ok(Self {
+            epoch: epoch.parse()?,
+            n: n.parse()?,
+        })
     }
 }

@@ -48,6 +48,8 @@ pub enum PolicyError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
+    /// It does not have the shape of a policy.
+    Malformed,
     /// A bound was met.
     AboveBound,
     /// A value does not have the form that its field needs.
@@ -75,6 +77,7 @@ impl Fault {
     /// A stable name of the kind of fault.
     pub fn label(self) -> &'static str {
         match self {
+            Self::Malformed => "malformed",
             Self::AboveBound => "above_bound",
             Self::BadForm => "bad_form",
             Self::Duplicate => "duplicate",
@@ -94,7 +97,11 @@ pub(crate) struct FieldError {
 
 impl FieldError {
     pub(crate) fn new(field: impl Into<String>, fault: Fault, reason: impl Into<String>) -> Self {
-        Self { field: field.into(), fault, reason: reason.into() }
+        Self {
+            field: field.into(),
+            fault,
+            reason: reason.into(),
+        }
     }
 
     pub(crate) fn of(self, rollout: &str) -> PolicyError {
@@ -117,7 +124,11 @@ pub(crate) fn within(
     if count <= bound {
         return Ok(());
     }
-    Err(FieldError::new(field, Fault::AboveBound, format!("{count} {what} are above the bound of {bound}")))
+    Err(FieldError::new(
+        field,
+        Fault::AboveBound,
+        format!("{count} {what} are above the bound of {bound}"),
+    ))
 }
 
 /// A value as it may stand in a message: on one line, and no longer than a line can bear.
@@ -127,4 +138,14 @@ pub(crate) fn quoted(value: &str) -> String {
         Some((end, _)) => format!("{:?}...", value.get(..end).unwrap_or_default()),
         None => format!("{value:?}"),
     }
+}
+
+/// Words from elsewhere as they may stand in a message: on one line, and no longer than a line can bear.
+pub(crate) fn one_line(words: &str) -> String {
+    const SHOWN: usize = 400;
+    words
+        .chars()
+        .take(SHOWN)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }

@@ -4,18 +4,33 @@
 //! from its receipt. Nothing here does I/O, reads a clock or draws a random number, and no input makes it panic.
 #![cfg_attr(
     not(test),
-    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
 )]
 
 mod bucket;
+mod decide;
 mod document;
 mod error;
+mod evidence;
 mod facts;
 pub mod headers;
+mod index;
 pub mod limits;
+mod policy;
+mod replay;
+mod rule;
 pub mod spec;
 
 pub use crate::bucket::{BUCKETS, bucket};
+pub use crate::decide::{Routed, Variant, Verdict, decide};
 pub use crate::document::{API_VERSION, KIND, PolicyDoc, PolicyId, PolicyIdError, RolloutRule};
 pub use crate::error::{Fault, PolicyError};
+pub use crate::evidence::{ConditionTruth, Evidence, EvidenceRoute, evidence};
 pub use crate::facts::Facts;
+pub use crate::policy::Policy;
+pub use crate::replay::{ReplayError, ReplayedRoute, ReplayedVerdict, replay};

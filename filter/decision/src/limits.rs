@@ -41,3 +41,6 @@ pub const MAX_KEY_NAME_BYTES: usize = 128;
 pub const MAX_THRESHOLDS: usize = 8;
 /// The highest latency threshold: one hour, in microseconds.
 pub const MAX_THRESHOLD_US: u64 = 3_600_000_000;
+/// Rollouts for one host pattern and one path pattern, told apart by their other conditions. These are tried one by
+/// one, so this bounds how long a decision takes.
+pub const MAX_ROLLOUTS_PER_PLACE: usize = 64;

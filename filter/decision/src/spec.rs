@@ -74,7 +74,10 @@ impl TryFrom<HeaderForm> for HeaderMatch {
             (None, Some(value), None) => ValueMatch::Prefix(value),
             (None, None, Some(present)) => ValueMatch::Present(present),
             (None, None, None) => {
-                return Err(format!("header {:?} has no condition: give exact, prefix or present", form.name));
+                return Err(format!(
+                    "header {:?} has no condition: give exact, prefix or present",
+                    form.name
+                ));
             }
             _ => {
                 return Err(format!(
@@ -83,17 +86,34 @@ impl TryFrom<HeaderForm> for HeaderMatch {
                 ));
             }
         };
-        Ok(Self { name: form.name, value })
+        Ok(Self {
+            name: form.name,
+            value,
+        })
     }
 }
 
 impl From<HeaderMatch> for HeaderForm {
     fn from(header: HeaderMatch) -> Self {
-        let bare = Self { name: header.name, exact: None, prefix: None, present: None };
+        let bare = Self {
+            name: header.name,
+            exact: None,
+            prefix: None,
+            present: None,
+        };
         match header.value {
-            ValueMatch::Exact(value) => Self { exact: Some(value), ..bare },
-            ValueMatch::Prefix(value) => Self { prefix: Some(value), ..bare },
-            ValueMatch::Present(present) => Self { present: Some(present), ..bare },
+            ValueMatch::Exact(value) => Self {
+                exact: Some(value),
+                ..bare
+            },
+            ValueMatch::Prefix(value) => Self {
+                prefix: Some(value),
+                ..bare
+            },
+            ValueMatch::Present(present) => Self {
+                present: Some(present),
+                ..bare
+            },
         }
     }
 }

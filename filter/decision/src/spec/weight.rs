@@ -39,7 +39,11 @@ impl Weight {
 
     /// A weight of `ppm` parts per million, 0 to 1,000,000.
     pub fn from_ppm(ppm: u32) -> Result<Self, WeightError> {
-        if ppm > BUCKETS { Err(WeightError::OutOfRange(Self(ppm).percent())) } else { Ok(Self(ppm)) }
+        if ppm > BUCKETS {
+            Err(WeightError::OutOfRange(Self(ppm).percent()))
+        } else {
+            Ok(Self(ppm))
+        }
     }
 
     /// A weight of `percent`, 0 to 100, which must be a step of 0.0001.
@@ -89,7 +93,10 @@ impl FromStr for Weight {
 
     fn from_str(text: &str) -> Result<Self, WeightError> {
         let number = text.strip_suffix('%').unwrap_or(text).trim();
-        number.parse().map_err(|_| WeightError::NotANumber).and_then(Self::from_percent)
+        number
+            .parse()
+            .map_err(|_| WeightError::NotANumber)
+            .and_then(Self::from_percent)
     }
 }
 

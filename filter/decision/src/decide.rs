@@ -1,0 +1,102 @@
+//! The decision.
+
+use serde::{Deserialize, Serialize};
+
+use crate::document::RolloutRule;
+use crate::facts::Facts;
+use crate::policy::Policy;
+use crate::rule::{Compiled, Host, without_query};
+
+/// What was decided about a request. Admission and flags will stand here beside the route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict<'p> {
+    /// No rollout matches: the request goes where its route says.
+    NoRollout,
+    /// One rollout routes it.
+    Routed(Routed<'p>),
+}
+
+/// How a rollout routes a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Routed<'p> {
+    /// The rollout.
+    pub rule: &'p RolloutRule,
+    /// Its place in [`Policy::rules`].
+    pub index: usize,
+    /// Which version serves.
+    pub variant: Variant,
+    /// 0 to 999,999; absent when the request has none of the rollout's keys, and stable serves it.
+    pub bucket: Option<u32>,
+    /// Which of the rollout's keys was used, from 0; there if and only if `bucket` is.
+    pub key: Option<u32>,
+}
+
+/// One of the two versions of a rollout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Variant {
+    /// The version that serves now.
+    Stable,
+    /// The version that is being rolled out.
+    Canary,
+}
+
+impl Variant {
+    /// `stable` or `canary`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stable => "stable",
+            Self::Canary => "canary",
+        }
+    }
+
+    /// The variant of a key in `bucket`, or of a request without a key.
+    pub(crate) fn of(rule: &RolloutRule, bucket: Option<u32>) -> Self {
+        if bucket.is_some_and(|bucket| rule.weight.takes(bucket)) {
+            Self::Canary
+        } else {
+            Self::Stable
+        }
+    }
+}
+
+impl std::fmt::Display for Variant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Decides a request: the same policy and facts always give the same verdict.
+///
+/// Of the rollouts whose match holds, the one with the most specific host routes the request: an exact host before a
+/// suffix, a longer suffix before a shorter one, any host last. Then the one with the longest path, an exact path
+/// before a prefix of that length. Then the one with most conditions, where the list of methods counts as one and each
+/// header as one. Then the first by name.
+pub fn decide<'p>(policy: &'p Policy, facts: &impl Facts) -> Verdict<'p> {
+    let host = Host::of(facts.authority());
+    let path = without_query(facts.path());
+    let routed = policy.index().find(host.as_bytes(), path, &mut |index| {
+        let (rule, compiled) = policy.rule(index)?;
+        compiled
+            .conditions
+            .iter()
+            .all(|condition| condition.holds(facts))
+            .then(|| route(index, rule, compiled, facts))
+    });
+    routed.map_or(Verdict::NoRollout, Verdict::Routed)
+}
+
+/// The first key that is present decides.
+fn route<'p>(index: usize, rule: &'p RolloutRule, compiled: &Compiled, facts: &impl Facts) -> Routed<'p> {
+    let found = (0..)
+        .zip(&compiled.keys)
+        .find_map(|(i, key)| Some((i, key.bucket(rule.salt(), facts)?)));
+    let (key, bucket) = found.unzip();
+    Routed {
+        rule,
+        index,
+        variant: Variant::of(rule, bucket),
+        bucket,
+        key,
+    }
+}

@@ -1,0 +1,154 @@
+//! What a receipt keeps of a decision, so that it can be decided again without the request.
+
+use std::collections::BTreeSet;
+
+use serde::{Serialize, Serializer};
+use sha2::{Digest, Sha256};
+
+use crate::decide::{Routed, Variant, Verdict};
+use crate::facts::Facts;
+use crate::limits::MAX_METHOD_BYTES;
+use crate::policy::Policy;
+use crate::rule::{Compiled, Host, Key, PathPattern, without_query};
+
+/// What was found out about a request on the way to its verdict. With the policy it is enough to decide again, see
+/// [`crate::replay`]. Of the request itself it has no more than is named here: no key, no header, no readable path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Evidence {
+    /// The method; what is not visible ASCII is a `?`. One that is too long for any condition is cut off there.
+    pub method: String,
+    /// Lower case, without the port; what is not visible ASCII is a `?`. Empty if it is too long to be a host.
+    pub host: String,
+    /// SHA-256 of the path without its query.
+    #[serde(serialize_with = "as_hex")]
+    pub path_sha256: [u8; 32],
+    /// The caller's SPIFFE ID, if there is one and the keys were read up to it.
+    pub subject: Option<String>,
+    /// The path patterns, among those of rollouts for this host, that the path satisfies: `/api` for the prefix,
+    /// `=/api` for the exact path. Sorted; patterns that every path satisfies are left out.
+    pub paths: Vec<String>,
+    /// The truth of every other condition that was read, in the order of reading.
+    pub conditions: Vec<ConditionTruth>,
+    /// How the request was routed; absent when no rollout matched.
+    pub rollout: Option<EvidenceRoute>,
+}
+
+/// Whether one condition of a rollout held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConditionTruth {
+    /// The rollout's name.
+    pub rollout: String,
+    /// Which of its conditions, from 0: the list of methods first if it has one, then its headers.
+    pub index: u32,
+    /// Whether it held.
+    pub holds: bool,
+}
+
+/// How a rollout routed the request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EvidenceRoute {
+    /// The rollout's name.
+    pub name: String,
+    /// Its generation.
+    pub generation: u64,
+    /// 0 to 999,999; absent when the request had none of the rollout's keys.
+    pub bucket: Option<u32>,
+    /// Which of the rollout's keys was used, from 0.
+    pub key: Option<u32>,
+    /// Which version was to serve.
+    pub variant: Variant,
+}
+
+/// The evidence of a verdict that [`crate::decide`] gave for this policy and these facts.
+pub fn evidence(policy: &Policy, facts: &impl Facts, verdict: &Verdict<'_>) -> Evidence {
+    let host = Host::of(facts.authority());
+    let path = without_query(facts.path());
+    let mut seen = Seen::default();
+    policy.index().find(host.as_bytes(), path, &mut |index| {
+        let (rule, compiled) = policy.rule(index)?;
+        seen.look(&rule.name, compiled, facts);
+        // On to the end, for the paths.
+        None::<()>
+    });
+    let routed = match verdict {
+        Verdict::NoRollout => None,
+        Verdict::Routed(routed) => Some(routed),
+    };
+    Evidence {
+        method: visible(facts.method().iter().take(MAX_METHOD_BYTES + 1)),
+        host: visible(host.as_bytes()),
+        path_sha256: Sha256::digest(path).into(),
+        subject: routed.and_then(|routed| subject(policy, facts, routed)),
+        paths: seen.paths.into_iter().collect(),
+        conditions: seen.conditions,
+        rollout: routed.map(|routed| EvidenceRoute {
+            name: routed.rule.name.clone(),
+            generation: routed.rule.generation,
+            bucket: routed.bucket,
+            key: routed.key,
+            variant: routed.variant,
+        }),
+    }
+}
+
+/// What is seen of the rules on the way through them, in order of precedence.
+#[derive(Default)]
+struct Seen {
+    paths: BTreeSet<String>,
+    conditions: Vec<ConditionTruth>,
+    found: bool,
+}
+
+impl Seen {
+    fn look(&mut self, rollout: &str, compiled: &Compiled, facts: &impl Facts) {
+        if compiled.path != PathPattern::Any {
+            self.paths.insert(compiled.path.to_string());
+        }
+        // A rule with several hosts may come by again.
+        if self.found || self.conditions.iter().any(|seen| seen.rollout == rollout) {
+            return;
+        }
+        // Read as the decision reads them: up to the first that does not hold.
+        for (index, condition) in (0..).zip(&compiled.conditions) {
+            let holds = condition.holds(facts);
+            self.conditions.push(ConditionTruth {
+                rollout: rollout.to_owned(),
+                index,
+                holds,
+            });
+            if !holds {
+                return;
+            }
+        }
+        self.found = true;
+    }
+}
+
+fn subject(policy: &Policy, facts: &impl Facts, routed: &Routed<'_>) -> Option<String> {
+    let (_, compiled) = policy.rule(routed.index)?;
+    // Without a key all of them were read.
+    let read = routed.key.map_or(usize::MAX, |key| key as usize);
+    let peer = compiled.keys.iter().position(|key| *key == Key::PeerSpiffeId)?;
+    let subject = if peer <= read {
+        facts.peer_spiffe_id()
+    } else {
+        None
+    };
+    subject.filter(|id| !id.is_empty()).map(str::to_owned)
+}
+
+/// No method and no host of a pattern has a `?`, so what was false stays false.
+fn visible<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> String {
+    bytes
+        .into_iter()
+        .map(|&b| if b.is_ascii_graphic() { char::from(b) } else { '?' })
+        .collect()
+}
+
+fn as_hex<S: Serializer>(digest: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    serializer.serialize_str(&hex)
+}

@@ -1,0 +1,338 @@
+//! Deciding again from evidence.
+//!
+//! Written apart from the decision on purpose: it goes through all rules and sorts them, where the decision looks them
+//! up, so that a fault in one of the two shows.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+use sha2::{Digest, Sha256};
+
+use crate::bucket::{BUCKETS, bucket};
+use crate::decide::Variant;
+use crate::document::RolloutRule;
+use crate::evidence::{Evidence, EvidenceRoute};
+use crate::policy::Policy;
+use crate::rule::{Compiled, HostPattern, Key, PathPattern};
+
+/// What evidence and policy lead to, whatever verdict was recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReplayedVerdict {
+    /// No rollout matches.
+    NoRollout,
+    /// One rollout routes the request.
+    Routed(ReplayedRoute),
+}
+
+/// How a rollout routes the request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplayedRoute {
+    /// The rollout's name.
+    pub name: String,
+    /// Its generation in the policy.
+    pub generation: u64,
+    /// The key's bucket; absent when the request had none of the rollout's keys.
+    pub bucket: Option<u32>,
+    /// Which version serves, by that bucket and the policy's weight.
+    pub variant: Variant,
+}
+
+impl ReplayedVerdict {
+    /// Whether this is the verdict that was recorded.
+    pub fn agrees_with(&self, evidence: &Evidence) -> bool {
+        match (self, &evidence.rollout) {
+            (Self::NoRollout, None) => true,
+            (Self::Routed(replayed), Some(recorded)) => {
+                (
+                    &replayed.name,
+                    replayed.generation,
+                    replayed.bucket,
+                    replayed.variant,
+                ) == (
+                    &recorded.name,
+                    recorded.generation,
+                    recorded.bucket,
+                    recorded.variant,
+                )
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Why evidence leads to no verdict.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplayError {
+    /// A condition has to be known, and was not recorded.
+    #[error("condition {index} of rollout {rollout} is missing: it has to be known to decide")]
+    MissingCondition {
+        /// The rollout.
+        rollout: String,
+        /// Which of its conditions.
+        index: u32,
+    },
+    /// The rollout that routes the request is not the one whose bucket was recorded.
+    #[error("the bucket for rollout {rollout} is missing: it routes the request, the record has {}", recorded.as_deref().unwrap_or("none"))]
+    MissingBucket {
+        /// The rollout that routes.
+        rollout: String,
+        /// The one that the record names.
+        recorded: Option<String>,
+    },
+    /// The policy does not have what the evidence is about: it is evidence for another policy.
+    #[error("the policy has no {what}: replay against the policy that the receipt names")]
+    NotInPolicy {
+        /// What the evidence names.
+        what: String,
+    },
+    /// Two parts of the evidence cannot both be true.
+    #[error("the evidence contradicts itself: {what}")]
+    Contradiction {
+        /// Which parts.
+        what: String,
+    },
+}
+
+impl ReplayError {
+    /// A stable name of the kind of error.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::MissingCondition { .. } => "missing_condition",
+            Self::MissingBucket { .. } => "missing_bucket",
+            Self::NotInPolicy { .. } => "not_in_policy",
+            Self::Contradiction { .. } => "contradiction",
+        }
+    }
+}
+
+/// Decides again: which rollout, generation and variant follow from this evidence under this policy. What the evidence
+/// says was decided is not used, and what can be checked in it is.
+pub fn replay(policy: &Policy, evidence: &Evidence) -> Result<ReplayedVerdict, ReplayError> {
+    let mut candidates = candidates(policy, evidence);
+    check_paths(&candidates, evidence)?;
+    check_conditions(policy, evidence)?;
+    candidates.retain(|candidate| holds(&candidate.compiled.path, evidence));
+    candidates.sort_by_key(Candidate::precedence);
+    for Candidate { rule, compiled, .. } in candidates {
+        if conditions_hold(rule, compiled, evidence)? {
+            return route(rule, compiled, evidence).map(ReplayedVerdict::Routed);
+        }
+    }
+    Ok(ReplayedVerdict::NoRollout)
+}
+
+/// A rule for the request's host.
+struct Candidate<'p> {
+    rule: &'p RolloutRule,
+    compiled: &'p Compiled,
+    /// Of the hosts that hold the most specific: exact ones above suffixes, above any host.
+    host: (u8, usize),
+}
+
+impl<'p> Candidate<'p> {
+    fn precedence(&self) -> impl Ord + use<'p> {
+        let compiled = self.compiled;
+        (
+            Reverse((self.host, compiled.path.rank(), compiled.conditions.len())),
+            &self.rule.name,
+        )
+    }
+}
+
+fn candidates<'p>(policy: &'p Policy, evidence: &Evidence) -> Vec<Candidate<'p>> {
+    let rank = |host: &HostPattern| match host {
+        HostPattern::Exact(name) => (2, name.len()),
+        HostPattern::Suffix(suffix) => (1, suffix.len()),
+    };
+    let best = |compiled: &Compiled| match &*compiled.hosts {
+        [] => Some((0, 0)),
+        hosts => hosts
+            .iter()
+            .filter(|host| host.holds(evidence.host.as_bytes()))
+            .map(rank)
+            .max(),
+    };
+    policy
+        .all_rules()
+        .filter_map(|(rule, compiled)| {
+            Some(Candidate {
+                rule,
+                compiled,
+                host: best(compiled)?,
+            })
+        })
+        .collect()
+}
+
+/// An exact path is known by its digest. Of prefixes it has to be recorded.
+fn holds(path: &PathPattern, evidence: &Evidence) -> bool {
+    match path {
+        PathPattern::Any => true,
+        PathPattern::Prefix(_) => is_recorded(path, evidence),
+        PathPattern::Exact(exact) => Sha256::digest(exact.as_bytes())[..] == evidence.path_sha256,
+    }
+}
+
+fn is_recorded(path: &PathPattern, evidence: &Evidence) -> bool {
+    let text = path.to_string();
+    evidence.paths.contains(&text)
+}
+
+/// The patterns that hold for one path lie within each other, so the longest that is recorded says of most others
+/// whether they hold.
+fn check_paths(candidates: &[Candidate<'_>], evidence: &Evidence) -> Result<(), ReplayError> {
+    let patterns: BTreeSet<_> = candidates
+        .iter()
+        .map(|candidate| &candidate.compiled.path)
+        .collect();
+    let texts: BTreeSet<_> = patterns.iter().map(ToString::to_string).collect();
+    if let Some(unknown) = evidence.paths.iter().find(|path| !texts.contains(path.as_str())) {
+        return Err(ReplayError::NotInPolicy {
+            what: format!("path {unknown:?} for host {:?}", evidence.host),
+        });
+    }
+    let exact = patterns
+        .iter()
+        .find(|p| matches!(p, PathPattern::Exact(_)) && holds(p, evidence));
+    let longest = || {
+        patterns
+            .iter()
+            .filter(|p| is_recorded(p, evidence))
+            .max_by_key(|p| p.rank())
+    };
+    let longest = exact.or_else(longest);
+    for pattern in &patterns {
+        let says = match (longest, pattern) {
+            (_, PathPattern::Any) => continue,
+            (_, PathPattern::Exact(_)) => holds(pattern, evidence),
+            (Some(PathPattern::Prefix(longest) | PathPattern::Exact(longest)), PathPattern::Prefix(_)) => {
+                pattern.holds(longest.as_bytes())
+            }
+            (Some(PathPattern::Any) | None, PathPattern::Prefix(_)) => false,
+        };
+        if says != is_recorded(pattern, evidence) {
+            let what = format!(
+                "by the other paths {pattern} {} hold",
+                if says { "has to" } else { "cannot" }
+            );
+            return Err(ReplayError::Contradiction { what });
+        }
+    }
+    Ok(())
+}
+
+/// Every recorded condition has to be one of the policy, and to have one truth.
+fn check_conditions(policy: &Policy, evidence: &Evidence) -> Result<(), ReplayError> {
+    for (i, truth) in evidence.conditions.iter().enumerate() {
+        let rule = policy.all_rules().find(|(rule, _)| rule.name == truth.rollout);
+        let condition = rule.and_then(|(_, compiled)| compiled.conditions.get(truth.index as usize));
+        if condition.is_none() {
+            let what = format!("condition {} of rollout {:?}", truth.index, truth.rollout);
+            return Err(ReplayError::NotInPolicy { what });
+        }
+        let earlier = evidence.conditions.iter().take(i);
+        if earlier
+            .into_iter()
+            .any(|other| (&other.rollout, other.index) == (&truth.rollout, truth.index))
+        {
+            let what = format!(
+                "condition {} of rollout {} is there twice",
+                truth.index, truth.rollout
+            );
+            return Err(ReplayError::Contradiction { what });
+        }
+    }
+    Ok(())
+}
+
+/// As the decision read them: up to the first that does not hold. A list of methods is read again.
+fn conditions_hold(
+    rule: &RolloutRule,
+    compiled: &Compiled,
+    evidence: &Evidence,
+) -> Result<bool, ReplayError> {
+    for (index, condition) in (0..).zip(&compiled.conditions) {
+        let truth = evidence
+            .conditions
+            .iter()
+            .find(|truth| truth.rollout == rule.name && truth.index == index);
+        let Some(truth) = truth else {
+            return Err(ReplayError::MissingCondition {
+                rollout: rule.name.clone(),
+                index,
+            });
+        };
+        if let Some(holds) = condition.holds_for_method(evidence.method.as_bytes())
+            && holds != truth.holds
+        {
+            let what = format!(
+                "method {:?} and condition {index} of rollout {}",
+                evidence.method, rule.name
+            );
+            return Err(ReplayError::Contradiction { what });
+        }
+        if !truth.holds {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn route(rule: &RolloutRule, compiled: &Compiled, evidence: &Evidence) -> Result<ReplayedRoute, ReplayError> {
+    let recorded = evidence
+        .rollout
+        .as_ref()
+        .filter(|route| route.name == rule.name)
+        .ok_or_else(|| {
+            let recorded = evidence.rollout.as_ref().map(|route| route.name.clone());
+            ReplayError::MissingBucket {
+                rollout: rule.name.clone(),
+                recorded,
+            }
+        })?;
+    check_key(rule, compiled, recorded, evidence.subject.as_deref())?;
+    Ok(ReplayedRoute {
+        name: rule.name.clone(),
+        generation: rule.generation,
+        bucket: recorded.bucket,
+        variant: Variant::of(rule, recorded.bucket),
+    })
+}
+
+/// The bucket of a subject can be computed again; that of another key has to be taken as it is recorded.
+fn check_key(
+    rule: &RolloutRule,
+    compiled: &Compiled,
+    recorded: &EvidenceRoute,
+    subject: Option<&str>,
+) -> Result<(), ReplayError> {
+    let contradiction = |what: &str| {
+        Err(ReplayError::Contradiction {
+            what: what.to_owned(),
+        })
+    };
+    let peer = compiled.keys.iter().position(|key| *key == Key::PeerSpiffeId);
+    let (key, found) = match (recorded.key, recorded.bucket) {
+        (None, None) if subject.is_some() => return contradiction("no key, but a subject"),
+        (None, None) => return Ok(()),
+        (Some(key), Some(bucket)) => (key as usize, bucket),
+        _ => return contradiction("of key and bucket there is only one"),
+    };
+    if key >= compiled.keys.len() {
+        return Err(ReplayError::NotInPolicy {
+            what: format!("key {key} of rollout {:?}", rule.name),
+        });
+    }
+    if found >= BUCKETS {
+        return contradiction("the bucket is above 999999");
+    }
+    match subject {
+        None if peer == Some(key) => contradiction("the key is the subject, but there is none"),
+        Some(subject) if peer == Some(key) && bucket(rule.salt(), subject.as_bytes()) != found => {
+            contradiction("the bucket is not the subject's")
+        }
+        Some(_) if peer != Some(key) => contradiction("there is a subject, but another key was used"),
+        _ => Ok(()),
+    }
+}

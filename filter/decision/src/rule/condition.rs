@@ -1,0 +1,178 @@
+//! Conditions of a match beside host and path.
+
+use crate::error::{Fault, FieldError, quoted, within};
+use crate::facts::Facts;
+use crate::limits::{MAX_HEADER_VALUE_BYTES, MAX_HEADERS, MAX_METHOD_BYTES, MAX_METHODS};
+use crate::rule::name;
+use crate::spec::{HeaderMatch, MatchSpec, ValueMatch};
+
+/// One condition: a list of methods, or a header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// Any of these methods.
+    Methods(Box<[Box<str>]>),
+    /// What must hold for a header's first value.
+    Header { name: Box<str>, value: ValueMatch },
+}
+
+impl Condition {
+    /// The conditions of a match: the methods first if there are any, then the headers as they are given.
+    pub(crate) fn parse(spec: &MatchSpec) -> Result<Box<[Self]>, FieldError> {
+        let mut conditions = Vec::with_capacity(1 + spec.headers.len());
+        if !spec.methods.is_empty() {
+            conditions.push(parse_methods(&spec.methods)?);
+        }
+        within("match.headers", spec.headers.len(), MAX_HEADERS, "headers")?;
+        for (i, header) in spec.headers.iter().enumerate() {
+            let condition = parse_header(&format!("match.headers[{i}]"), header)?;
+            if let Some(earlier) = conditions.iter().find(|earlier| earlier.same_subject(&condition)) {
+                let reason = if condition.implies(earlier) || earlier.implies(&condition) {
+                    "says nothing that another condition on that header does not: keep the stricter one"
+                } else {
+                    "contradicts another condition on that header: keep one"
+                };
+                let reason = format!("{} {reason}", quoted(&header.name));
+                return Err(FieldError::new(
+                    format!("match.headers[{i}]"),
+                    Fault::NeverMatches,
+                    reason,
+                ));
+            }
+            conditions.push(condition);
+        }
+        Ok(conditions.into())
+    }
+
+    pub(crate) fn holds(&self, facts: &impl Facts) -> bool {
+        match self {
+            Self::Methods(methods) => has(methods, facts.method()),
+            Self::Header { name, value } => {
+                let given = facts.header(name).filter(|given| !given.is_empty());
+                match (value, given) {
+                    (ValueMatch::Exact(exact), Some(given)) => given == exact.as_bytes(),
+                    (ValueMatch::Prefix(prefix), Some(given)) => given.starts_with(prefix.as_bytes()),
+                    (ValueMatch::Exact(_) | ValueMatch::Prefix(_), None) => false,
+                    (ValueMatch::Present(present), given) => given.is_some() == *present,
+                }
+            }
+        }
+    }
+
+    /// Whether this holds for a request of that method, if the method is enough to know.
+    pub(crate) fn holds_for_method(&self, method: &[u8]) -> Option<bool> {
+        match self {
+            Self::Methods(methods) => Some(has(methods, method)),
+            Self::Header { .. } => None,
+        }
+    }
+
+    /// Whether every request that satisfies this also satisfies `other`.
+    pub(crate) fn implies(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Methods(these), Self::Methods(those)) => these.iter().all(|m| those.contains(m)),
+            (
+                Self::Header { name, value },
+                Self::Header {
+                    name: other_name,
+                    value: other,
+                },
+            ) => name == other_name && value_implies(value, other),
+            _ => false,
+        }
+    }
+
+    fn same_subject(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Methods(_), Self::Methods(_)) => true,
+            (Self::Header { name, .. }, Self::Header { name: other, .. }) => name == other,
+            _ => false,
+        }
+    }
+}
+
+fn has(methods: &[Box<str>], method: &[u8]) -> bool {
+    methods.iter().any(|m| m.as_bytes() == method)
+}
+
+fn value_implies(value: &ValueMatch, other: &ValueMatch) -> bool {
+    match (value, other) {
+        (ValueMatch::Exact(a), ValueMatch::Exact(b)) => a == b,
+        (ValueMatch::Exact(a) | ValueMatch::Prefix(a), ValueMatch::Prefix(b)) => a.starts_with(b.as_str()),
+        (ValueMatch::Exact(_) | ValueMatch::Prefix(_), ValueMatch::Present(present)) => *present,
+        (ValueMatch::Present(a), ValueMatch::Present(b)) => a == b,
+        (ValueMatch::Prefix(_), ValueMatch::Exact(_))
+        | (ValueMatch::Present(_), ValueMatch::Exact(_) | ValueMatch::Prefix(_)) => false,
+    }
+}
+
+fn parse_methods(methods: &[String]) -> Result<Condition, FieldError> {
+    within("match.methods", methods.len(), MAX_METHODS, "methods")?;
+    for (i, method) in methods.iter().enumerate() {
+        let field = format!("match.methods[{i}]");
+        within(field.as_str(), method.len(), MAX_METHOD_BYTES, "bytes")?;
+        if !name::is_token(method) {
+            let reason = format!("{} is no method: write one as in GET", quoted(method));
+            return Err(FieldError::new(field, Fault::BadForm, reason));
+        }
+        if method.bytes().any(|b| b.is_ascii_lowercase()) {
+            let upper = method.to_ascii_uppercase();
+            let reason = format!(
+                "{} can never match: methods are in upper case, write {upper}",
+                quoted(method)
+            );
+            return Err(FieldError::new(field, Fault::NeverMatches, reason));
+        }
+        if methods.iter().take(i).any(|earlier| earlier == method) {
+            let reason = format!("{} is there twice: keep one", quoted(method));
+            return Err(FieldError::new(field, Fault::Duplicate, reason));
+        }
+    }
+    Ok(Condition::Methods(
+        methods.iter().map(|method| method.as_str().into()).collect(),
+    ))
+}
+
+fn parse_header(field: &str, header: &HeaderMatch) -> Result<Condition, FieldError> {
+    let name = name::parse_header(&format!("{field}.name"), &header.name)?;
+    match &header.value {
+        ValueMatch::Exact(value) => {
+            check_value(&format!("{field}.exact"), value)?;
+            if value.ends_with([' ', '\t']) {
+                return Err(blank(&format!("{field}.exact"), value));
+            }
+        }
+        ValueMatch::Prefix(value) => check_value(&format!("{field}.prefix"), value)?,
+        ValueMatch::Present(_) => {}
+    }
+    Ok(Condition::Header {
+        name,
+        value: header.value.clone(),
+    })
+}
+
+fn check_value(field: &str, value: &str) -> Result<(), FieldError> {
+    within(field, value.len(), MAX_HEADER_VALUE_BYTES, "bytes")?;
+    if value.is_empty() {
+        let reason = "an empty value counts as absent: write present: true or present: false";
+        return Err(FieldError::new(field, Fault::BadForm, reason));
+    }
+    if value.bytes().any(|b| b.is_ascii_control() && b != b'\t') {
+        let reason = format!(
+            "{} can never match: header values have no control characters",
+            quoted(value)
+        );
+        return Err(FieldError::new(field, Fault::NeverMatches, reason));
+    }
+    if value.starts_with([' ', '\t']) {
+        return Err(blank(field, value));
+    }
+    Ok(())
+}
+
+fn blank(field: &str, value: &str) -> FieldError {
+    let reason = format!(
+        "{} can never match: blanks around a header's value are dropped",
+        quoted(value)
+    );
+    FieldError::new(field, Fault::NeverMatches, reason)
+}
