@@ -1,63 +1,32 @@
 //! The service's logs: one JSON object a line on standard error.
 
 use std::io;
-use std::str::FromStr;
 
 use tracing::Subscriber;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{EnvFilter, Registry};
 
-/// How much is logged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    /// What an operator has to act on.
-    Error,
-    /// What may lead there.
-    Warn,
-    /// What changed: starts, stops, rollouts, rollbacks. The default.
-    #[default]
-    Info,
-    /// What happened to single streams and reports.
-    Debug,
-    /// Everything.
-    Trace,
-}
+/// The levels, from the quietest.
+pub const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
 
-impl Level {
-    /// Every level, from the quietest.
-    pub const ALL: [Self; 5] = [Self::Error, Self::Warn, Self::Info, Self::Debug, Self::Trace];
-
-    /// The name that [`FromStr`] takes.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warn => "warn",
-            Self::Info => "info",
-            Self::Debug => "debug",
-            Self::Trace => "trace",
-        }
-    }
-}
-
-impl FromStr for Level {
-    type Err = LoggingError;
-
-    fn from_str(name: &str) -> Result<Self, LoggingError> {
-        Self::ALL
-            .into_iter()
-            .find(|level| level.as_str() == name)
-            .ok_or_else(|| LoggingError::Level(name.to_owned()))
-    }
-}
+/// The longest filter, in bytes.
+pub const MAX_FILTER_BYTES: usize = 1024;
 
 /// Why logs could not be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoggingError {
-    /// A name that is not a level.
-    #[error("log level {0:?}: no such level; use error, warn, info, debug or trace")]
-    Level(String),
+    /// Neither a level nor a filter.
+    #[error(
+        "log filter {filter:?}: {reason}; use error, warn, info, debug, trace, or a list such as info,knhk=debug"
+    )]
+    Filter {
+        /// What was given, clipped.
+        filter: String,
+        /// Which part is wrong.
+        reason: String,
+    },
     /// [`init`] was called a second time.
     #[error("logs are set up already")]
     Twice,
@@ -67,23 +36,45 @@ impl LoggingError {
     /// A stable name of the reason.
     pub fn label(&self) -> &'static str {
         match self {
-            Self::Level(_) => "level",
+            Self::Filter { .. } => "filter",
             Self::Twice => "twice",
         }
     }
 }
 
-/// Sends the logs of this process to standard error. Other crates than KNHK's own are heard from `warn` up.
-pub fn init(level: Level) -> Result<(), LoggingError> {
-    tracing::subscriber::set_global_default(subscriber(level, io::stderr)).map_err(|_| LoggingError::Twice)
+/// Sends the logs of this process to standard error.
+///
+/// `filter` is one of [`LEVELS`], which holds for KNHK while other crates are heard from `warn` up, or a list of
+/// `TARGET=LEVEL` in the syntax of `tracing-subscriber`, of at most [`MAX_FILTER_BYTES`].
+pub fn init(filter: &str) -> Result<(), LoggingError> {
+    let subscriber = subscriber(parse(filter)?, io::stderr);
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| LoggingError::Twice)
 }
 
-fn subscriber<W>(level: Level, writer: W) -> impl Subscriber + Send + Sync
+fn parse(filter: &str) -> Result<EnvFilter, LoggingError> {
+    let refused = |reason: String| {
+        let filter = filter.chars().take(80).collect();
+        Err(LoggingError::Filter { filter, reason })
+    };
+    if filter.len() > MAX_FILTER_BYTES {
+        return refused(format!("longer than {MAX_FILTER_BYTES} bytes"));
+    }
+    if let Some(at) = LEVELS.iter().position(|level| *level == filter) {
+        let others = LEVELS[at.min(1)];
+        return Ok(EnvFilter::new(format!("{others},knhk={filter}")));
+    }
+    // A word alone would be taken for a target: a mistyped level would log everything of nothing.
+    let levelled = |part: &str| part.contains('=') || LEVELS.contains(&part) || part == "off";
+    if let Some(part) = filter.split(',').find(|part| !levelled(part)) {
+        return refused(format!("{part:?} is no level"));
+    }
+    EnvFilter::try_new(filter).or_else(|error| refused(error.to_string()))
+}
+
+fn subscriber<W>(filter: EnvFilter, writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
-    let others = level.min(Level::Warn).as_str();
-    let filter = EnvFilter::new(format!("{others},knhk={}", level.as_str()));
     let lines = tracing_subscriber::fmt::layer()
         .json()
         .flatten_event(true)
@@ -117,17 +108,18 @@ mod tests {
         }
     }
 
-    fn logged(level: Level, log: impl FnOnce()) -> Vec<String> {
+    fn logged(filter: &str, log: impl FnOnce()) -> Vec<String> {
         let lines = Lines::default();
         let writer = lines.clone();
-        tracing::subscriber::with_default(subscriber(level, move || writer.clone()), log);
+        let filter = parse(filter).expect("a filter");
+        tracing::subscriber::with_default(subscriber(filter, move || writer.clone()), log);
         lines.text().lines().map(str::to_owned).collect()
     }
 
     #[test]
     fn a_line_is_an_object_with_the_events_fields() {
         let lines = logged(
-            Level::Info,
+            "info",
             || tracing::info!(target: "knhk", rollout = "checkout", "rolled back"),
         );
         assert_eq!(lines.len(), 1);
@@ -150,21 +142,35 @@ mod tests {
             tracing::info!(target: "h2::codec", "theirs, info");
             tracing::warn!(target: "h2::codec", "theirs, warn");
         };
-        assert_eq!(logged(Level::Debug, all).len(), 3);
-        assert_eq!(logged(Level::Info, all).len(), 2);
-        assert_eq!(logged(Level::Error, all).len(), 0);
+        assert_eq!(logged("debug", all).len(), 3);
+        assert_eq!(logged("info", all).len(), 2);
+        assert_eq!(logged("error", all).len(), 0);
     }
 
     #[test]
-    fn a_level_has_one_name_and_a_wrong_one_is_told_the_choice() {
-        for level in Level::ALL {
-            assert_eq!(level.as_str().parse::<Level>().expect("its own name"), level);
+    fn a_list_sets_single_targets() {
+        let both = || {
+            tracing::debug!(target: "knhk_receipts::log", "the log's");
+            tracing::debug!(target: "knhk", "the service's");
+        };
+        assert_eq!(logged("info,knhk_receipts=debug", both).len(), 1);
+    }
+
+    #[test]
+    fn a_wrong_filter_is_refused_in_one_line() {
+        for (filter, part) in [
+            ("loud", r#""loud" is no level"#),
+            ("", r#""" is no level"#),
+            ("info,knhk=loud", "error parsing level filter"),
+            (&"x".repeat(MAX_FILTER_BYTES + 1), "longer than 1024 bytes"),
+        ] {
+            let error = parse(filter).expect_err(filter);
+            let message = error.to_string();
+            assert_eq!(error.label(), "filter");
+            assert!(
+                message.contains(part) && message.lines().count() == 1 && message.len() < 300,
+                "{message}"
+            );
         }
-        let error = "loud".parse::<Level>().expect_err("no such level");
-        assert_eq!(
-            error.to_string(),
-            r#"log level "loud": no such level; use error, warn, info, debug or trace"#
-        );
-        assert_eq!(error.label(), "level");
     }
 }

@@ -138,6 +138,22 @@ fn names_of_filter_and_service_differ() {
     );
 }
 
+/// The filter is built for wasm without this crate, so its names are read where they stand.
+#[test]
+fn the_filter_defines_what_the_registry_lists() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../filter/src/stats.rs");
+    let source = std::fs::read_to_string(source).expect("the filter's statistics");
+    let defined: BTreeSet<String> = source
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .filter(|text| text.starts_with("knhk_"))
+        .map(str::to_owned)
+        .collect();
+    let listed: BTreeSet<String> = metric::filter::ALL.iter().map(|d| d.exposed_name()).collect();
+    assert_eq!(defined, listed);
+}
+
 #[test]
 fn closed_labels_are_shown_as_zero_from_the_start() {
     let text = ServiceMetrics::new("0.1.0").expose();
