@@ -1,0 +1,116 @@
+//! A request as the decision sees it: one copy of its headers, read in place.
+
+use std::cell::{OnceCell, RefCell};
+
+use knhk_decision::{Facts, headers};
+
+use crate::host::Host;
+use crate::pairs::Pairs;
+
+/// A request's headers. Nothing is copied out of the host's buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Headers<'a> {
+    pairs: Pairs<'a>,
+    method: &'a [u8],
+    authority: &'a [u8],
+    path: &'a [u8],
+    /// Whether the client sent headers that are ours to set.
+    spoofed: bool,
+}
+
+impl<'a> Headers<'a> {
+    /// Reads serialised headers.
+    pub fn new(serialized: &'a [u8]) -> Self {
+        let mut headers = Self {
+            pairs: Pairs::new(serialized),
+            method: &[],
+            authority: &[],
+            path: &[],
+            spoofed: false,
+        };
+        for (name, value) in headers.pairs.iter() {
+            match name {
+                b":method" => headers.method = value,
+                b":authority" => headers.authority = value,
+                b":path" => headers.path = value,
+                _ => headers.spoofed |= is_ours(name),
+            }
+        }
+        headers
+    }
+
+    /// Names of headers that the client must not set; a name comes once for each of its values.
+    pub fn spoofed(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let pairs = if self.spoofed { self.pairs } else { Pairs::new(&[]) };
+        pairs.iter().map(|(name, _)| name).filter(|name| is_ours(name))
+    }
+
+    /// The first value of a header that is the client's to set.
+    pub fn first(&self, lower_case_name: &str) -> Option<&'a [u8]> {
+        let name = lower_case_name.as_bytes();
+        if is_ours(name) {
+            None
+        } else {
+            self.pairs.first(name)
+        }
+    }
+}
+
+fn is_ours(name: &[u8]) -> bool {
+    name.starts_with(headers::PREFIX.as_bytes())
+}
+
+/// The request that is being decided: its headers, and the peer where a rule asks for it.
+#[derive(Debug)]
+pub struct Request<'a, H> {
+    headers: Headers<'a>,
+    host: RefCell<&'a mut H>,
+    peer: OnceCell<Option<String>>,
+}
+
+impl<'a, H: Host> Request<'a, H> {
+    /// A request with these headers; `host` is asked for the rest when it is needed.
+    pub fn new(headers: Headers<'a>, host: &'a mut H) -> Self {
+        Self {
+            headers,
+            host: RefCell::new(host),
+            peer: OnceCell::new(),
+        }
+    }
+
+    /// Bytes that nobody can guess, if the host has any.
+    pub fn random(&self) -> Option<[u8; 16]> {
+        self.host
+            .try_borrow_mut()
+            .ok()
+            .and_then(|mut host| host.random().ok())
+    }
+}
+
+impl<H: Host> Facts for Request<'_, H> {
+    fn method(&self) -> &[u8] {
+        self.headers.method
+    }
+
+    fn authority(&self) -> &[u8] {
+        self.headers.authority
+    }
+
+    fn path(&self) -> &[u8] {
+        self.headers.path
+    }
+
+    fn header(&self, lower_case_name: &str) -> Option<&[u8]> {
+        self.headers.first(lower_case_name)
+    }
+
+    fn peer_spiffe_id(&self) -> Option<&str> {
+        let read = || {
+            self.host
+                .try_borrow_mut()
+                .ok()
+                .and_then(|mut host| host.peer_spiffe_id())
+        };
+        self.peer.get_or_init(read).as_deref()
+    }
+}

@@ -1,0 +1,288 @@
+//! The filter: what each of the proxy's callbacks does.
+//!
+//! One VM serves one worker. It has a plugin context for each configuration in use: several while a changed one takes
+//! over, or where several listeners use the filter. The newest one speaks to the service for all of them, and all
+//! decide by the same snapshot. The main thread's VM behaves as any other: it never sees a request, and its reports
+//! say so.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use knhk_decision::{Routed, Variant, Verdict, decide, evidence, headers};
+
+use crate::config::{Config, FailMode, Recording};
+use crate::gate::Gate;
+use crate::host::{Host, LogLevel, Mono, StreamToken};
+use crate::observe::WindowRef;
+use crate::record::{self, Decided};
+use crate::request::{Headers, Request};
+use crate::snapshots::Snapshot;
+use crate::stream::Stream;
+
+/// How often the filter reports, looks after its stream and hands its statistics to Envoy.
+pub const TICK_MILLIS: u32 = 250;
+
+/// What a request is answered with when there is nothing to decide by and the plugin says to fail closed.
+const DENIED_STATUS: u32 = 503;
+const DENIED_DETAILS: &str = "knhk_no_snapshot";
+const DENIED_HEADERS: [(&str, &str); 2] = [("x-knhk-reason", "no-snapshot"), ("retry-after", "1")];
+const DENIED_BODY: &str = "knhk: no policy yet\n";
+
+const REQUEST_ID: &str = "x-request-id";
+const OUR_HEADERS: [&str; 6] = [
+    headers::VARIANT,
+    headers::ROLLOUT,
+    headers::FLAGS,
+    headers::CLASS,
+    headers::POLICY,
+    headers::RECEIPT,
+];
+
+/// The host's number for a plugin or a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContextId(pub u32);
+
+/// All that a worker's filter knows.
+#[derive(Debug)]
+pub struct Vm {
+    plugins: BTreeMap<ContextId, Plugin>,
+    requests: HashMap<ContextId, InFlight, BuildHasherDefault<ContextHasher>>,
+    gate: Gate,
+    /// Configurations so far.
+    configured: u64,
+}
+
+/// One plugin context.
+#[derive(Debug)]
+struct Plugin {
+    cluster: String,
+    fail_mode: FailMode,
+    record: Recording,
+    /// What to decide by until the service has sent a snapshot.
+    inline: Option<Snapshot>,
+    stream: Stream,
+    /// The how-manieth configuration it is; host numbers wrap round, this does not.
+    age: u64,
+}
+
+/// A request that is not over.
+#[derive(Debug)]
+struct InFlight {
+    plugin: ContextId,
+    routed: Option<InFlightRoute>,
+}
+
+/// A request that a snapshot's rollout routed.
+#[derive(Debug)]
+struct InFlightRoute {
+    started: Mono,
+    window: WindowRef,
+    variant: Variant,
+    /// Set if it is to be recorded.
+    decided: Option<Box<Decided>>,
+}
+
+impl Vm {
+    /// A VM that has seen nothing.
+    pub const fn new() -> Self {
+        Self {
+            plugins: BTreeMap::new(),
+            requests: HashMap::with_hasher(BuildHasherDefault::new()),
+            gate: Gate::new(),
+            configured: 0,
+        }
+    }
+
+    /// A plugin has a configuration. `false` refuses it, after one line in the log that says why.
+    pub fn on_configure<H: Host>(&mut self, host: &mut H, context: ContextId) -> bool {
+        let config = host
+            .plugin_configuration()
+            .map_err(Into::into)
+            .and_then(|bytes| Config::parse(&bytes));
+        let config = match config {
+            Ok(config) => config,
+            Err(error) => {
+                host.log(LogLevel::Error, &format!("knhk: {error}"));
+                return false;
+            }
+        };
+        host.set_tick(TICK_MILLIS);
+        self.configured += 1;
+        let stream = self
+            .plugins
+            .get(&context)
+            .map_or(Stream::NEW, |plugin| plugin.stream);
+        let plugin = Plugin {
+            cluster: config.cluster,
+            fail_mode: config.fail_mode,
+            record: config.record,
+            inline: config.policy.map(Snapshot::inline),
+            stream,
+            age: self.configured,
+        };
+        self.plugins.insert(context, plugin);
+        true
+    }
+
+    /// The tick's period has passed for a plugin.
+    pub fn on_tick<H: Host>(&mut self, host: &mut H, context: ContextId) {
+        let speaks = self.speaks(context);
+        if let Some(plugin) = self.plugins.get_mut(&context) {
+            self.gate.tick(host, &plugin.cluster, &mut plugin.stream, speaks);
+        }
+    }
+
+    /// A message came on a stream of a plugin. What comes for one that has been replaced is not read: the newest
+    /// plugin's stream brings the same.
+    pub fn on_receive<H: Host>(&mut self, host: &mut H, context: ContextId, stream: StreamToken) {
+        if !self.speaks(context) {
+            return;
+        }
+        if let Some(plugin) = self.plugins.get_mut(&context) {
+            self.gate
+                .receive(host, &plugin.cluster, &mut plugin.stream, stream);
+        }
+    }
+
+    /// A stream of a plugin was closed by the service, or broke.
+    pub fn on_close<H: Host>(&mut self, host: &mut H, context: ContextId, stream: StreamToken, status: u32) {
+        match self.plugins.get_mut(&context) {
+            Some(plugin) => self
+                .gate
+                .closed(host, &plugin.cluster, &mut plugin.stream, stream, status),
+            None => host.close(stream),
+        }
+    }
+
+    /// A request begins.
+    pub fn on_request(&mut self, context: ContextId, plugin: ContextId) {
+        self.requests.insert(context, InFlight { plugin, routed: None });
+    }
+
+    /// A request's headers came: decide.
+    pub fn on_request_headers<H: Host>(&mut self, host: &mut H, context: ContextId) {
+        self.gate.count_request();
+        let Ok(serialized) = host.request_headers() else {
+            // It goes on undecided, to stable; but not with headers that look like a decision.
+            OUR_HEADERS
+                .iter()
+                .for_each(|name| host.remove_request_header(name.as_bytes()));
+            return;
+        };
+        let headers = Headers::new(&serialized);
+        headers
+            .spoofed()
+            .for_each(|name| host.remove_request_header(name));
+
+        let Some(request) = self.requests.get_mut(&context) else {
+            return;
+        };
+        let Some(plugin) = self.plugins.get(&request.plugin) else {
+            return;
+        };
+        let Some(snapshot) = self.gate.snapshot().or(plugin.inline.as_ref()) else {
+            if plugin.fail_mode == FailMode::Closed {
+                host.respond(DENIED_STATUS, DENIED_DETAILS, &DENIED_HEADERS, DENIED_BODY);
+                self.gate.count_denied();
+            }
+            return;
+        };
+
+        let facts = Request::new(headers, host);
+        let verdict = decide(snapshot.policy(), &facts);
+        let mut decided = None;
+        if let (Verdict::Routed(routed), Recording::Rollout, Some(policy)) =
+            (&verdict, plugin.record, snapshot.name())
+            && is_recorded(routed, &headers, &facts)
+        {
+            let evidence = evidence(snapshot.policy(), &facts, &verdict);
+            decided = Some((*policy, evidence));
+        }
+        drop(facts);
+
+        for (name, value) in snapshot.headers(&verdict) {
+            host.add_request_header(name, value);
+        }
+        let Verdict::Routed(routed) = &verdict else {
+            return;
+        };
+        let keyless = routed.key.is_none();
+        if let Some(window) = snapshot.window(routed) {
+            request.routed = Some(InFlightRoute {
+                started: host.mono(),
+                window,
+                variant: routed.variant,
+                decided: decided.map(|(policy, evidence)| {
+                    Box::new(Decided {
+                        time_unix_ms: host.wall_millis(),
+                        policy,
+                        evidence,
+                    })
+                }),
+            });
+        }
+        if keyless {
+            self.gate.count_keyless();
+        }
+    }
+
+    /// A request is over.
+    pub fn on_log<H: Host>(&mut self, host: &mut H, context: ContextId) {
+        let Some(route) = self
+            .requests
+            .get_mut(&context)
+            .and_then(|request| request.routed.take())
+        else {
+            return;
+        };
+        let status = host.response_status();
+        let duration_us = host.mono().micros_since(route.started);
+        self.gate
+            .count_finished(route.window, route.variant, status, duration_us);
+        if let Some(decided) = route.decided {
+            self.gate.record(&decided.finished(status, duration_us));
+        }
+    }
+
+    /// A plugin or a request goes away; the host has reset a plugin's streams.
+    pub fn on_delete(&mut self, context: ContextId) {
+        if self.requests.remove(&context).is_none() {
+            self.plugins.remove(&context);
+        }
+    }
+
+    /// Whether a plugin is the one that speaks to the service.
+    fn speaks(&self, context: ContextId) -> bool {
+        let newest = self.plugins.iter().max_by_key(|(_, plugin)| plugin.age);
+        newest.is_some_and(|(newest, _)| *newest == context)
+    }
+}
+
+/// Whether a rule wants this request's decision recorded.
+fn is_recorded<H: Host>(routed: &Routed<'_>, headers: &Headers<'_>, facts: &Request<'_, H>) -> bool {
+    record::is_recorded(&routed.rule.record, || match headers.first(REQUEST_ID) {
+        Some(id) => Some(record::sample_bucket(id)),
+        None => facts.random().map(|bytes| record::sample_bucket(&bytes)),
+    })
+}
+
+/// Spreads the host's consecutive numbers over the table; they are not the client's to choose.
+#[derive(Debug, Default)]
+struct ContextHasher(u64);
+
+impl Hasher for ContextHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32(u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, number: u32) {
+        // 2^64 divided by the golden ratio: neighbours end up far apart, in the high bits too.
+        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
