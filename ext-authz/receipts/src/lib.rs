@@ -1,1 +1,32 @@
-//! Receipts: payloads, the transparency log, checkpoints and their verification.
+//! Receipts: what was decided and done, in a transparency log that anyone can verify.
+//!
+//! - [`Payload`]: what a receipt says, in deterministic CBOR ([`payload`]).
+//! - [`entry`]: the salted commitment that stands in the log for a payload.
+//! - [`Log`]: an append-only log of one region on local disk: durable appends, C2SP tiles, signed [`checkpoint`]s.
+//! - [`ReceiptFile`]: one entry with its proof and checkpoint, verified offline with public keys alone ([`receipt`]).
+//!
+//! The log's files sit behind [`storage::Storage`], signatures behind [`Signer`], time and randomness in [`Env`].
+
+pub mod checkpoint;
+pub mod entry;
+mod env;
+mod key;
+mod log;
+pub mod payload;
+pub mod receipt;
+mod signer;
+pub mod storage;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+pub use checkpoint::{CheckpointError, SignedCheckpoint};
+pub use env::Env;
+pub use key::{KeyError, MAX_KEYS, MAX_PEM_BYTES, PublicKey};
+pub use log::{Log, LogError, LogOptions, LogStatus, Scan, SignError};
+pub use payload::{
+    ActionReceipt, DecisionReceipt, DecodeError, Genesis, MAX_PAYLOAD_BYTES, Payload, PolicyReceipt,
+    Reporter, Verdict, Via,
+};
+pub use receipt::{Check, ReceiptFile, ReceiptId, ReceiptIdError, Verified, VerifyError};
+pub use signer::{Signer, SignerError};
+pub use storage::DiskStorage;
