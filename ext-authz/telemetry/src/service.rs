@@ -168,7 +168,7 @@ impl ServiceMetrics {
         self.append_duration.observe(took.as_secs_f64());
     }
 
-    /// The log did not take entries.
+    /// The log did not take entries; `AppendReason::from_label` reads the label of the log's error.
     pub fn append_failed(&self, reason: AppendReason) {
         self.append_failures.with((reason,)).inc();
     }

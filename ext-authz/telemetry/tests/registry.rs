@@ -26,7 +26,7 @@ fn everything() -> ServiceMetrics {
     metrics.check(CheckOutcome::Recorded, Duration::from_micros(70));
     metrics.log_sizes(10, 9);
     metrics.appended(Duration::from_millis(3));
-    metrics.append_failed(AppendReason::Storage);
+    metrics.append_failed(AppendReason::DiskFull);
     metrics.signing_failed();
     metrics.rollout("checkout", 0.0001, Phase::Progressing);
     metrics.rolled_back("checkout", RollbackReason::SuccessRate);
