@@ -1,1 +1,41 @@
 //! Rollouts: the spec, the stages, the analysis and the rollback.
+//!
+//! Everything here is pure: no I/O, no clock, no randomness. The service feeds [`step`] with looks and commands, and
+//! carries out the [`Effect`]s. `docs/analysis.md` says in plain words how a canary is judged.
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)
+)]
+
+mod analysis;
+mod apply;
+mod binomial;
+mod command;
+mod counts;
+mod explain;
+mod history;
+mod lived;
+mod phase;
+mod place;
+mod refusal;
+mod rollout;
+pub mod spec;
+mod step;
+mod tally;
+mod text;
+mod tick;
+
+pub use self::analysis::{Finding, LOOKS, Reading, judge, look_level};
+pub use self::command::Command;
+pub use self::counts::{Counts, LOOK_EVERY_MS, Now, WindowCounts};
+pub use self::explain::Explanation;
+pub use self::history::{HistoryEntry, ITSELF, MAX_HISTORY, What};
+pub use self::lived::MAX_GAP_MS;
+pub use self::phase::{FailReason, PauseReason, Phase};
+pub use self::place::Place;
+pub use self::refusal::Refusal;
+pub use self::rollout::{Rollout, STATE_FORMAT, create};
+pub use self::spec::{RolloutSpec, SpecError};
+pub use self::step::{Effect, Event, step};
+pub use self::tally::Tally;
+pub use self::tick::PERSIST_EVERY_MS;

@@ -1,0 +1,181 @@
+//! What operators tell a rollout to do.
+
+use crate::apply;
+use crate::counts::Now;
+use crate::history::What;
+use crate::phase::{FailReason, PauseReason, Phase};
+use crate::place::Place;
+use crate::refusal::Refusal;
+use crate::rollout::{Act, Rollout};
+use crate::spec::RolloutSpec;
+use crate::step::{Effect, transition};
+
+/// An operator's command.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// Another specification; see [`crate::apply`] for what each change does.
+    Apply(RolloutSpec),
+    /// To the next step at once, whatever the evidence; after the last one, to success. Ends a pause.
+    Promote {
+        /// To the production stage, or to success where there is none.
+        full: bool,
+    },
+    /// Stay at this weight. The canary is still watched.
+    Pause,
+    /// Go on. After a pause that an SLO caused, on new counts.
+    Resume,
+    /// Weight 0, Failed.
+    Abort,
+    /// A new generation from the first step, after Failed.
+    Retry,
+}
+
+impl Command {
+    /// A stable, low-cardinality name.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Apply(_) => "apply",
+            Self::Promote { .. } => "promote",
+            Self::Pause => "pause",
+            Self::Resume => "resume",
+            Self::Abort => "abort",
+            Self::Retry => "retry",
+        }
+    }
+}
+
+/// Carries the command out on `next`, which is `before` with its time lived, or refuses it.
+pub(crate) fn obey(
+    before: &Rollout,
+    next: &mut Rollout,
+    by: &str,
+    command: Command,
+    now: Now,
+) -> Result<Vec<Effect>, Refusal> {
+    let label = command.label();
+    let (what, why) = match command {
+        Command::Apply(spec) => match apply::apply(next, spec, now)? {
+            Some(done) => done,
+            None => {
+                next.clone_from(before);
+                return Ok(Vec::new());
+            }
+        },
+        Command::Promote { full } => promote(next, full, now)?,
+        Command::Pause => pause(next)?,
+        Command::Resume => resume(next, now)?,
+        Command::Abort => abort(next, now)?,
+        Command::Retry => retry(next, now)?,
+    };
+    let why = if why.is_empty() { label.to_owned() } else { why };
+    Ok(transition(
+        before,
+        next,
+        Act {
+            who: by,
+            what,
+            why,
+            readings: Vec::new(),
+        },
+        now,
+    ))
+}
+
+fn promote(rollout: &mut Rollout, full: bool, now: Now) -> Result<(What, String), Refusal> {
+    under_way(rollout, "promote")?;
+    let production = Place::production(&rollout.spec);
+    match (full, production) {
+        (true, Some(place)) if place == rollout.place => Err(Refusal::InProduction {
+            version: rollout.spec.version.clone(),
+        }),
+        (true, Some(place)) => {
+            rollout.phase = Phase::Progressing;
+            rollout.enter(place, now);
+            Ok((What::Promoted, "straight to production".to_owned()))
+        }
+        (true, None) => {
+            rollout.succeed(now);
+            Ok((What::Succeeded, "promoted straight to 100 %".to_owned()))
+        }
+        (false, _) => match rollout.go_on(now) {
+            What::Succeeded => Ok((What::Succeeded, "promoted past the last step".to_owned())),
+            _ => Ok((What::Promoted, "to the next step".to_owned())),
+        },
+    }
+}
+
+fn pause(rollout: &mut Rollout) -> Result<(What, String), Refusal> {
+    under_way(rollout, "pause")?;
+    if rollout.phase == Phase::Paused(PauseReason::Operator) {
+        return Err(Refusal::AlreadyPaused {
+            weight: rollout.weight(),
+        });
+    }
+    rollout.phase = Phase::Paused(PauseReason::Operator);
+    Ok((What::Paused, String::new()))
+}
+
+fn resume(rollout: &mut Rollout, now: Now) -> Result<(What, String), Refusal> {
+    under_way(rollout, "resume")?;
+    let Phase::Paused(reason) = rollout.phase else {
+        return Err(Refusal::NotPaused);
+    };
+    rollout.phase = Phase::Progressing;
+    if reason == PauseReason::Operator {
+        return Ok((What::Resumed, String::new()));
+    }
+    rollout.open_window(now);
+    Ok((What::Resumed, "on new counts".to_owned()))
+}
+
+fn abort(rollout: &mut Rollout, now: Now) -> Result<(What, String), Refusal> {
+    if rollout.phase == Phase::Succeeded {
+        return Err(Refusal::AbortAfterSuccess {
+            version: rollout.spec.version.clone(),
+            stable: rollout.spec.stable.clone(),
+        });
+    }
+    under_way(rollout, "abort")?;
+    rollout.phase = Phase::Failed(FailReason::Aborted);
+    rollout.open_window(now);
+    Ok((What::Aborted, String::new()))
+}
+
+fn retry(rollout: &mut Rollout, now: Now) -> Result<(What, String), Refusal> {
+    match rollout.phase {
+        Phase::Failed(_) => {
+            rollout.begin_generation(now);
+            Ok((What::Retried, "from the first step".to_owned()))
+        }
+        Phase::Succeeded => Err(Refusal::HasSucceeded {
+            command: "retry",
+            version: rollout.spec.version.clone(),
+        }),
+        Phase::Progressing => Err(Refusal::not_failed(None)),
+        Phase::Paused(reason) => Err(Refusal::not_failed(Some(reason))),
+    }
+}
+
+fn under_way(rollout: &Rollout, command: &'static str) -> Result<(), Refusal> {
+    let version = || rollout.spec.version.clone();
+    match rollout.phase {
+        Phase::Progressing | Phase::Paused(_) => Ok(()),
+        Phase::Succeeded => Err(Refusal::HasSucceeded {
+            command,
+            version: version(),
+        }),
+        Phase::Failed(_) => Err(Refusal::HasFailed {
+            command,
+            version: version(),
+        }),
+    }
+}
+
+impl Rollout {
+    /// The next generation, at the first step.
+    pub(crate) fn begin_generation(&mut self, now: Now) {
+        self.generation = self.generation.saturating_add(1);
+        self.phase = Phase::Progressing;
+        self.enter(Place::default(), now);
+    }
+}

@@ -1,0 +1,41 @@
+//! What the filters counted, and the time at which it is looked at.
+
+use serde::{Deserialize, Serialize};
+
+/// How often the service looks at a rollout, in milliseconds: filters report as often.
+pub const LOOK_EVERY_MS: u64 = 250;
+
+/// Two clocks, read by the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// Unix time in milliseconds. It labels history and makes window numbers unique; nothing waits for it.
+    pub wall_ms: u64,
+    /// Milliseconds of a monotonic clock, since the process started. Pauses are counted with it.
+    pub mono_ms: u64,
+}
+
+/// Finished requests of one variant in one observation window.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Counts {
+    /// All of them.
+    pub requests: u64,
+    /// Those answered with a status of 500 and above.
+    pub errors: u64,
+    /// Those slower than each threshold of the rule, in the rule's order.
+    pub over: Vec<u64>,
+    /// By duration, for display only.
+    pub histogram: Vec<u64>,
+}
+
+/// Totals of one observation window over all workers.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct WindowCounts {
+    /// Which window. Counts of any other window than the rollout's present one are no evidence.
+    pub window: u64,
+    /// Requests that stable served.
+    pub stable: Counts,
+    /// Requests that the canary served.
+    pub canary: Counts,
+}

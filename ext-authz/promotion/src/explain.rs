@@ -1,0 +1,146 @@
+//! Why a rollout is where it is: what `knhk rollout status` shows.
+
+use crate::analysis::{Finding, Reading};
+use crate::counts::{LOOK_EVERY_MS, Now, WindowCounts};
+use crate::phase::{PauseReason, Phase};
+use crate::rollout::Rollout;
+use crate::text::{Share, Time};
+use knhk_decision::spec::Weight;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+/// A rollout's present decision and everything that it rests on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Explanation {
+    /// The rollout.
+    pub name: String,
+    /// Its generation.
+    pub generation: u64,
+    /// The version that is rolled out.
+    pub version: String,
+    /// The version that it replaces.
+    pub stable: String,
+    /// `Progressing`, `Paused`, `Succeeded` or `Failed`.
+    pub phase: Cow<'static, str>,
+    /// The phase's reason, where it has one: `operator`, `stable-also-failing`, `slo-violated`, `aborted`.
+    pub reason: Option<Cow<'static, str>>,
+    /// Why the last transition happened, with its numbers.
+    pub because: Option<String>,
+    /// `canary` or `production`.
+    pub stage: Cow<'static, str>,
+    /// The step within the stage, counted from 1.
+    pub step: usize,
+    /// How many steps the stage has.
+    pub steps: usize,
+    /// The canary's share, in percent.
+    pub weight: Weight,
+    /// The observation window.
+    pub window: u64,
+    /// What the step has lived through, in milliseconds.
+    pub elapsed_ms: u64,
+    /// The least time of the step, in milliseconds.
+    pub pause_ms: u64,
+    /// The canary's requests that a step needs.
+    pub min_requests: u64,
+    /// One for each SLO, while there is a canary to judge.
+    pub metrics: Vec<Reading>,
+    /// What has to happen before it goes on; empty when it has ended.
+    pub waits_for: Vec<String>,
+    /// What comes next, in one line.
+    pub next: String,
+    /// Unix time in milliseconds of the next look; none when nothing is judged any more.
+    pub next_look_wall_ms: Option<u64>,
+}
+
+impl Rollout {
+    /// Explains the present decision by the counts that it is made from.
+    pub fn explain(&self, counts: &WindowCounts, now: Now) -> Explanation {
+        let metrics = self.readings(counts);
+        let under_way = self.phase.is_under_way();
+        Explanation {
+            name: self.spec.name.clone(),
+            generation: self.generation,
+            version: self.spec.version.clone(),
+            stable: self.spec.stable.clone(),
+            phase: self.phase.label().into(),
+            reason: self.phase.reason().map(Cow::from),
+            because: self.history().last().map(|entry| entry.why.clone()),
+            stage: self.place.stage_name(&self.spec).into(),
+            step: self.place.step.saturating_add(1),
+            steps: self.place.steps(&self.spec),
+            weight: self.weight(),
+            window: self.window,
+            elapsed_ms: self.lived_ms(),
+            pause_ms: self.place.pause_ms(&self.spec),
+            min_requests: self.spec.analysis.min_requests,
+            waits_for: self.waits_for(&metrics),
+            metrics,
+            next: self.next(),
+            next_look_wall_ms: under_way.then(|| now.wall_ms.saturating_add(LOOK_EVERY_MS)),
+        }
+    }
+
+    fn waits_for(&self, metrics: &[Reading]) -> Vec<String> {
+        let command = match self.phase {
+            Phase::Succeeded | Phase::Failed(_) => return Vec::new(),
+            Phase::Progressing => None,
+            Phase::Paused(PauseReason::Operator) => Some("an operator's resume, promote or abort"),
+            Phase::Paused(PauseReason::SloViolated) => {
+                Some("an operator's abort, resume or promote: autoRollback is false")
+            }
+            Phase::Paused(PauseReason::StableAlsoFailing) => {
+                Some("the canary to meet every SLO again, or an operator's resume, which starts new counts")
+            }
+        };
+        let mut waits: Vec<String> = command.map(str::to_owned).into_iter().collect();
+        let pause = self.place.pause_ms(&self.spec);
+        if !self.has_lived() {
+            let left = pause.saturating_sub(self.lived_ms());
+            waits.push(format!("{} more of the pause of {}", Time(left), Time(pause)));
+        }
+        waits.extend(metrics.iter().filter_map(|metric| self.lacks(metric)));
+        waits
+    }
+
+    /// What an SLO lacks to be passed.
+    fn lacks(&self, metric: &Reading) -> Option<String> {
+        let (slo, canary) = (&metric.slo, metric.canary);
+        match metric.finding {
+            Finding::Met => None,
+            Finding::TooFew => {
+                let missing = self.spec.analysis.min_requests - canary.requests;
+                Some(format!(
+                    "{missing} more requests of the canary for {slo} ({} so far)",
+                    canary.requests
+                ))
+            }
+            Finding::Missed => Some(format!(
+                "{slo}: {} of the canary's requests are bad and {} allowed, which may still be chance ({:.1e}, level {:.1e})",
+                Share(canary.share()),
+                Share(metric.allowed),
+                metric.slo_tail,
+                metric.level
+            )),
+            Finding::Violated => Some(format!(
+                "evidence about stable, because the SLO is violated: {metric}"
+            )),
+            Finding::StableAlso => Some(format!("stable to recover: {metric}")),
+            Finding::Worse => Some(format!("the next look, which acts on it: {metric}")),
+        }
+    }
+
+    fn next(&self) -> String {
+        let (version, stable) = (&self.spec.version, &self.spec.stable);
+        match self.phase {
+            Phase::Succeeded => format!("{version} has every request; apply another version to go on"),
+            Phase::Failed(_) => format!("{stable} has every request; retry, or apply another version"),
+            Phase::Progressing | Phase::Paused(_) => match self.place.next(&self.spec) {
+                Some(place) => {
+                    format!("{} at {}", place.stage_name(&self.spec), place.weight(&self.spec))
+                }
+                None => format!("{version} succeeds and keeps every request"),
+            },
+        }
+    }
+}

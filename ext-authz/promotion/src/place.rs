@@ -1,0 +1,72 @@
+//! Which stage and step of its specification a rollout is at.
+
+use crate::spec::{RolloutSpec, Span, Stage};
+use knhk_decision::spec::Weight;
+use serde::{Deserialize, Serialize};
+
+/// A step of a stage; the first of the first unless moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Place {
+    /// Counted from 0.
+    pub stage: usize,
+    /// Counted from 0 within the stage; production has one.
+    pub step: usize,
+}
+
+impl Place {
+    /// The next step, or the first of the next stage; none after the last.
+    pub(crate) fn next(self, spec: &RolloutSpec) -> Option<Self> {
+        let within = Self {
+            step: self.step.saturating_add(1),
+            ..self
+        };
+        let after = Self {
+            stage: self.stage.saturating_add(1),
+            step: 0,
+        };
+        [within, after]
+            .into_iter()
+            .find(|place| place.step_of(spec).is_some())
+    }
+
+    /// The production stage, if there is one.
+    pub(crate) fn production(spec: &RolloutSpec) -> Option<Self> {
+        let stage = spec
+            .stages
+            .iter()
+            .position(|stage| matches!(stage, Stage::Production { .. }))?;
+        Some(Self { stage, step: 0 })
+    }
+
+    /// The canary's share here. Nothing outside the specification has one.
+    pub(crate) fn weight(self, spec: &RolloutSpec) -> Weight {
+        self.step_of(spec).map_or(Weight::ZERO, |(weight, _)| weight)
+    }
+
+    /// The least time that is spent here. A place outside the specification is never left by time.
+    pub(crate) fn pause_ms(self, spec: &RolloutSpec) -> u64 {
+        self.step_of(spec).map_or(u64::MAX, |(_, pause)| pause.millis())
+    }
+
+    /// `canary` or `production`.
+    pub(crate) fn stage_name(self, spec: &RolloutSpec) -> &'static str {
+        spec.stages.get(self.stage).map_or("none", Stage::name)
+    }
+
+    /// How many steps this stage has.
+    pub(crate) fn steps(self, spec: &RolloutSpec) -> usize {
+        match spec.stages.get(self.stage) {
+            Some(Stage::Canary { steps }) => steps.len(),
+            Some(Stage::Production { .. }) => 1,
+            None => 0,
+        }
+    }
+
+    fn step_of(self, spec: &RolloutSpec) -> Option<(Weight, Span)> {
+        match spec.stages.get(self.stage)? {
+            Stage::Canary { steps } => steps.get(self.step).map(|step| (step.weight, step.pause)),
+            Stage::Production { watch } => (self.step == 0).then_some((Weight::FULL, *watch)),
+        }
+    }
+}

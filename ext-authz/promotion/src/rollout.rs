@@ -1,0 +1,238 @@
+//! A rollout's whole state: what is asked for, where it stands, and how it came there.
+
+use crate::analysis::{self, Reading};
+use crate::counts::{Now, WindowCounts};
+use crate::history::{HistoryEntry, MAX_HISTORY, What};
+use crate::lived::Lived;
+use crate::phase::Phase;
+use crate::place::Place;
+use crate::spec::RolloutSpec;
+use crate::step::Effect;
+use knhk_decision::RolloutRule;
+use knhk_decision::spec::Weight;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use std::sync::Arc;
+
+/// The version of the state's form, in its field `format`.
+pub const STATE_FORMAT: u32 = 1;
+
+/// A rollout. Serialised with serde it is its whole state: what comes back goes on exactly as the original would.
+///
+/// Cloning it is cheap: specification and history are shared until one of the clones changes them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rollout {
+    pub(crate) format: Format,
+    pub(crate) spec: Arc<RolloutSpec>,
+    pub(crate) generation: u64,
+    pub(crate) phase: Phase,
+    pub(crate) place: Place,
+    pub(crate) window: u64,
+    pub(crate) lived: Lived,
+    /// The version that last succeeded; until one has, the stable of the first `apply`.
+    pub(crate) succeeded: String,
+    /// Entries ever recorded; the history keeps the last of them.
+    pub(crate) recorded: u64,
+    pub(crate) history: Arc<Vec<HistoryEntry>>,
+}
+
+/// The first `apply` of a name: generation 1 at its first step.
+///
+/// A name that is used again after a delete starts at generation 1 again; its window is unlike any earlier one as long
+/// as the wall clock did not go back meanwhile.
+pub fn create(spec: RolloutSpec, by: &str, now: Now) -> (Rollout, Vec<Effect>) {
+    let mut rollout = Rollout {
+        format: Format,
+        succeeded: spec.stable.clone(),
+        spec: Arc::new(spec),
+        generation: 1,
+        phase: Phase::Progressing,
+        place: Place::default(),
+        window: now.wall_ms.max(1),
+        lived: Lived::from(now),
+        recorded: 0,
+        history: Arc::default(),
+    };
+    let why = format!("{} beside {}", rollout.spec.version, rollout.spec.stable);
+    let entry = rollout.record(
+        None,
+        Act {
+            who: by,
+            what: What::Applied,
+            why,
+            readings: Vec::new(),
+        },
+        now,
+    );
+    (
+        rollout,
+        vec![Effect::PolicyChanged, Effect::Recorded(entry), Effect::Changed],
+    )
+}
+
+/// A transition's author and reason.
+pub(crate) struct Act<'a> {
+    pub(crate) who: &'a str,
+    pub(crate) what: What,
+    pub(crate) why: String,
+    pub(crate) readings: Vec<Reading>,
+}
+
+impl Rollout {
+    /// The rollout's name.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// What was applied last.
+    pub fn spec(&self) -> &RolloutSpec {
+        &self.spec
+    }
+
+    /// Grows by one with each new version, each restart of the steps and each retry.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Where it stands.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Which stage and step.
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// The observation window whose counts are evidence now.
+    pub fn window(&self) -> u64 {
+        self.window
+    }
+
+    /// Milliseconds that the present step has lived through while Progressing.
+    pub fn lived_ms(&self) -> u64 {
+        self.lived.ms()
+    }
+
+    /// The version that last succeeded; until one has, the stable of the first `apply`.
+    pub fn last_succeeded(&self) -> &str {
+        &self.succeeded
+    }
+
+    /// The last transitions, oldest first, at most [`MAX_HISTORY`].
+    pub fn history(&self) -> &[HistoryEntry] {
+        &self.history
+    }
+
+    /// The canary's share of the keys now.
+    pub fn weight(&self) -> Weight {
+        match self.phase {
+            Phase::Failed(_) => Weight::ZERO,
+            Phase::Succeeded => Weight::FULL,
+            Phase::Progressing | Phase::Paused(_) => self.place.weight(&self.spec),
+        }
+    }
+
+    /// What the policy snapshot says about this rollout. A failed one keeps its rule, at weight 0: its requests go to
+    /// stable, and are counted.
+    pub fn rule(&self) -> RolloutRule {
+        RolloutRule {
+            name: self.spec.name.clone(),
+            generation: self.generation,
+            window: self.window,
+            salt: self.spec.salt.clone(),
+            r#match: self.spec.r#match.clone(),
+            key: self.spec.key.clone(),
+            weight: self.weight(),
+            stable: self.spec.stable.clone(),
+            canary: self.spec.version.clone(),
+            record: self.spec.record,
+            thresholds: self.spec.thresholds(),
+        }
+    }
+
+    /// The state as JSON without its history: what a receipt holds as before and after, its size independent of age.
+    pub fn to_receipt_json(&self) -> Vec<u8> {
+        let bare = Self {
+            history: Arc::default(),
+            ..self.clone()
+        };
+        // Writing to memory cannot fail, and every key here is text.
+        serde_json::to_vec(&bare).unwrap_or_default()
+    }
+
+    /// Every SLO judged by the counts, which are no evidence unless they are of the present window. Empty where there
+    /// is no canary to judge.
+    pub(crate) fn readings(&self, counts: &WindowCounts) -> Vec<Reading> {
+        if !self.phase.is_under_way() || self.weight() == Weight::ZERO {
+            return Vec::new();
+        }
+        if counts.window == self.window {
+            analysis::judge(&self.spec, self.weight(), counts)
+        } else {
+            analysis::judge(&self.spec, self.weight(), &WindowCounts::default())
+        }
+    }
+
+    /// The step begins: nothing lived, nothing counted.
+    pub(crate) fn enter(&mut self, place: Place, now: Now) {
+        self.place = place;
+        self.lived.start(now);
+        self.open_window(now);
+    }
+
+    /// Counts start anew under a number that no earlier window of this rollout had.
+    pub(crate) fn open_window(&mut self, now: Now) {
+        self.window = now.wall_ms.max(self.window.saturating_add(1));
+    }
+
+    /// Writes down what led from `before` to here.
+    pub(crate) fn record(&mut self, before: Option<&Rollout>, act: Act<'_>, now: Now) -> HistoryEntry {
+        self.recorded = self.recorded.saturating_add(1);
+        let entry = HistoryEntry {
+            seq: self.recorded,
+            wall_ms: now.wall_ms,
+            generation: self.generation,
+            version: self.spec.version.clone(),
+            who: act.who.to_owned(),
+            what: act.what,
+            why: act.why,
+            phase_before: before.map(|before| before.phase),
+            phase: self.phase,
+            stage: self.place.stage_name(&self.spec).to_owned(),
+            step: self.place.step.saturating_add(1),
+            weight_before: before.map_or(Weight::ZERO, Rollout::weight),
+            weight: self.weight(),
+            judged_window: before.map_or(self.window, |before| before.window),
+            window: self.window,
+            readings: act.readings,
+        };
+        let history = Arc::make_mut(&mut self.history);
+        if history.len() >= MAX_HISTORY {
+            history.drain(..=history.len() - MAX_HISTORY);
+        }
+        history.push(entry.clone());
+        entry
+    }
+}
+
+/// [`STATE_FORMAT`], and nothing else: a state of another version is refused when it is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Format;
+
+impl Serialize for Format {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u32(STATE_FORMAT)
+    }
+}
+
+impl<'de> Deserialize<'de> for Format {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match u32::deserialize(deserializer)? {
+            STATE_FORMAT => Ok(Self),
+            other => Err(de::Error::custom(format_args!(
+                "a rollout's state of format {other} cannot be read, this version reads {STATE_FORMAT}"
+            ))),
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! Document to specification: every value is judged here, once.
+
+use super::document::{AnalysisDoc, Document, Metadata, SloDoc, Spec, StageDoc, StepDoc};
+use super::{
+    API_VERSION, Analysis, KIND, MAX_ALPHA, MAX_MIN_REQUESTS, MAX_PAUSE, MAX_SLO_DURATION, MAX_SLOS,
+    MAX_STEPS, RolloutSpec, Slo, Span, SpecError, Stage, Step,
+};
+use knhk_decision::spec::Weight;
+use knhk_decision::{PolicyError, RolloutRule};
+
+pub(super) fn check(document: Document) -> Result<RolloutSpec, SpecError> {
+    constant("apiVersion", &document.api_version, API_VERSION)?;
+    constant("kind", &document.kind, KIND)?;
+    let spec = document.spec;
+    if spec.version == spec.stable {
+        return Err(SpecError::field(
+            "spec.version",
+            format!("{:?} is also spec.stable", spec.version),
+            "name two different versions",
+        ));
+    }
+    let rollout = RolloutSpec {
+        name: document.metadata.name,
+        version: spec.version,
+        stable: spec.stable,
+        salt: spec.salt,
+        r#match: spec.r#match,
+        key: spec.key,
+        record: spec.record,
+        stages: stages(&spec.stages)?,
+        analysis: analysis(&spec.analysis)?,
+        auto_rollback: spec.auto_rollback,
+    };
+    routing(&rollout)?;
+    Ok(rollout)
+}
+
+fn constant(field: &str, found: &str, expected: &str) -> Result<(), SpecError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(SpecError::field(
+        field,
+        format!("{found:?} is not known"),
+        format!("write {expected}"),
+    ))
+}
+
+/// Name, versions, salt, match and key: refused exactly where the policy that they end in would be.
+fn routing(rollout: &RolloutSpec) -> Result<(), SpecError> {
+    let rule = RolloutRule {
+        name: rollout.name.clone(),
+        generation: 1,
+        window: 1,
+        salt: rollout.salt.clone(),
+        r#match: rollout.r#match.clone(),
+        key: rollout.key.clone(),
+        weight: rollout.first_weight(),
+        stable: rollout.stable.clone(),
+        canary: rollout.version.clone(),
+        record: rollout.record,
+        thresholds: rollout.thresholds(),
+    };
+    rule.check().map_err(|refusal| match refusal {
+        PolicyError::Rule { field, reason, .. } => SpecError::Document {
+            field: spec_field(&field),
+            problem: reason,
+        },
+        other => SpecError::Document {
+            field: String::new(),
+            problem: other.to_string(),
+        },
+    })
+}
+
+/// Where the specification has what the policy's rule calls `field`.
+fn spec_field(field: &str) -> String {
+    match field {
+        "name" => "metadata.name".to_owned(),
+        "canary" => "spec.version".to_owned(),
+        field if field.starts_with("thresholds") => "spec.analysis.slos".to_owned(),
+        field => format!("spec.{field}"),
+    }
+}
+
+fn stages(written: &[StageDoc]) -> Result<Vec<Stage>, SpecError> {
+    let mut stages = Vec::new();
+    for (i, stage) in written.iter().enumerate() {
+        let path = format!("spec.stages[{i}]");
+        if stage.approval.is_some() {
+            return Err(SpecError::Unsupported {
+                field: format!("{path}.approval"),
+                feature: "approval",
+            });
+        }
+        stages.push(match (stage.name.as_str(), stages.last()) {
+            ("canary", None) => canary(&path, stage)?,
+            ("production", Some(Stage::Canary { .. })) => production(&path, stage)?,
+            ("canary", Some(_)) => {
+                return Err(SpecError::field(
+                    format!("{path}.name"),
+                    "the canary stage does not come first",
+                    "write one canary stage, with all its steps, before production",
+                ));
+            }
+            ("production", Some(Stage::Production { .. })) => {
+                return Err(SpecError::field(
+                    format!("{path}.name"),
+                    "there are two production stages",
+                    "write one, as the last stage",
+                ));
+            }
+            ("production", None) => {
+                return Err(SpecError::field(
+                    format!("{path}.name"),
+                    "production is the first stage, so nobody has watched the version beside stable",
+                    "put a canary stage before it",
+                ));
+            }
+            ("staging", _) => {
+                return Err(SpecError::Unsupported {
+                    field: path,
+                    feature: "a staging stage",
+                });
+            }
+            (other, _) => {
+                return Err(SpecError::field(
+                    format!("{path}.name"),
+                    format!("{other:?} is no stage"),
+                    "write canary or production",
+                ));
+            }
+        });
+    }
+    if stages.is_empty() {
+        return Err(SpecError::field(
+            "spec.stages",
+            "there is no stage",
+            "write a canary stage with at least one step",
+        ));
+    }
+    Ok(stages)
+}
+
+fn canary(path: &str, stage: &StageDoc) -> Result<Stage, SpecError> {
+    if stage.watch.is_some() {
+        return Err(SpecError::field(
+            format!("{path}.watch"),
+            "a canary stage has no watch",
+            "give each of its steps a pause",
+        ));
+    }
+    let written = stage.steps.as_deref().unwrap_or_default();
+    let path = format!("{path}.steps");
+    if written.is_empty() {
+        return Err(SpecError::field(
+            path,
+            "there is no step",
+            "write at least one, such as { setWeight: 5, pause: 1m }",
+        ));
+    }
+    if written.len() > MAX_STEPS {
+        return Err(SpecError::field(
+            path,
+            format!("there are {} steps", written.len()),
+            format!("write at most {MAX_STEPS}"),
+        ));
+    }
+    let mut steps: Vec<Step> = Vec::with_capacity(written.len());
+    for (i, step) in written.iter().enumerate() {
+        if let Some(before) = steps.last().filter(|before| step.set_weight <= before.weight) {
+            return Err(SpecError::field(
+                format!("{path}[{i}].setWeight"),
+                format!(
+                    "{} does not lie above the step before it, {}",
+                    step.set_weight, before.weight
+                ),
+                "write weights that rise from step to step",
+            ));
+        }
+        at_most(&format!("{path}[{i}].pause"), step.pause, MAX_PAUSE)?;
+        steps.push(Step {
+            weight: step.set_weight,
+            pause: step.pause,
+        });
+    }
+    if steps.last().is_some_and(|last| last.weight == Weight::ZERO) {
+        return Err(SpecError::field(
+            format!("{path}[0].setWeight"),
+            "it is the only step, and at 0 % nobody sees the canary",
+            "add a step above 0, so that the version is watched before it gets every request",
+        ));
+    }
+    Ok(Stage::Canary { steps })
+}
+
+fn production(path: &str, stage: &StageDoc) -> Result<Stage, SpecError> {
+    if stage.steps.is_some() {
+        return Err(SpecError::field(
+            format!("{path}.steps"),
+            "a production stage has no steps",
+            "write them in the canary stage",
+        ));
+    }
+    let field = format!("{path}.watch");
+    let watch = stage.watch.filter(|watch| *watch > Span::ZERO).ok_or_else(|| {
+        SpecError::field(
+            &field,
+            "there is no time to watch",
+            "write one such as 15m, or leave the stage out",
+        )
+    })?;
+    at_most(&field, watch, MAX_PAUSE)?;
+    Ok(Stage::Production { watch })
+}
+
+fn at_most(field: &str, span: Span, max: Span) -> Result<(), SpecError> {
+    if span <= max {
+        return Ok(());
+    }
+    Err(SpecError::field(
+        field,
+        format!("{span} is too long"),
+        format!("write at most {max}"),
+    ))
+}
+
+fn analysis(written: &AnalysisDoc) -> Result<Analysis, SpecError> {
+    if !(1..=MAX_MIN_REQUESTS).contains(&written.min_requests) {
+        return Err(SpecError::field(
+            "spec.analysis.minRequests",
+            format!("{} is out of range", written.min_requests),
+            format!("write 1 to {MAX_MIN_REQUESTS}: no data is never good data"),
+        ));
+    }
+    if written.alpha.ppm() == 0 || written.alpha > MAX_ALPHA {
+        return Err(SpecError::field(
+            "spec.analysis.alpha",
+            format!("{} is out of range", written.alpha),
+            format!("write a probability above 0 and at most {MAX_ALPHA}, such as 0.01"),
+        ));
+    }
+    if written.slos.is_empty() {
+        return Err(SpecError::field(
+            "spec.analysis.slos",
+            "there is no SLO to judge the canary by",
+            "write at least one, such as { metric: request-success-rate, min: 99.5 }",
+        ));
+    }
+    if written.slos.len() > MAX_SLOS {
+        return Err(SpecError::field(
+            "spec.analysis.slos",
+            format!("there are {} SLOs", written.slos.len()),
+            format!("write at most {MAX_SLOS}"),
+        ));
+    }
+    let mut slos = Vec::with_capacity(written.slos.len());
+    for (i, slo) in written.slos.iter().enumerate() {
+        let path = format!("spec.analysis.slos[{i}]");
+        let parsed = objective(&path, slo)?;
+        if slos.contains(&parsed) {
+            return Err(SpecError::field(
+                path,
+                format!("{parsed} is written twice"),
+                "write it once",
+            ));
+        }
+        slos.push(parsed);
+    }
+    Ok(Analysis {
+        min_requests: written.min_requests,
+        alpha: written.alpha,
+        tolerance: written.tolerance,
+        slos,
+    })
+}
+
+fn objective(path: &str, slo: &SloDoc) -> Result<Slo, SpecError> {
+    let misplaced = |field: &str, metric: &str, example: &str| {
+        SpecError::field(
+            format!("{path}.{field}"),
+            format!("{metric} has no {field}"),
+            example,
+        )
+    };
+    let missing =
+        |field: &str, example: &str| SpecError::field(format!("{path}.{field}"), "it is missing", example);
+    match slo.metric.as_str() {
+        "request-success-rate" => {
+            let example = "write { metric: request-success-rate, min: 99.5 }";
+            if slo.quantile.is_some() {
+                return Err(misplaced("quantile", &slo.metric, example));
+            }
+            if slo.max.is_some() {
+                return Err(misplaced("max", &slo.metric, example));
+            }
+            let min = slo.min.ok_or_else(|| missing("min", example))?;
+            if min.is_zero() {
+                return Err(SpecError::field(
+                    format!("{path}.min"),
+                    "0 % is met by every canary",
+                    "write a percentage above 0 and at most 100",
+                ));
+            }
+            Ok(Slo::SuccessRate { min })
+        }
+        "request-duration" => {
+            let example = "write { metric: request-duration, quantile: 0.99, max: 250ms }";
+            if slo.min.is_some() {
+                return Err(misplaced("min", &slo.metric, example));
+            }
+            let quantile = slo.quantile.ok_or_else(|| missing("quantile", example))?;
+            if quantile.ppm() == 0 || quantile.ppm() == 1_000_000 {
+                return Err(SpecError::field(
+                    format!("{path}.quantile"),
+                    format!("{quantile} is out of range"),
+                    "write a fraction above 0 and below 1, such as 0.99",
+                ));
+            }
+            let max = slo.max.ok_or_else(|| missing("max", example))?;
+            if max == Span::ZERO {
+                return Err(SpecError::field(
+                    format!("{path}.max"),
+                    "no request takes no time",
+                    example,
+                ));
+            }
+            at_most(&format!("{path}.max"), max, MAX_SLO_DURATION)?;
+            Ok(Slo::Duration { quantile, max })
+        }
+        other => Err(SpecError::field(
+            format!("{path}.metric"),
+            format!("{other:?} is no metric"),
+            "write request-success-rate or request-duration",
+        )),
+    }
+}
+
+impl From<RolloutSpec> for Document {
+    fn from(rollout: RolloutSpec) -> Self {
+        Self {
+            api_version: API_VERSION.to_owned(),
+            kind: KIND.to_owned(),
+            metadata: Metadata { name: rollout.name },
+            spec: Spec {
+                version: rollout.version,
+                stable: rollout.stable,
+                salt: rollout.salt,
+                r#match: rollout.r#match,
+                key: rollout.key,
+                record: rollout.record,
+                stages: rollout.stages.into_iter().map(StageDoc::from).collect(),
+                analysis: AnalysisDoc {
+                    min_requests: rollout.analysis.min_requests,
+                    alpha: rollout.analysis.alpha,
+                    tolerance: rollout.analysis.tolerance,
+                    slos: rollout.analysis.slos.into_iter().map(SloDoc::from).collect(),
+                },
+                auto_rollback: rollout.auto_rollback,
+            },
+        }
+    }
+}
+
+impl From<Stage> for StageDoc {
+    fn from(stage: Stage) -> Self {
+        let name = stage.name().to_owned();
+        match stage {
+            Stage::Canary { steps } => {
+                let steps = steps
+                    .into_iter()
+                    .map(|step| StepDoc {
+                        set_weight: step.weight,
+                        pause: step.pause,
+                    })
+                    .collect();
+                Self {
+                    name,
+                    steps: Some(steps),
+                    watch: None,
+                    approval: None,
+                }
+            }
+            Stage::Production { watch } => Self {
+                name,
+                steps: None,
+                watch: Some(watch),
+                approval: None,
+            },
+        }
+    }
+}
+
+impl From<Slo> for SloDoc {
+    fn from(slo: Slo) -> Self {
+        let metric = slo.metric().to_owned();
+        match slo {
+            Slo::SuccessRate { min } => Self {
+                metric,
+                min: Some(min),
+                quantile: None,
+                max: None,
+            },
+            Slo::Duration { quantile, max } => Self {
+                metric,
+                min: None,
+                quantile: Some(quantile),
+                max: Some(max),
+            },
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! The state machine: (state, event, now) -> (state, effects).
+
+use crate::command::{self, Command};
+use crate::counts::{Now, WindowCounts};
+use crate::history::HistoryEntry;
+use crate::phase::Phase;
+use crate::refusal::Refusal;
+use crate::rollout::{Act, Rollout};
+use crate::tick;
+
+/// What happens to a rollout.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event<'a> {
+    /// The service looks, each [`crate::LOOK_EVERY_MS`]: time goes on, and these are the totals of a window.
+    Tick(&'a WindowCounts),
+    /// An operator acts.
+    Command {
+        /// Who.
+        by: &'a str,
+        /// What.
+        command: Command,
+    },
+    /// The service started anew: its monotonic clock has another beginning, the time before it does not count.
+    Restarted,
+}
+
+/// What the service has to do about a step, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// [`Rollout::rule`] is another one: send filters a new snapshot.
+    PolicyChanged,
+    /// A transition, for the receipts.
+    Recorded(HistoryEntry),
+    /// The state must be persisted.
+    Changed,
+}
+
+/// What the event makes of the rollout. A refused command leaves it untouched; only commands are refused.
+///
+/// Without effects the new state differs at most in the time that was lived, less than [`tick::PERSIST_EVERY_MS`]
+/// since the state was last to be persisted: after a crash a pause may last so much longer, never shorter.
+pub fn step(rollout: &Rollout, event: Event<'_>, now: Now) -> Result<(Rollout, Vec<Effect>), Refusal> {
+    let mut next = rollout.clone();
+    let effects = match event {
+        Event::Tick(counts) => {
+            live(&mut next, now);
+            tick::look(rollout, &mut next, counts, now)
+        }
+        Event::Command { by, command } => {
+            live(&mut next, now);
+            command::obey(rollout, &mut next, by, command, now)?
+        }
+        Event::Restarted => {
+            next.lived.skip(now);
+            vec![Effect::Changed]
+        }
+    };
+    Ok((next, effects))
+}
+
+fn live(rollout: &mut Rollout, now: Now) {
+    if rollout.phase == Phase::Progressing {
+        rollout.lived.live(now);
+    } else {
+        rollout.lived.skip(now);
+    }
+}
+
+/// Records the transition from `before` to `next`, and says what is to be done about it.
+pub(crate) fn transition(before: &Rollout, next: &mut Rollout, act: Act<'_>, now: Now) -> Vec<Effect> {
+    let entry = next.record(Some(before), act, now);
+    let mut effects = Vec::with_capacity(3);
+    if before.rule() != next.rule() {
+        effects.push(Effect::PolicyChanged);
+    }
+    effects.push(Effect::Recorded(entry));
+    effects.push(Effect::Changed);
+    effects
+}

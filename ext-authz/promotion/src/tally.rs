@@ -1,0 +1,58 @@
+//! How many requests were seen, and how many of them were bad for one SLO.
+
+use crate::binomial::{MAX_TRIALS, count};
+use crate::counts::Counts;
+use crate::spec::Slo;
+use serde::{Deserialize, Serialize};
+
+/// Requests of one variant, seen through one SLO.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tally {
+    /// Requests that tell something about the SLO.
+    pub requests: u64,
+    /// Those of them that are bad: failed, or slower than the SLO's `max`. At most `requests`.
+    pub bad: u64,
+}
+
+impl Tally {
+    /// What `counts` say about `slo`, where filters counted over `thresholds`. Counts that lack the threshold say
+    /// nothing about it, and counts that contradict themselves are read as bad requests, never as more than all.
+    pub(crate) fn of(slo: Slo, counts: &Counts, thresholds: &[u64]) -> Self {
+        let bad = match slo.threshold() {
+            None => Some(counts.errors),
+            Some(threshold) if counts.over.len() == thresholds.len() => {
+                let index = thresholds.iter().position(|t| *t == threshold);
+                index.and_then(|index| counts.over.get(index)).copied()
+            }
+            Some(_) => None,
+        };
+        let requests = if bad.is_some() { counts.requests } else { 0 };
+        Self {
+            requests,
+            bad: bad.unwrap_or(0).min(requests),
+        }
+    }
+
+    /// The share of bad requests as a fraction; 0 of none.
+    pub fn share(self) -> f64 {
+        if self.requests == 0 {
+            0.0
+        } else {
+            count(self.bad) / count(self.requests)
+        }
+    }
+
+    /// The same share with at most [`MAX_TRIALS`] requests. Fewer requests prove less, so the tests stay on the safe
+    /// side.
+    pub(crate) fn bounded(self) -> Self {
+        if self.requests <= MAX_TRIALS {
+            return self;
+        }
+        let bad = u128::from(self.bad) * u128::from(MAX_TRIALS) / u128::from(self.requests);
+        Self {
+            requests: MAX_TRIALS,
+            bad: u64::try_from(bad).unwrap_or(MAX_TRIALS),
+        }
+    }
+}
