@@ -5,11 +5,13 @@
 
 pub mod artifacts;
 pub mod cli;
+pub mod demo;
 pub mod envoy;
 pub mod error;
 pub mod load;
 pub mod ports;
 pub mod process;
+pub mod rollout;
 pub mod service;
 pub mod upstream;
 pub mod wait;

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 pub use client::{Answer, Ask, Client, ask_each};
 pub use sticky::Sticky;
-pub use tally::{Served, Tally, five_sigma};
+pub use tally::{Served, Tally, five_sigma, share};
 
 /// Header that the harness's users carry, and that its rollouts use as the key.
 pub const USER: &str = "x-user-id";

@@ -1,6 +1,6 @@
 //! Counting answers.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -11,7 +11,8 @@ use super::Sample;
 /// What came of the requests of some time.
 #[derive(Debug)]
 pub struct Tally {
-    versions: BTreeMap<String, Served>,
+    /// By the snapshot that decided, then by version.
+    served: HashMap<String, HashMap<String, Served>>,
     latency: Histogram<u64>,
     began: Instant,
     /// Requests without an answer.
@@ -36,13 +37,31 @@ pub struct Served {
 /// The longest latency told apart from longer ones, in microseconds.
 const LONGEST_US: u64 = 60_000_000;
 
+impl Served {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            requests: self.requests + other.requests,
+            failed: self.failed + other.failed,
+            first_failure: self.first_failure.into_iter().chain(other.first_failure).min(),
+            last_sent: self.last_sent.max(other.last_sent),
+        }
+    }
+
+    /// The share that failed, 0 to 1.
+    pub fn failed_share(&self) -> f64 {
+        share(self.failed, self.requests)
+    }
+}
+
 impl Tally {
     pub(super) fn new() -> Self {
         // The bounds are constants that the histogram takes.
         #[allow(clippy::expect_used)]
         let latency = Histogram::new_with_bounds(1, LONGEST_US, 3).expect("constant bounds");
         Self {
-            versions: BTreeMap::new(),
+            served: HashMap::new(),
             latency,
             began: Instant::now(),
             transport_errors: 0,
@@ -61,10 +80,10 @@ impl Tally {
         };
         self.latency
             .saturating_record(u64::try_from(sample.latency.as_micros()).unwrap_or(LONGEST_US));
-        let served = match self.versions.get_mut(answer.version()) {
-            Some(served) => served,
-            None => self.versions.entry(answer.version().to_owned()).or_default(),
-        };
+        let served = entry(
+            entry(&mut self.served, answer.seen("policy").unwrap_or_default()),
+            answer.version(),
+        );
         served.requests += 1;
         served.last_sent = served.last_sent.max(Some(sample.sent));
         if answer.status >= 500 {
@@ -75,29 +94,39 @@ impl Tally {
 
     /// All answers.
     pub fn answered(&self) -> u64 {
-        self.versions.values().map(|served| served.requests).sum()
+        self.all().map(|(_, served)| served.requests).sum()
     }
 
     /// Answers with a status of 500 and above, of any version or of the proxy itself.
     pub fn failed(&self) -> u64 {
-        self.versions.values().map(|served| served.failed).sum()
+        self.all().map(|(_, served)| served.failed).sum()
     }
 
-    /// What this version answered.
+    /// What this version answered. The proxy's own answers are under the empty name.
     pub fn version(&self, version: &str) -> Served {
-        self.versions.get(version).copied().unwrap_or_default()
+        self.all()
+            .filter(|(name, _)| *name == version)
+            .map(|(_, served)| served)
+            .fold(Served::default(), Served::and)
     }
 
-    /// Each version that answered; the proxy's own answers are under the empty name.
-    pub fn versions(&self) -> impl Iterator<Item = (&str, Served)> {
-        self.versions
-            .iter()
-            .map(|(version, served)| (version.as_str(), *served))
+    /// What this version answered to requests that this snapshot (`EPOCH.N`) decided.
+    pub fn version_under(&self, policy: &str, version: &str) -> Served {
+        self.served
+            .get(policy)
+            .and_then(|versions| versions.get(version))
+            .copied()
+            .unwrap_or_default()
     }
 
-    /// The share of answers that this version gave, 0 to 1; 0 if there were none.
-    pub fn share(&self, version: &str) -> f64 {
-        ratio(self.version(version).requests, self.answered())
+    /// All answers to requests that this snapshot (`EPOCH.N`) decided.
+    pub fn under(&self, policy: &str) -> Served {
+        self.served
+            .get(policy)
+            .into_iter()
+            .flat_map(HashMap::values)
+            .copied()
+            .fold(Served::default(), Served::and)
     }
 
     /// Answers a second.
@@ -105,6 +134,13 @@ impl Tally {
         #[allow(clippy::cast_precision_loss)]
         let answered = self.answered() as f64;
         answered / self.began.elapsed().as_secs_f64().max(f64::EPSILON)
+    }
+
+    fn all(&self) -> impl Iterator<Item = (&str, Served)> {
+        self.served
+            .values()
+            .flatten()
+            .map(|(version, served)| (version.as_str(), *served))
     }
 
     /// A quantile of the latency, such as 0.99.
@@ -121,8 +157,13 @@ pub fn five_sigma(expected: f64, count: u64) -> f64 {
     5.0 * (expected * (1.0 - expected) / count).sqrt()
 }
 
-fn ratio(part: u64, whole: u64) -> f64 {
+/// `part` of `whole`, 0 to 1; 0 of nothing.
+pub fn share(part: u64, whole: u64) -> f64 {
     #[allow(clippy::cast_precision_loss)]
     let (part, whole) = (part as f64, whole.max(1) as f64);
     part / whole
+}
+
+fn entry<'map, V: Default>(map: &'map mut HashMap<String, V>, key: &str) -> &'map mut V {
+    map.entry(key.to_owned()).or_default()
 }

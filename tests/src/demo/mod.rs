@@ -1,0 +1,80 @@
+//! The demo: a good version climbs to 100 %, a bad one is back at 0 % in a moment, and both leave receipts.
+//!
+//! Everything that it prints is measured: the split from the answers that users got, the rest from the service. What it
+//! claims it has checked, and it fails when one claim is not true.
+
+mod bad;
+mod good;
+mod proof;
+mod scene;
+mod timeline;
+
+use std::io::Write;
+
+pub use scene::Scene;
+pub use timeline::Timeline;
+
+use crate::Error;
+
+/// The rollout of the demo, and its host.
+const ROLLOUT: &str = "shop";
+const HOST: &str = "shop.example.com";
+
+/// Why the demo failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DemoError {
+    /// Something could not be started or asked.
+    #[error("{0}")]
+    Harness(#[from] Error),
+    /// One of the demo's ports is taken.
+    #[error(
+        "{role} needs 127.0.0.1:{port}, and it is in use: stop what listens there and run the demo again"
+    )]
+    PortTaken {
+        /// Who needs it.
+        role: &'static str,
+        /// Which.
+        port: u16,
+    },
+    /// A claim of the demo did not come true.
+    #[error("not as it should be: {0}")]
+    Untrue(String),
+    /// Its output could not be written.
+    #[error("the timeline cannot be written: {0}")]
+    Output(std::io::Error),
+}
+
+/// Runs the whole demo and writes the timeline.
+pub async fn run(out: impl Write) -> Result<(), DemoError> {
+    let mut timeline = Timeline::new(out);
+    timeline.title("KNHK: a canary in front of a real Envoy")?;
+    let mut scene = Scene::set().await?;
+    scene.introduce(&mut timeline).await?;
+
+    timeline.chapter("A good version: v2")?;
+    good::roll_out(&mut scene, &mut timeline).await?;
+    let mut kept = proof::keep(&scene, 1).await?;
+
+    timeline.chapter("A bad version: v3 fails 30 % of its requests, and nobody knows")?;
+    let back = bad::roll_out(&mut scene, &mut timeline).await?;
+    kept.extend(proof::keep(&scene, 2).await?);
+    proof::replay(&scene, &kept, &mut timeline).await?;
+
+    timeline.chapter("Receipts of both, with everything else switched off")?;
+    let key = proof::key(&scene).await?;
+    let traffic = scene.end().await?;
+    proof::verify(kept, &key, &mut timeline).await?;
+
+    timeline.chapter("So")?;
+    traffic.sum_up(&back, &mut timeline)
+}
+
+/// Fails with `what` unless it is true.
+fn check(truth: bool, what: impl FnOnce() -> String) -> Result<(), DemoError> {
+    if truth {
+        Ok(())
+    } else {
+        Err(DemoError::Untrue(what()))
+    }
+}

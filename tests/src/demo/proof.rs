@@ -1,0 +1,187 @@
+//! Receipts: taken while the service runs, verified when it no longer does.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{DemoError, ROLLOUT, Scene, Timeline, check};
+use crate::cli::Cli;
+use crate::{Error, wait};
+
+/// A receipt in a file.
+#[derive(Debug)]
+pub(super) struct Kept {
+    id: String,
+    kind: String,
+    summary: String,
+    file: PathBuf,
+    /// Holds the file's directory.
+    _directory: std::sync::Arc<tempfile::TempDir>,
+}
+
+/// The public key in a file, and no more of the service than that.
+#[derive(Debug)]
+pub(super) struct Key {
+    file: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+#[derive(Debug, Deserialize)]
+struct List {
+    receipts: Vec<Row>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Row {
+    id: String,
+    summary: String,
+}
+
+/// Fetches the newest decision and the newest action of the rollout's present generation.
+pub(super) async fn keep(scene: &Scene, generation: u64) -> Result<Vec<Kept>, DemoError> {
+    let now = scene.status().await?.generation;
+    check(now == generation, || {
+        format!("generation {now} runs instead of {generation}")
+    })?;
+    let directory = std::sync::Arc::new(directory()?);
+    let mut kept = Vec::new();
+    for kind in ["action", "decision"] {
+        let Row { id, summary } = newest(scene, kind).await?;
+        let file = directory.path().join(format!("{kind}.receipt"));
+        let path = file.to_string_lossy();
+        scene.cli.json(&["receipt", "get", &id, "--out", &*path]).await?;
+        kept.push(Kept {
+            id,
+            kind: kind.to_owned(),
+            summary,
+            file,
+            _directory: directory.clone(),
+        });
+    }
+    Ok(kept)
+}
+
+/// Filters hand decisions over in batches, so the newest may be on its way.
+async fn newest(scene: &Scene, kind: &str) -> Result<Row, DemoError> {
+    let found = wait::until("a receipt", wait::SOON, || async {
+        let list = scene
+            .cli
+            .json(&[
+                "receipt",
+                "list",
+                "--rollout",
+                ROLLOUT,
+                "--kind",
+                kind,
+                "--limit",
+                "1",
+            ])
+            .await;
+        let list: List = serde_json::from_value(list.map_err(|error| error.to_string())?)
+            .map_err(|error| error.to_string())?;
+        list.receipts
+            .into_iter()
+            .next()
+            .ok_or_else(|| format!("no receipt of a {kind}"))
+    })
+    .await?;
+    Ok(found)
+}
+
+/// Decides each recorded decision again.
+pub(super) async fn replay(
+    scene: &Scene,
+    kept: &[Kept],
+    timeline: &mut Timeline<impl Write>,
+) -> Result<(), DemoError> {
+    for receipt in kept.iter().filter(|receipt| receipt.kind == "decision") {
+        let file = receipt.file.to_string_lossy();
+        let answer = scene.cli.json(&["receipt", "replay", &*file]).await?;
+        check(answer["same"] == true, || {
+            format!("{}: replayed to another verdict", receipt.id)
+        })?;
+        timeline.event(&format!(
+            "$ knhk receipt replay {}: the same verdict again, {} by policy {}",
+            receipt.id,
+            answer["variant"].as_str().unwrap_or_default(),
+            answer["policy"].as_str().unwrap_or_default()
+        ))?;
+    }
+    Ok(())
+}
+
+/// The key that an auditor would have.
+pub(super) async fn key(scene: &Scene) -> Result<Key, DemoError> {
+    let pem = scene.cli.text(&["key", "show"]).await?;
+    let directory = directory()?;
+    let file = directory.path().join("key.pem");
+    std::fs::write(&file, pem).map_err(Error::io("key.pem"))?;
+    Ok(Key {
+        file,
+        _directory: directory,
+    })
+}
+
+/// Verifies each with the key alone, and one that was tampered with, which must fail.
+pub(super) async fn verify(
+    kept: Vec<Kept>,
+    key: &Key,
+    timeline: &mut Timeline<impl Write>,
+) -> Result<(), DemoError> {
+    let cli = Cli::offline()?;
+    for receipt in &kept {
+        let answer = cli
+            .json(&[
+                "receipt".as_ref(),
+                "verify".as_ref(),
+                receipt.file.as_os_str(),
+                "--key".as_ref(),
+                key.file.as_os_str(),
+            ])
+            .await?;
+        check(
+            answer["verified"] == true && answer["id"] == receipt.id.as_str(),
+            || format!("{} is not verified", receipt.id),
+        )?;
+        timeline.event(&format!("$ knhk receipt verify {}: verified", receipt.id))?;
+        timeline.detail(&receipt.summary)?;
+    }
+    let Some(receipt) = kept.last() else { return Ok(()) };
+    let forged = forge(&receipt.file)?;
+    let output = cli
+        .run(&[
+            "receipt".as_ref(),
+            "verify".as_ref(),
+            forged.as_os_str(),
+            "--key".as_ref(),
+            key.file.as_os_str(),
+        ])
+        .await?;
+    check(output.code == 1, || {
+        format!("a forged receipt was not refused: {output:?}")
+    })?;
+    timeline.event(&format!(
+        "the last one with one bit changed: refused, exit {}",
+        output.code
+    ))
+}
+
+/// A copy with one bit changed in its middle.
+fn forge(file: &Path) -> Result<PathBuf, DemoError> {
+    let mut bytes = std::fs::read(file).map_err(Error::io("a receipt"))?;
+    let middle = bytes.len() / 2;
+    if let Some(byte) = bytes.get_mut(middle) {
+        *byte ^= 1;
+    }
+    let forged = file.with_extension("forged");
+    std::fs::write(&forged, bytes).map_err(Error::io("a forged receipt"))?;
+    Ok(forged)
+}
+
+fn directory() -> Result<tempfile::TempDir, Error> {
+    tempfile::Builder::new()
+        .prefix("knhk-demo-")
+        .tempdir()
+        .map_err(Error::io("a temporary directory"))
+}

@@ -1,0 +1,245 @@
+//! Who plays: two versions of a shop, a real Envoy, the service, and users.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use knhk_decision::bucket;
+use knhk_decision::spec::Weight;
+use tokio::time::Instant;
+
+use super::timeline::{count, ms};
+use super::{DemoError, HOST, ROLLOUT, Timeline, check};
+use crate::cli::Cli;
+use crate::envoy::{Envoy, EnvoyConfig, EnvoyOptions};
+use crate::load::{Load, LoadOptions, Sticky, Tally, five_sigma, share};
+use crate::ports::Port;
+use crate::rollout::{Rollouts, Status};
+use crate::service::{Addresses, Service};
+use crate::upstream::Upstream;
+use crate::wait;
+
+/// Requests a second.
+const RATE: u32 = 2_000;
+/// How many users there are. Each comes back several times, so that a change of version would show.
+const USERS: u32 = 20_000;
+/// The share of requests that fails in any version: the world is not perfect, and a canary is not blamed for it.
+const ALWAYS_FAILS: f64 = 0.001;
+
+const ENVOY: &str = "envoy/envoy.yaml";
+const STABLE_PORT: u16 = 10101;
+const CANARY_PORT: u16 = 10102;
+
+/// Everything that runs.
+#[derive(Debug)]
+pub struct Scene {
+    pub(super) stable: Upstream,
+    pub(super) canary: Upstream,
+    pub(super) service: Service,
+    pub(super) cli: Cli,
+    pub(super) rollouts: Rollouts,
+    pub(super) load: Load,
+    envoy: Envoy,
+    began: Instant,
+    total: Total,
+}
+
+/// All traffic so far.
+#[derive(Debug, Default)]
+struct Total {
+    answered: u64,
+    failed: u64,
+    lost: u64,
+}
+
+/// What remains of the traffic when everything has ended.
+#[derive(Debug)]
+pub struct Traffic {
+    total: Total,
+    sticky: Sticky,
+    lasted: Duration,
+}
+
+impl Scene {
+    /// Starts everyone on the ports of the contract.
+    pub async fn set() -> Result<Self, DemoError> {
+        check_ports()?;
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let stable = Upstream::start_at(local(STABLE_PORT), "v1").await?;
+        let canary = Upstream::start_at(local(CANARY_PORT), "v2").await?;
+        stable.fail(ALWAYS_FAILS);
+        canary.fail(ALWAYS_FAILS);
+        let addresses = Addresses {
+            grpc: local(9191),
+            http: local(9192),
+            probe: local(9193),
+        };
+        let service = Service::start_at(addresses).await?;
+        let envoy = Envoy::start_as_configured(EnvoyConfig::load(ENVOY)?, EnvoyOptions::default()).await?;
+        let load = Load::start(LoadOptions {
+            rate: RATE,
+            users: USERS,
+            ..LoadOptions::to(envoy.address(), HOST)
+        });
+        let cli = service.cli()?;
+        let rollouts = Rollouts::of(addresses.http);
+        Ok(Self {
+            stable,
+            canary,
+            service,
+            cli,
+            rollouts,
+            load,
+            envoy,
+            began: Instant::now(),
+            total: Total::default(),
+        })
+    }
+
+    /// Says who plays.
+    pub async fn introduce(&mut self, timeline: &mut Timeline<impl Write>) -> Result<(), DemoError> {
+        let version = self.envoy.admin_get("/server_info").await?;
+        let version = serde_json::from_str::<serde_json::Value>(&version)
+            .ok()
+            .and_then(|info| Some(info["version"].as_str()?.split('/').nth(1)?.to_owned()))
+            .unwrap_or_default();
+        timeline.event(&format!(
+            "Envoy {version} on :10000 with knhk_filter.wasm ({ENVOY}, 2 workers)"
+        ))?;
+        timeline.event("knhk serve on :9191 (filters) and :9192 (operators)")?;
+        timeline.event("the shop: v1 is stable, v2 waits as the canary; each fails 0.1 % of its requests")?;
+        wait::until("traffic", wait::SOON, || {
+            let answered = self.load.peek(Tally::answered);
+            async move {
+                if answered >= u64::from(RATE) / 2 {
+                    Ok(())
+                } else {
+                    Err(format!("{answered} answers"))
+                }
+            }
+        })
+        .await?;
+        let before = self.take();
+        check(before.version("v1").requests == before.answered(), || {
+            "before any rollout everything goes to stable, but it did not".to_owned()
+        })?;
+        timeline.event(&format!(
+            "{} requests/s of {} users through Envoy, all to v1, p99 {}",
+            count(u64::from(RATE)),
+            count(u64::from(USERS)),
+            ms(before.latency(0.99))
+        ))
+    }
+
+    /// What was answered since the last call.
+    pub(super) fn take(&mut self) -> Tally {
+        let tally = self.load.take();
+        self.total.add(&tally);
+        tally
+    }
+
+    /// Where the rollout stands.
+    pub(super) async fn status(&self) -> Result<Status, DemoError> {
+        Ok(self.rollouts.status(ROLLOUT).await?)
+    }
+
+    /// The share of traffic that must go to the canary at this weight: the share of these very users whose bucket is below it.
+    pub(super) fn expected(weight: f64) -> Result<f64, DemoError> {
+        let weight = Weight::from_percent(weight).map_err(|error| DemoError::Untrue(error.to_string()))?;
+        let canaries = (0..USERS)
+            .filter(|user| bucket(ROLLOUT, format!("user-{user}").as_bytes()) < weight.ppm())
+            .count();
+        Ok(share(canaries as u64, u64::from(USERS)))
+    }
+
+    /// Fails unless the canary's share of the traffic under this snapshot is what chance allows at its weight.
+    pub(super) fn check_share(tally: &Tally, status: &Status) -> Result<f64, DemoError> {
+        let all = tally.under(&status.policy).requests;
+        let seen = share(tally.version_under(&status.policy, &status.version).requests, all);
+        let expected = Self::expected(status.weight)?;
+        check((seen - expected).abs() <= five_sigma(expected, all), || {
+            format!(
+                "at weight {} % the canary served {seen:.4} of {all} requests, expected {expected:.4} give or take {:.4}",
+                status.weight,
+                five_sigma(expected, all)
+            )
+        })?;
+        Ok(seen)
+    }
+
+    /// Ends everyone, and gives what the users saw.
+    pub async fn end(mut self) -> Result<Traffic, DemoError> {
+        let sticky = self.load.sticky();
+        let last = self.load.finish().await;
+        self.total.add(&last);
+        let lasted = self.began.elapsed();
+        drop(self.envoy);
+        let status = self.service.terminate(wait::SOON).await?;
+        check(status.success(), || {
+            format!("knhk serve ended with {status} on SIGTERM")
+        })?;
+        check(self.total.lost == 0, || {
+            format!(
+                "{} requests got no answer, the first: {}",
+                self.total.lost,
+                last.first_error.unwrap_or_default()
+            )
+        })?;
+        Ok(Traffic {
+            total: self.total,
+            sticky,
+            lasted,
+        })
+    }
+}
+
+impl Total {
+    fn add(&mut self, tally: &Tally) {
+        self.answered += tally.answered();
+        self.failed += tally.failed();
+        self.lost += tally.transport_errors;
+    }
+}
+
+impl Traffic {
+    /// Says what it came to.
+    pub(super) fn sum_up(
+        &self,
+        back: &super::bad::Back,
+        timeline: &mut Timeline<impl Write>,
+    ) -> Result<(), DemoError> {
+        let Total { answered, failed, .. } = self.total;
+        let flips = self.sticky.flips();
+        check(flips == 0, || {
+            format!("{flips} requests got another version than their user had under the same snapshot")
+        })?;
+        #[allow(clippy::cast_precision_loss)]
+        let rate = answered as f64 / self.lasted.as_secs_f64();
+        timeline.event(&format!(
+            "{} requests ({rate:.0}/s), every one answered; {} failed, {} of those because of v3",
+            count(answered),
+            count(failed),
+            count(back.failed)
+        ))?;
+        timeline.event("no user ever changed version except by a step of a rollout")?;
+        timeline.event(&format!(
+            "the bad version was gone {:.1} s after its first failed request",
+            back.after.as_secs_f64()
+        ))
+    }
+}
+
+fn check_ports() -> Result<(), DemoError> {
+    for (role, port) in [
+        ("knhk's gRPC", 9191),
+        ("knhk's HTTP", 9192),
+        ("knhk's probe", 9193),
+        ("Envoy", 10000),
+        ("Envoy's admin", 9901),
+        ("the stable upstream", STABLE_PORT),
+        ("the canary upstream", CANARY_PORT),
+    ] {
+        Port::take(port).map_err(|_| DemoError::PortTaken { role, port })?;
+    }
+    Ok(())
+}
