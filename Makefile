@@ -16,7 +16,7 @@ SCRIPTS := .ci/run filter/build-wasm.sh $(wildcard tests/peers/*.sh)
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: tools ## Build the service and command line, target/release/knhk, and the filter, knhk_filter.wasm
@@ -24,8 +24,8 @@ build: tools ## Build the service and command line, target/release/knhk, and the
 	./filter/build-wasm.sh
 
 .PHONY: demo
-demo: build ## Show a canary that succeeds and one that is rolled back, on a real Envoy, and verify the receipts
-	$(CARGO) run --release --quiet -p knhk-tests --bin knhk-demo
+demo: build harness ## Show a canary that succeeds and one that is rolled back, on a real Envoy, and verify the receipts
+	./target/release/knhk-demo
 
 .PHONY: test
 test: build envoy ## Run every test, the ones with a real Envoy included
@@ -36,8 +36,8 @@ soak: build envoy ## Run the long tests, such as 1,000 restarts of the service u
 	$(CARGO) test --release -p knhk-tests -- --ignored
 
 .PHONY: bench
-bench: build envoy ## Measure, and print the tables of the README
-	$(CARGO) run --release --quiet -p knhk-tests --bin knhk-bench
+bench: build harness ## Measure, and print the tables of the README
+	./target/release/knhk-bench
 
 .PHONY: lint
 lint: tools ## Check format, lints, dependencies and scripts, as CI does first
@@ -49,6 +49,12 @@ lint: tools ## Check format, lints, dependencies and scripts, as CI does first
 .PHONY: clean
 clean: ## Delete what was built; ~/.cache/knhk keeps the tools that were fetched
 	$(CARGO) clean
+
+# Demo and benchmarks. Built together with the service: Cargo chooses the features of dependencies for all packages that
+# it builds at once, so the harness alone would compile most of them a second time.
+.PHONY: harness
+harness: envoy
+	$(CARGO) build --release -p knhk-ext-authz -p knhk-tests
 
 .PHONY: envoy
 envoy: tools
