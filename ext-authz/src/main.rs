@@ -1,2 +1,15 @@
-//! The KNHK service and its command line.
-fn main() {}
+//! The KNHK service and its command line, one binary: `knhk`.
+
+mod api;
+mod app;
+mod cli;
+mod config;
+mod grpc;
+mod http;
+mod serve;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::run()
+}

@@ -151,14 +151,27 @@ impl Rollout {
         }
     }
 
-    /// The state as JSON without its history: what a receipt holds as before and after, its size independent of age.
+    /// The state as JSON with the newest entry of its history: what a receipt holds as before and after, its size
+    /// independent of age.
     pub fn to_receipt_json(&self) -> Vec<u8> {
+        let newest = self.history.last().cloned().into_iter().collect();
         let bare = Self {
-            history: Arc::default(),
+            history: Arc::new(newest),
             ..self.clone()
         };
         // Writing to memory cannot fail, and every key here is text.
         serde_json::to_vec(&bare).unwrap_or_default()
+    }
+
+    /// The state of a receipt with the history that `earlier`, the state before it, had.
+    #[must_use]
+    pub fn continuing(mut self, earlier: &Self) -> Self {
+        let own = self.history.first().map_or(u64::MAX, |entry| entry.seq);
+        let before = earlier.history.iter().filter(|entry| entry.seq < own);
+        let mut history: Vec<_> = before.chain(self.history.iter()).cloned().collect();
+        history.drain(..history.len().saturating_sub(MAX_HISTORY));
+        self.history = Arc::new(history);
+        self
     }
 
     /// Every SLO judged by the counts, which are no evidence unless they are of the present window. Empty where there

@@ -24,6 +24,7 @@ pub mod limits;
 mod policy;
 mod replay;
 mod rule;
+mod sample;
 pub mod spec;
 
 pub use crate::bucket::{BUCKETS, bucket};
@@ -34,3 +35,5 @@ pub use crate::evidence::{ConditionTruth, Evidence, EvidenceRoute, evidence};
 pub use crate::facts::Facts;
 pub use crate::policy::Policy;
 pub use crate::replay::{ReplayError, ReplayedRoute, ReplayedVerdict, replay};
+pub use crate::rule::request_id_bucket;
+pub use crate::sample::is_sampled;

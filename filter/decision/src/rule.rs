@@ -9,6 +9,7 @@ mod path;
 pub(crate) use self::condition::Condition;
 pub(crate) use self::host::{Host, HostPattern};
 pub(crate) use self::key::Key;
+pub use self::key::request_id_bucket;
 pub(crate) use self::path::{PathPattern, without_query};
 
 use crate::document::RolloutRule;

@@ -86,7 +86,7 @@ impl Key {
             Self::Cookie(name) => whole(salt, cookie(facts.header("cookie")?, name.as_bytes())?),
             Self::Query(name) => decoded(salt, parameter(facts.path(), name)?),
             Self::PeerSpiffeId => whole(salt, facts.peer_spiffe_id()?.as_bytes()),
-            Self::RequestId => request_id(salt, facts.header(REQUEST_ID)?),
+            Self::RequestId => request_id_bucket(salt, facts.header(REQUEST_ID)?),
         }
     }
 }
@@ -95,7 +95,9 @@ fn whole(salt: &str, key: &[u8]) -> Option<u32> {
     (!key.is_empty()).then(|| crate::bucket::bucket(salt, key))
 }
 
-fn request_id(salt: &str, id: &[u8]) -> Option<u32> {
+/// The bucket of an `x-request-id`: as [`crate::bucket()`], with the nibble that tracing rewrites read as `0`. None of an
+/// empty one.
+pub fn request_id_bucket(salt: &str, id: &[u8]) -> Option<u32> {
     if id.len() != UUID_LEN {
         return whole(salt, id);
     }
@@ -222,9 +224,9 @@ mod tests {
         let masked = whole("s", id.replacen("4c7e", "0c7e", 1).as_bytes());
         for nibble in ["4", "9", "a", "b", "0"] {
             let traced = id.replacen("4c7e", &format!("{nibble}c7e"), 1);
-            assert_eq!(request_id("s", traced.as_bytes()), masked);
+            assert_eq!(request_id_bucket("s", traced.as_bytes()), masked);
         }
-        assert_eq!(request_id("s", b"short"), whole("s", b"short"));
-        assert_eq!(request_id("s", b""), None);
+        assert_eq!(request_id_bucket("s", b"short"), whole("s", b"short"));
+        assert_eq!(request_id_bucket("s", b""), None);
     }
 }

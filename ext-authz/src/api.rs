@@ -1,0 +1,193 @@
+//! The JSON of the HTTP API, shared by the server and the command line.
+
+use serde::{Deserialize, Serialize};
+
+use knhk_promotion::{Explanation, HistoryEntry};
+use knhk_receipts::{DecisionReceipt, Payload};
+
+/// Answer of `GET /v1/rollouts`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RolloutList {
+    pub(crate) rollouts: Vec<RolloutSummary>,
+}
+
+/// One row of `knhk rollout list`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RolloutSummary {
+    pub(crate) name: String,
+    /// `Progressing`, `Paused`, `Succeeded` or `Failed`.
+    pub(crate) phase: String,
+    /// Why, where the phase has a reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
+    pub(crate) generation: u64,
+    pub(crate) stable: String,
+    pub(crate) version: String,
+    /// Percent of the matched keys that the new version serves.
+    pub(crate) weight: f64,
+}
+
+/// Answer of `GET /v1/rollouts/{name}` and of every operator's action on it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RolloutStatus {
+    #[serde(flatten)]
+    pub(crate) summary: RolloutSummary,
+    /// What the rollout waits for and the numbers behind it.
+    pub(crate) explanation: Explanation,
+    /// How far the newest snapshot has come.
+    pub(crate) workers: Workers,
+    /// The newest snapshot, `EPOCH.N`.
+    pub(crate) policy: String,
+}
+
+/// Workers that carried a request in the last five minutes.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+pub(crate) struct Workers {
+    /// Of those, the ones that run the newest snapshot.
+    pub(crate) newest: u64,
+    /// All of them.
+    pub(crate) active: u64,
+    /// Open streams, busy or idle.
+    pub(crate) connected: u64,
+    /// Workers that refused the newest snapshot, and why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) refusals: Vec<WorkerRefusal>,
+}
+
+/// A worker that refused a snapshot.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct WorkerRefusal {
+    pub(crate) node: String,
+    pub(crate) policy: String,
+    pub(crate) reason: String,
+    pub(crate) detail: String,
+}
+
+/// Answer of `GET /v1/rollouts/{name}/history`, oldest first.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RolloutHistory {
+    pub(crate) name: String,
+    pub(crate) history: Vec<HistoryEntry>,
+}
+
+/// Body of `POST /v1/rollouts/{name}/promote`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PromoteRequest {
+    /// Skip what is left of the canary stage.
+    #[serde(default)]
+    pub(crate) full: bool,
+}
+
+/// Answer of `DELETE /v1/rollouts/{name}`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Deleted {
+    pub(crate) deleted: String,
+}
+
+/// Answer of `GET /v1/receipts`, newest first.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ReceiptList {
+    pub(crate) receipts: Vec<ReceiptSummary>,
+    /// Pass it as `before` to go on; absent at the log's beginning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) next_before: Option<u64>,
+}
+
+/// One row of `knhk receipt list`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ReceiptSummary {
+    /// `REGION/INDEX`.
+    pub(crate) id: String,
+    /// RFC 3339, UTC.
+    pub(crate) time: String,
+    /// `genesis`, `policy`, `action` or `decision`.
+    pub(crate) kind: String,
+    /// The rollout, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rollout: Option<String>,
+    /// One line for a person.
+    pub(crate) summary: String,
+    /// Whether a signed checkpoint covers it already.
+    pub(crate) signed: bool,
+}
+
+/// Answer of `GET /v1/keys`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct KeySet {
+    pub(crate) keys: Vec<KeyInfo>,
+}
+
+/// A public key that signs or signed this region's checkpoints.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct KeyInfo {
+    /// SHA-256 of the SPKI DER, hex.
+    pub(crate) id: String,
+    pub(crate) provider: String,
+    pub(crate) version: String,
+    pub(crate) algorithm: String,
+    /// When the key was made, RFC 3339.
+    pub(crate) valid_from: String,
+    /// SPKI in PEM.
+    pub(crate) pem: String,
+}
+
+/// Answer of `/readyz`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Readiness {
+    /// Can decide and can record.
+    pub(crate) ready: bool,
+    /// What is amiss; empty when nothing is.
+    pub(crate) detail: Vec<String>,
+}
+
+/// Every refusal of the API.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ErrorBody {
+    /// A stable label.
+    pub(crate) error: String,
+    /// One line: what, where, why, what to do.
+    pub(crate) message: String,
+}
+
+/// Unix milliseconds as RFC 3339 in UTC; times that no calendar holds are shown as the number.
+pub(crate) fn rfc3339(unix_ms: u64) -> String {
+    i64::try_from(unix_ms)
+        .ok()
+        .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
+        .map_or_else(|| format!("{unix_ms} ms"), |time| format!("{time:.3}"))
+}
+
+/// What a payload says, in one line for a person.
+pub(crate) fn in_one_line(payload: &Payload) -> String {
+    match payload {
+        Payload::Genesis(_) => "the log begins".to_owned(),
+        Payload::Policy(policy) => format!("policy {} published, {} bytes", policy.id, policy.bytes.len()),
+        Payload::Action(action) => format!(
+            "{} {} by {}: {}",
+            action.what, action.target, action.who, action.reason
+        ),
+        Payload::Decision(decision) => in_one_line_decision(decision),
+    }
+}
+
+fn in_one_line_decision(decision: &DecisionReceipt) -> String {
+    let evidence = &decision.evidence;
+    let route = evidence
+        .rollout
+        .as_ref()
+        .map_or("no rollout".to_owned(), |route| match route.bucket {
+            Some(bucket) => format!("{} {} (bucket {bucket})", route.name, route.variant.as_str()),
+            None => format!("{} {} (no key)", route.name, route.variant.as_str()),
+        });
+    let status = decision
+        .status
+        .map(|status| format!(", status {status}"))
+        .unwrap_or_default();
+    format!(
+        "{} {}: {route}{status}, by {}",
+        evidence.method,
+        evidence.host,
+        decision.via.as_str()
+    )
+}

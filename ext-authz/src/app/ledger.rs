@@ -1,0 +1,172 @@
+//! What the service knows, folded from its log: a rollout's state is the last action recorded on it.
+//!
+//! The log is the truth. `data/state.json` is a shortcut: the fold up to some index, so that a start reads only
+//! the log's tail. A missing, older or unusable shortcut costs time and nothing else.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use knhk_decision::PolicyId;
+use knhk_promotion::Rollout;
+use knhk_receipts::{ActionReceipt, Payload};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::recorder::MAX_WATERMARKS;
+use super::snapshots::KEPT_SNAPSHOTS;
+use super::workers::Nonce;
+
+/// Version of the shortcut's form; another one is ignored.
+const STATE_VERSION: u32 = 1;
+/// The shortcut's name in the data directory.
+const STATE_FILE: &str = "state.json";
+
+/// The fold of the log's entries below `through`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Ledger {
+    version: u32,
+    /// Index of the first entry that is not folded in.
+    pub(crate) through: u64,
+    /// Index of the last action that is folded in.
+    pub(crate) last_action: Option<u64>,
+    /// Rollouts by name.
+    pub(crate) rollouts: BTreeMap<String, Rollout>,
+    /// The last policies, ascending: number and document.
+    pub(crate) policies: VecDeque<(PolicyId, String)>,
+    /// Highest recorded sequence number of each worker VM, by the nonce in hex.
+    watermarks: HashMap<String, u64>,
+}
+
+/// Why the log cannot be folded.
+#[derive(Debug, Error)]
+pub(crate) enum LedgerError {
+    #[error(
+        "entry {index} of the log: the state of rollout `{rollout}` does not parse: {reason}; this version cannot continue this log"
+    )]
+    State {
+        index: u64,
+        rollout: String,
+        reason: String,
+    },
+    #[error("{path}: cannot be written: {source}; check the disk and the directory's owner")]
+    Write { path: PathBuf, source: std::io::Error },
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self {
+            version: STATE_VERSION,
+            through: 0,
+            last_action: None,
+            rollouts: BTreeMap::new(),
+            policies: VecDeque::new(),
+            watermarks: HashMap::new(),
+        }
+    }
+}
+
+impl Ledger {
+    /// The shortcut in a data directory, if it is usable with a log of `log_size` entries; else an empty fold.
+    pub(crate) fn load(data: &Path, log_size: u64) -> Self {
+        let parsed = fs::read(data.join(STATE_FILE))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+        match parsed {
+            Some(ledger) if ledger.version == STATE_VERSION && ledger.through <= log_size => ledger,
+            _ => Self::default(),
+        }
+    }
+
+    /// Folds one entry in.
+    pub(crate) fn apply(&mut self, index: u64, payload: &Payload) -> Result<(), LedgerError> {
+        match payload {
+            Payload::Action(action) => self.apply_action(index, action)?,
+            Payload::Policy(policy) => {
+                let document = String::from_utf8_lossy(&policy.bytes).into_owned();
+                self.policies.push_back((policy.id, document));
+                while self.policies.len() > KEPT_SNAPSHOTS {
+                    self.policies.pop_front();
+                }
+            }
+            Payload::Decision(decision) => {
+                if let (Some(nonce), Some(seq)) = (&decision.reporter.vm_nonce, decision.reporter.seq) {
+                    self.raise_watermark(nonce, seq);
+                }
+            }
+            Payload::Genesis(_) => {}
+        }
+        self.through = index.saturating_add(1);
+        Ok(())
+    }
+
+    fn apply_action(&mut self, index: u64, action: &ActionReceipt) -> Result<(), LedgerError> {
+        self.last_action = Some(index);
+        let Some(after) = &action.after else {
+            self.rollouts.remove(&action.target);
+            return Ok(());
+        };
+        let rollout: Rollout = serde_json::from_slice(after).map_err(|error| LedgerError::State {
+            index,
+            rollout: action.target.clone(),
+            reason: error.to_string(),
+        })?;
+        // A receipt holds the newest transition only; the ones before it are in the receipts before it.
+        let rollout = match self.rollouts.get(&action.target) {
+            Some(before) => rollout.continuing(before),
+            None => rollout,
+        };
+        self.rollouts.insert(action.target.clone(), rollout);
+        Ok(())
+    }
+
+    fn raise_watermark(&mut self, nonce: &Nonce, seq: u64) {
+        if self.watermarks.len() >= MAX_WATERMARKS && !self.watermarks.contains_key(&hex(nonce)) {
+            // The shortcut forgets; a VM that resends after that has its decisions recorded twice, with the same
+            // sequence numbers, which an auditor sees.
+            self.watermarks.clear();
+        }
+        let mark = self.watermarks.entry(hex(nonce)).or_insert(0);
+        *mark = seq.max(*mark);
+    }
+
+    /// What each worker VM has durable.
+    pub(crate) fn watermarks(&self) -> impl Iterator<Item = (Nonce, u64)> + '_ {
+        self.watermarks
+            .iter()
+            .filter_map(|(nonce, seq)| Some((unhex(nonce)?, *seq)))
+    }
+
+    /// Writes the shortcut, whole or not at all.
+    pub(crate) fn save(&self, data: &Path) -> Result<(), LedgerError> {
+        let path = data.join(STATE_FILE);
+        let bytes = serde_json::to_vec(self).expect("a ledger is JSON: its keys are strings");
+        replace(&path, &bytes).map_err(|source| LedgerError::Write { path, source })
+    }
+}
+
+/// Replaces a file's content atomically and durably.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = File::create(&fresh)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)?;
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn hex(nonce: &Nonce) -> String {
+    nonce.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Option<Nonce> {
+    u128::from_str_radix(text, 16)
+        .ok()
+        .filter(|_| text.len() == 32)
+        .map(u128::to_be_bytes)
+}

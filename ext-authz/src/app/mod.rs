@@ -1,0 +1,221 @@
+//! The service's parts, put together once at the start.
+
+pub(crate) mod clock;
+pub(crate) mod evidence;
+pub(crate) mod journal;
+pub(crate) mod ledger;
+pub(crate) mod recorder;
+pub(crate) mod rollouts;
+pub(crate) mod saver;
+pub(crate) mod signer;
+pub(crate) mod snapshots;
+pub(crate) mod workers;
+
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use knhk_decision::{PolicyDoc, PolicyId};
+use knhk_kms::KmsError;
+use knhk_kms::local::LocalKms;
+use knhk_promotion::WindowCounts;
+use knhk_receipts::{DiskStorage, Log, LogError, LogOptions, Payload, PolicyReceipt};
+use knhk_telemetry::ServiceMetrics;
+use thiserror::Error;
+
+use crate::api::{KeyInfo, Readiness, RolloutStatus};
+use crate::config::Config;
+use clock::{Clock, wall_ms};
+use evidence::Evidence;
+use journal::Journal;
+use ledger::Ledger;
+use recorder::Recorder;
+use rollouts::{CommandError, Driver, DriverParts, Rollouts};
+use saver::{SaveError, Saver};
+use signer::KmsSigner;
+use snapshots::{Snapshot, Snapshots};
+use workers::WorkerTable;
+
+/// Everything that the listeners share.
+pub(crate) struct App {
+    pub(crate) region: String,
+    pub(crate) clock: Clock,
+    pub(crate) log: Log,
+    pub(crate) key: KeyInfo,
+    pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) evidence: Arc<Evidence>,
+    pub(crate) workers: WorkerTable,
+    pub(crate) recorder: Recorder,
+    pub(crate) rollouts: Rollouts,
+    pub(crate) metrics: Arc<ServiceMetrics>,
+    draining: AtomicBool,
+}
+
+/// Why the service did not start.
+#[derive(Debug, Error)]
+pub(crate) enum StartError {
+    #[error("{path}: cannot be created: {source}; check `data` and the directory's owner")]
+    DataDirectory { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Key(#[from] KmsError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Ledger(#[from] SaveError),
+    #[error("the policy in the log does not compile: {0}; this version cannot continue this log")]
+    Policy(#[from] knhk_decision::PolicyError),
+    #[error("a recorded rollout cannot go on: {0}")]
+    Rollout(#[from] CommandError),
+}
+
+impl App {
+    /// Opens `data`, reads what it holds, and goes on from there. The tasks returned are not running yet.
+    pub(crate) async fn open(config: &Config) -> Result<(Arc<Self>, Driver, Saver), StartError> {
+        let clock = Clock::start();
+        create_private(&config.data)?;
+        let metrics = Arc::new(ServiceMetrics::new(env!("CARGO_PKG_VERSION")));
+        let kms = Arc::new(LocalKms::open(config.data.join("keys"))?);
+        let signer = KmsSigner::new(kms).await?;
+        let key = signer.describe().await?;
+        let log = open_log(config, signer).await?;
+        let (ledger, snapshots) = recover(config, &log).await?;
+        let journal = Journal::new(log.clone(), clock, Arc::clone(&metrics));
+        let evidence = Arc::new(Evidence::default());
+        let recorder = Recorder::new(
+            config.region.clone(),
+            journal.clone(),
+            Arc::clone(&metrics),
+            ledger.watermarks().collect::<Vec<_>>(),
+        );
+        let parts = DriverParts {
+            region: config.region.clone(),
+            clock,
+            journal,
+            snapshots: Arc::clone(&snapshots),
+            evidence: Arc::clone(&evidence),
+            metrics: Arc::clone(&metrics),
+        };
+        let (driver, rollouts) = Driver::new(parts, ledger.rollouts.clone(), ledger.last_action)?;
+        let saver = Saver::new(ledger, log.clone(), rollouts.book(), config.data.clone());
+        let app = Self {
+            region: config.region.clone(),
+            clock,
+            log,
+            key,
+            snapshots,
+            evidence,
+            workers: WorkerTable::default(),
+            recorder,
+            rollouts,
+            metrics,
+            draining: AtomicBool::new(false),
+        };
+        Ok((Arc::new(app), driver, saver))
+    }
+
+    /// Where a rollout stands.
+    pub(crate) fn rollout_status(&self, name: &str) -> Result<RolloutStatus, CommandError> {
+        let rollout = self.rollouts.get(name)?;
+        let counts = self.evidence.totals(name).unwrap_or_else(|| WindowCounts {
+            window: rollout.window(),
+            ..WindowCounts::default()
+        });
+        let newest = self.snapshots.newest().id;
+        Ok(RolloutStatus {
+            summary: rollouts::summary(&rollout),
+            explanation: rollout.explain(&counts, self.clock.now()),
+            workers: self.workers.summary(newest, self.clock.mono()),
+            policy: newest.to_string(),
+        })
+    }
+
+    /// Ready: can decide and can record.
+    pub(crate) fn readiness(&self) -> Readiness {
+        let log = self.log.status();
+        let mut detail = Vec::new();
+        if self.draining.load(Ordering::Relaxed) {
+            detail.push("draining: the service is stopping".to_owned());
+        }
+        if let Some(error) = &log.last_write_error {
+            detail.push(format!("the log cannot be written: {error}"));
+        }
+        let ready = detail.is_empty();
+        if let Some(error) = &log.last_sign_error {
+            detail.push(format!("{} receipts wait for a signature: {error}", log.unsigned));
+        }
+        Readiness { ready, detail }
+    }
+
+    /// From now on not ready; what is under way is finished.
+    pub(crate) fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// `/metrics`, with the gauges that are read off the parts.
+    pub(crate) fn expose_metrics(&self) -> String {
+        let workers = self
+            .workers
+            .summary(self.snapshots.newest().id, self.clock.mono());
+        self.metrics
+            .workers(workers.newest, workers.active.saturating_sub(workers.newest));
+        let log = self.log.status();
+        self.metrics.log_sizes(log.size, log.signed_size);
+        self.metrics.expose()
+    }
+}
+
+fn create_private(data: &Path) -> Result<(), StartError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(data)
+        .map_err(|source| StartError::DataDirectory {
+            path: data.to_owned(),
+            source,
+        })
+}
+
+async fn open_log(config: &Config, signer: KmsSigner) -> Result<Log, StartError> {
+    let storage = DiskStorage::open(&config.data).map_err(|source| StartError::DataDirectory {
+        path: config.data.clone(),
+        source,
+    })?;
+    let options = LogOptions {
+        flush: config.flush,
+        ..LogOptions::new(&config.region)
+    };
+    Ok(Log::open(
+        Arc::new(storage),
+        options,
+        Arc::new(signer),
+        knhk_receipts::Env::system(),
+    )
+    .await?)
+}
+
+/// The ledger at the log's end, and the snapshots that it names. A new log gets its first, empty policy.
+async fn recover(config: &Config, log: &Log) -> Result<(Ledger, Arc<Snapshots>), StartError> {
+    let mut ledger = Ledger::load(&config.data, log.size());
+    saver::catch_up(&mut ledger, log)?;
+    if ledger.policies.is_empty() {
+        let now = wall_ms();
+        let first = Snapshot::parse(PolicyDoc::new(PolicyId { epoch: now, n: 1 }, Vec::new()).to_bytes())?;
+        let receipt = PolicyReceipt {
+            region: config.region.clone(),
+            time_unix_ms: now,
+            id: first.id,
+            sha256: first.sha256,
+            bytes: first.bytes.to_vec(),
+        };
+        log.append(vec![Payload::Policy(receipt)]).await?;
+        saver::catch_up(&mut ledger, log)?;
+    }
+    let mut kept = Vec::with_capacity(ledger.policies.len());
+    for (_, document) in &ledger.policies {
+        kept.push(Arc::new(Snapshot::parse(document.clone())?));
+    }
+    let newest = kept.pop().expect("a ledger with a policy has a last one");
+    Ok((ledger, Arc::new(Snapshots::new(newest, kept))))
+}

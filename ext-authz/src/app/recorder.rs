@@ -1,0 +1,290 @@
+//! Recorded decisions: from the wire into the log, each once, in each worker's order.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use knhk_decision::{ConditionTruth, Evidence, EvidenceRoute, PolicyId, Variant};
+use knhk_proto::v1;
+use knhk_receipts::{DecisionReceipt, LogError, Payload, Reporter as ReceiptReporter, Verdict, Via};
+use knhk_telemetry::ServiceMetrics;
+use knhk_telemetry::attribute::DecisionVia;
+
+use super::journal::Journal;
+use super::workers::Nonce;
+
+/// Decisions in one batch.
+const MAX_BATCH: usize = 16 * 1024;
+/// Worker VMs whose last sequence number is remembered across a restart; the least recently heard goes first.
+pub(crate) const MAX_WATERMARKS: usize = 100_000;
+/// The reporter of what the service decided itself.
+const SERVICE: &str = "knhk";
+/// Longest text in a decision, in bytes; longer ones are malformed.
+const MAX_TEXT_BYTES: usize = 8 * 1024;
+/// Path patterns and conditions in a decision.
+const MAX_READ: usize = 4 * 1024;
+
+/// Who reported a decision.
+#[derive(Debug, Clone)]
+pub(crate) struct Reporter {
+    pub(crate) node: String,
+    pub(crate) nonce: Nonce,
+}
+
+/// Decisions in order; `first` is the sequence number of the first one.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    first: u64,
+    decisions: Vec<v1::Decision>,
+}
+
+impl From<v1::DecisionBatch> for Batch {
+    fn from(batch: v1::DecisionBatch) -> Self {
+        Self {
+            first: batch.first,
+            decisions: batch.decisions,
+        }
+    }
+}
+
+/// Writes decisions to the log.
+pub(crate) struct Recorder {
+    region: String,
+    journal: Journal,
+    metrics: Arc<ServiceMetrics>,
+    watermarks: Mutex<Watermarks>,
+}
+
+/// The highest sequence number of one VM that is durable. Its lock is held across the append, so that a
+/// stream that replaces another waits for what the old one still writes.
+type Watermark = Arc<tokio::sync::Mutex<u64>>;
+
+/// Watermarks, and when each was last asked for, so that the bound forgets the right ones.
+#[derive(Debug, Default)]
+struct Watermarks {
+    by_nonce: HashMap<Nonce, (Watermark, u64)>,
+    asked: u64,
+}
+
+impl Watermarks {
+    fn of(&mut self, nonce: &Nonce) -> Watermark {
+        if self.by_nonce.len() >= MAX_WATERMARKS && !self.by_nonce.contains_key(nonce) {
+            self.forget_the_older_half();
+        }
+        self.asked += 1;
+        let (watermark, asked) = self.by_nonce.entry(*nonce).or_default();
+        *asked = self.asked;
+        Arc::clone(watermark)
+    }
+
+    fn forget_the_older_half(&mut self) {
+        let mut asked: Vec<_> = self.by_nonce.values().map(|(_, asked)| *asked).collect();
+        asked.sort_unstable();
+        let middle = asked.get(asked.len() / 2).copied().unwrap_or(0);
+        self.by_nonce
+            .retain(|_, (watermark, asked)| *asked > middle || Arc::strong_count(watermark) > 1);
+    }
+}
+
+impl Recorder {
+    /// `watermarks`: what the log already holds, by VM.
+    pub(crate) fn new(
+        region: String,
+        journal: Journal,
+        metrics: Arc<ServiceMetrics>,
+        watermarks: impl IntoIterator<Item = (Nonce, u64)>,
+    ) -> Self {
+        let by_nonce = watermarks
+            .into_iter()
+            .map(|(nonce, through)| (nonce, (Arc::new(tokio::sync::Mutex::new(through)), 0)))
+            .collect();
+        Self {
+            region,
+            journal,
+            metrics,
+            watermarks: Mutex::new(Watermarks { by_nonce, asked: 0 }),
+        }
+    }
+
+    /// Makes what is new in a batch durable. Returns the sequence number up to which everything is.
+    pub(crate) async fn record_batch(&self, reporter: &Reporter, batch: Batch) -> Result<u64, LogError> {
+        let watermark = self.watermark(&reporter.nonce);
+        let mut through = watermark.lock().await;
+        let missing = batch.first.saturating_sub(through.saturating_add(1));
+        if missing > 0 {
+            self.metrics.decisions_missing(missing);
+            tracing::warn!(
+                node = reporter.node,
+                missing,
+                "recorded decisions are missing: the filter dropped them"
+            );
+        }
+        let fresh: Vec<_> = (batch.first..)
+            .zip(batch.decisions)
+            .filter(|(seq, _)| *seq > *through)
+            .collect();
+        let Some((last, _)) = fresh.last() else {
+            return Ok(*through);
+        };
+        let last = *last;
+        let mut payloads = Vec::with_capacity(fresh.len().min(MAX_BATCH));
+        for (seq, decision) in fresh {
+            match self.payload(reporter, seq, decision) {
+                Ok(payload) => payloads.push(payload),
+                Err(Malformed(what)) => {
+                    self.metrics.decision_malformed();
+                    tracing::warn!(
+                        node = reporter.node,
+                        seq,
+                        what,
+                        "a recorded decision is malformed and left out"
+                    );
+                }
+            }
+        }
+        let recorded = payloads.len() as u64;
+        for chunk in chunks(payloads) {
+            self.journal.append(chunk).await?;
+        }
+        self.metrics.decisions_recorded(DecisionVia::Filter, recorded);
+        *through = last;
+        Ok(last)
+    }
+
+    /// Makes one decision of `ext_authz` durable. Returns its index.
+    pub(crate) async fn record_check(&self, decision: CheckedDecision) -> Result<u64, LogError> {
+        let receipt = DecisionReceipt {
+            region: self.region.clone(),
+            time_unix_ms: decision.time_unix_ms,
+            policy: decision.policy,
+            policy_sha256: decision.policy_sha256,
+            via: Via::ExtAuthz,
+            reporter: ReceiptReporter {
+                node: SERVICE.to_owned(),
+                vm_nonce: None,
+                seq: None,
+            },
+            evidence: decision.evidence,
+            verdict: Verdict::Admitted,
+            status: None,
+            duration_us: None,
+        };
+        let indexes = self.journal.append(vec![Payload::Decision(receipt)]).await?;
+        self.metrics.decisions_recorded(DecisionVia::ExtAuthz, 1);
+        indexes.first().copied().ok_or(LogError::Closed)
+    }
+
+    fn watermark(&self, nonce: &Nonce) -> Watermark {
+        self.watermarks
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .of(nonce)
+    }
+
+    fn payload(&self, reporter: &Reporter, seq: u64, decision: v1::Decision) -> Result<Payload, Malformed> {
+        let policy = decision.policy.as_ref().ok_or(Malformed("policy is missing"))?;
+        Ok(Payload::Decision(DecisionReceipt {
+            region: self.region.clone(),
+            time_unix_ms: decision.time_unix_ms,
+            policy: PolicyId {
+                epoch: policy.epoch,
+                n: policy.n,
+            },
+            policy_sha256: digest(&decision.policy_sha256, "policy_sha256 must be 32 bytes")?,
+            via: Via::Filter,
+            reporter: ReceiptReporter {
+                node: reporter.node.clone(),
+                vm_nonce: Some(reporter.nonce),
+                seq: Some(seq),
+            },
+            verdict: Verdict::Admitted,
+            status: status(decision.status)?,
+            duration_us: Some(decision.duration_us),
+            evidence: evidence(decision)?,
+        }))
+    }
+}
+
+/// A decision of `ext_authz`, before it is recorded.
+#[derive(Debug)]
+pub(crate) struct CheckedDecision {
+    pub(crate) time_unix_ms: u64,
+    pub(crate) policy: PolicyId,
+    pub(crate) policy_sha256: [u8; 32],
+    pub(crate) evidence: Evidence,
+}
+
+/// A decision that a filter sent is not one.
+#[derive(Debug)]
+struct Malformed(&'static str);
+
+fn evidence(decision: v1::Decision) -> Result<Evidence, Malformed> {
+    let texts = [
+        &decision.method,
+        &decision.host,
+        &decision.subject,
+        &decision.rollout,
+    ];
+    if texts
+        .into_iter()
+        .chain(&decision.paths)
+        .any(|text| text.len() > MAX_TEXT_BYTES)
+    {
+        return Err(Malformed("a text is too long"));
+    }
+    if decision.paths.len() > MAX_READ || decision.conditions.len() > MAX_READ {
+        return Err(Malformed("too many paths or conditions"));
+    }
+    Ok(Evidence {
+        path_sha256: digest(&decision.path_sha256, "path_sha256 must be 32 bytes")?,
+        rollout: route(&decision)?,
+        method: decision.method,
+        host: decision.host,
+        subject: Some(decision.subject).filter(|subject| !subject.is_empty()),
+        paths: decision.paths,
+        conditions: decision
+            .conditions
+            .into_iter()
+            .map(|condition| ConditionTruth {
+                rollout: condition.rollout,
+                index: condition.index,
+                holds: condition.holds,
+            })
+            .collect(),
+    })
+}
+
+fn route(decision: &v1::Decision) -> Result<Option<EvidenceRoute>, Malformed> {
+    if decision.rollout.is_empty() {
+        return Ok(None);
+    }
+    let variant = match decision.variant() {
+        v1::Variant::Stable => Variant::Stable,
+        v1::Variant::Canary => Variant::Canary,
+        v1::Variant::Unspecified => return Err(Malformed("variant is missing")),
+    };
+    Ok(Some(EvidenceRoute {
+        name: decision.rollout.clone(),
+        generation: decision.generation,
+        bucket: decision.bucket,
+        key: decision.key,
+        variant,
+    }))
+}
+
+fn digest(bytes: &[u8], what: &'static str) -> Result<[u8; 32], Malformed> {
+    bytes.try_into().map_err(|_| Malformed(what))
+}
+
+/// 0 says that the request ended without an answer.
+fn status(status: u32) -> Result<Option<u16>, Malformed> {
+    let status = u16::try_from(status).map_err(|_| Malformed("status is out of range"))?;
+    Ok(Some(status).filter(|status| *status != 0))
+}
+
+fn chunks(mut payloads: Vec<Payload>) -> impl Iterator<Item = Vec<Payload>> {
+    std::iter::from_fn(move || {
+        let rest = payloads.split_off(payloads.len().min(MAX_BATCH));
+        let chunk = std::mem::replace(&mut payloads, rest);
+        (!chunk.is_empty()).then_some(chunk)
+    })
+}

@@ -1,0 +1,143 @@
+//! The rollouts: one task owns them, so that every change is made, recorded and published in one order.
+
+mod book;
+mod driver;
+
+use std::sync::Arc;
+
+use knhk_decision::PolicyError;
+use knhk_promotion::{Command, Refusal, Rollout};
+use knhk_receipts::LogError;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::api::RolloutSummary;
+
+pub(crate) use book::Book;
+pub(crate) use driver::{Driver, DriverParts};
+
+/// Rollouts at once; each is in every snapshot.
+pub(crate) const MAX_ROLLOUTS: usize = knhk_decision::limits::MAX_ROLLOUTS;
+/// Operators' commands that wait for the driver.
+const WAITING_COMMANDS: usize = 64;
+
+/// The way to the rollouts, for every other task.
+#[derive(Debug)]
+pub(crate) struct Rollouts {
+    book: Book,
+    commands: mpsc::Sender<Request>,
+}
+
+#[derive(Debug)]
+struct Request {
+    name: String,
+    by: String,
+    action: Action,
+    done: oneshot::Sender<Result<(), CommandError>>,
+}
+
+#[derive(Debug)]
+enum Action {
+    Command(Command),
+    Delete,
+}
+
+/// Why a command changed nothing.
+#[derive(Debug, Error)]
+pub(crate) enum CommandError {
+    #[error("rollout `{0}`: there is none; `knhk rollout list` shows those there are")]
+    NoSuchRollout(String),
+    #[error(
+        "rollout `{0}`: there are {MAX_ROLLOUTS} already, the most that one service holds; delete one first"
+    )]
+    TooMany(String),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    #[error("nothing was changed: it could not be recorded: {0}")]
+    NotRecorded(#[from] LogError),
+    #[error("nothing was changed: the service is stopping")]
+    Stopping,
+}
+
+impl CommandError {
+    /// A stable, low-cardinality name.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::NoSuchRollout(_) => "not_found",
+            Self::TooMany(_) => "too_many_rollouts",
+            Self::Refused(_) => "refused",
+            Self::Policy(_) => "invalid_policy",
+            Self::NotRecorded(_) => "not_recorded",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+impl Rollouts {
+    /// One rollout.
+    pub(crate) fn get(&self, name: &str) -> Result<Arc<Rollout>, CommandError> {
+        self.book
+            .get(name)
+            .ok_or_else(|| CommandError::NoSuchRollout(name.to_owned()))
+    }
+
+    /// All of them, by name.
+    pub(crate) fn summaries(&self) -> Vec<RolloutSummary> {
+        self.book
+            .page()
+            .rollouts
+            .values()
+            .map(|rollout| summary(rollout))
+            .collect()
+    }
+
+    /// What [`super::saver`] reads.
+    pub(crate) fn book(&self) -> Book {
+        self.book.clone()
+    }
+
+    /// Carries out an operator's command. Returns once it is recorded and published.
+    pub(crate) async fn command(
+        &self,
+        name: String,
+        by: String,
+        command: Command,
+    ) -> Result<(), CommandError> {
+        self.send(name, by, Action::Command(command)).await
+    }
+
+    /// Removes a rollout; its requests go to stable.
+    pub(crate) async fn delete(&self, name: String, by: String) -> Result<(), CommandError> {
+        self.send(name, by, Action::Delete).await
+    }
+
+    async fn send(&self, name: String, by: String, action: Action) -> Result<(), CommandError> {
+        let (done, answer) = oneshot::channel();
+        let request = Request {
+            name,
+            by,
+            action,
+            done,
+        };
+        self.commands
+            .send(request)
+            .await
+            .map_err(|_| CommandError::Stopping)?;
+        answer.await.map_err(|_| CommandError::Stopping)?
+    }
+}
+
+/// A rollout's row.
+pub(crate) fn summary(rollout: &Rollout) -> RolloutSummary {
+    RolloutSummary {
+        name: rollout.name().to_owned(),
+        phase: rollout.phase().label().to_owned(),
+        reason: rollout.phase().reason().map(str::to_owned),
+        generation: rollout.generation(),
+        stable: rollout.spec().stable().to_owned(),
+        version: rollout.spec().version().to_owned(),
+        weight: rollout.weight().percent(),
+    }
+}

@@ -1,0 +1,48 @@
+//! The rollouts as everybody but the driver sees them.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use knhk_promotion::Rollout;
+
+/// Written by the driver, read by all. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Book(Arc<RwLock<Page>>);
+
+/// A consistent view.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Page {
+    /// Rollouts by name.
+    pub(crate) rollouts: BTreeMap<String, Arc<Rollout>>,
+    /// Index of the last entry that the driver recorded; `None` before it recorded any.
+    pub(crate) last_recorded: Option<u64>,
+}
+
+impl Book {
+    pub(crate) fn page(&self) -> Page {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<Arc<Rollout>> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .rollouts
+            .get(name)
+            .map(Arc::clone)
+    }
+
+    /// A rollout's next state, and the last entry that recorded it.
+    pub(super) fn insert(&self, name: String, rollout: Arc<Rollout>, last_recorded: Option<u64>) {
+        let mut page = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        page.rollouts.insert(name, rollout);
+        page.last_recorded = last_recorded;
+    }
+
+    /// A rollout is gone, and the last entry that recorded it.
+    pub(super) fn remove(&self, name: &str, last_recorded: Option<u64>) {
+        let mut page = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        page.rollouts.remove(name);
+        page.last_recorded = last_recorded;
+    }
+}

@@ -1,0 +1,186 @@
+//! `knhk decide`: which variant a key gets, offline, by the filter's own code.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use clap::{ArgGroup, Args};
+use knhk_decision::spec::Weight;
+use knhk_decision::{RolloutRule, Variant, bucket, request_id_bucket};
+use serde::Serialize;
+
+use super::{Failure, Format, OutputArgs, failed, output};
+use crate::http::MAX_SPEC_BYTES;
+
+/// Largest snapshot that is read, in bytes.
+const MAX_POLICY_BYTES: usize = knhk_decision::limits::MAX_POLICY_BYTES;
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").required(true).args(["key", "request_id", "keys"]))]
+pub(crate) struct Decide {
+    /// A rollout (YAML; its first setWeight counts unless --weight is given) or a policy snapshot (JSON).
+    #[arg(long, value_name = "FILE")]
+    policy: PathBuf,
+    /// Which rollout of the file.
+    #[arg(long, value_name = "NAME")]
+    rollout: String,
+    /// The value of the rollout's key, for example a user's ID.
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// The value of `x-request-id`, where that is the rollout's key: the nibble that tracing rewrites is masked.
+    #[arg(long, value_name = "ID")]
+    request_id: Option<String>,
+    /// Many keys, one a line; `-` reads standard input. One answer a line.
+    #[arg(long, value_name = "FILE")]
+    keys: Option<PathBuf>,
+    /// The weight in percent, instead of the file's.
+    #[arg(long, value_name = "PERCENT")]
+    weight: Option<f64>,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// What the filter would decide.
+#[derive(Debug, Serialize)]
+struct Decision<'a> {
+    key: &'a str,
+    bucket: u32,
+    variant: &'static str,
+    version: &'a str,
+    rollout: &'a str,
+    weight: f64,
+}
+
+pub(crate) fn run(decide: &Decide) -> Result<(), Failure> {
+    let rule = rule(decide)?;
+    let weight = match decide.weight {
+        Some(percent) => {
+            Weight::from_percent(percent).map_err(|error| Failure::new(format!("--weight: {error}")))?
+        }
+        None => rule.weight,
+    };
+    match (&decide.key, &decide.request_id, &decide.keys) {
+        (Some(key), _, _) => print(
+            decide,
+            &decision(&rule, weight, key, bucket(rule.salt(), key.as_bytes())),
+        ),
+        (_, Some(id), _) => {
+            let bucket = request_id_bucket(rule.salt(), id.as_bytes()).ok_or_else(|| {
+                Failure::new("--request-id: is empty, which is no key; the request goes to stable")
+            })?;
+            print(decide, &decision(&rule, weight, id, bucket))
+        }
+        (_, _, Some(file)) => decide_each(file, &rule, weight, decide.output),
+        (None, None, None) => Err(Failure::new("give --key, --request-id or --keys")),
+    }
+}
+
+fn decision<'a>(rule: &'a RolloutRule, weight: Weight, key: &'a str, bucket: u32) -> Decision<'a> {
+    let variant = if bucket < weight.ppm() {
+        Variant::Canary
+    } else {
+        Variant::Stable
+    };
+    let version = match variant {
+        Variant::Canary => &rule.canary,
+        Variant::Stable => &rule.stable,
+    };
+    Decision {
+        key,
+        bucket,
+        variant: variant.as_str(),
+        version,
+        rollout: &rule.name,
+        weight: weight.percent(),
+    }
+}
+
+fn print(decide: &Decide, decision: &Decision<'_>) -> Result<(), Failure> {
+    output::print(decide.output, decision, || text(decision))
+}
+
+fn text(decision: &Decision<'_>) -> String {
+    format!(
+        "{}\t{}\t{}\t{}",
+        decision.key, decision.bucket, decision.variant, decision.version
+    )
+}
+
+fn decide_each(file: &Path, rule: &RolloutRule, weight: Weight, format: OutputArgs) -> Result<(), Failure> {
+    let unreadable = |error| Failure::new(format!("{}: cannot be read: {error}", file.display()));
+    let reader: Box<dyn Read> = if file == Path::new("-") {
+        Box::new(std::io::stdin())
+    } else {
+        Box::new(std::fs::File::open(file).map_err(unreadable)?)
+    };
+    let mut lines = String::new();
+    for key in BufReader::new(reader).lines() {
+        let key = key.map_err(unreadable)?;
+        let decision = decision(rule, weight, &key, bucket(rule.salt(), key.as_bytes()));
+        lines.push_str(&match format.output {
+            Format::Text => text(&decision),
+            Format::Json => serde_json::to_string(&decision).map_err(failed)?,
+        });
+        lines.push('\n');
+    }
+    if lines.is_empty() {
+        Ok(())
+    } else {
+        output::line(lines.trim_end_matches('\n'))
+    }
+}
+
+fn rule(decide: &Decide) -> Result<RolloutRule, Failure> {
+    let located = |reason: String| Failure::new(format!("{}: {reason}", decide.policy.display()));
+    let text = read(&decide.policy).map_err(located)?;
+    let rules = if is_policy(&text) {
+        knhk_decision::Policy::parse(text.as_bytes())
+            .map_err(|error| located(error.to_string()))?
+            .rules()
+            .to_vec()
+    } else {
+        let spec =
+            knhk_promotion::RolloutSpec::from_yaml(&text).map_err(|error| located(error.to_string()))?;
+        // As `apply` would publish it first; time and author are not part of a rule.
+        let (rollout, _) = knhk_promotion::create(
+            spec,
+            "",
+            knhk_promotion::Now {
+                wall_ms: 0,
+                mono_ms: 0,
+            },
+        );
+        vec![rollout.rule()]
+    };
+    let names: Vec<_> = rules.iter().map(|rule| rule.name.clone()).collect();
+    rules
+        .into_iter()
+        .find(|rule| rule.name == decide.rollout)
+        .ok_or_else(|| {
+            located(format!(
+                "holds no rollout `{}`; it holds: {}",
+                decide.rollout,
+                names.join(", ")
+            ))
+        })
+}
+
+fn read(path: &Path) -> Result<String, String> {
+    let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
+    let most = MAX_POLICY_BYTES.max(MAX_SPEC_BYTES);
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    file.take(most as u64 + 1)
+        .read_to_string(&mut text)
+        .map_err(unreadable)?;
+    if text.len() > most {
+        return Err(format!("has more than {most} bytes"));
+    }
+    Ok(text)
+}
+
+/// A snapshot is JSON that says so; everything else is read as a rollout.
+fn is_policy(text: &str) -> bool {
+    serde_json::from_str::<serde_json::Value>(text).is_ok_and(|document| {
+        document.get("kind").and_then(|kind| kind.as_str()) == Some(knhk_decision::KIND)
+    })
+}

@@ -1,0 +1,155 @@
+//! The command line: arguments in, one answer or one line of error out.
+
+mod client;
+mod decide;
+mod key;
+mod output;
+mod receipt;
+mod rollout;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::Config;
+use crate::serve;
+
+/// Canary rollouts for Envoy and Istio, decided in the proxy, with receipts that anyone can verify.
+#[derive(Debug, Parser)]
+#[command(
+    name = "knhk",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the service.
+    Serve {
+        /// The service's configuration.
+        #[arg(long, value_name = "FILE")]
+        config: PathBuf,
+        /// What is logged: error, warn, info, debug, trace, or a list such as `info,knhk=debug`.
+        #[arg(long, value_name = "FILTER", default_value = "info", env = "KNHK_LOG")]
+        log: String,
+    },
+    /// Work with the service's configuration.
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Roll a version out, watch it, stop it.
+    #[command(subcommand)]
+    Rollout(rollout::RolloutVerb),
+    /// Say which variant a key gets: offline, by the filter's own code.
+    Decide(decide::Decide),
+    /// Fetch, verify and replay receipts.
+    #[command(subcommand)]
+    Receipt(receipt::ReceiptVerb),
+    /// Show the keys that sign checkpoints.
+    #[command(subcommand)]
+    Key(key::KeyVerb),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigVerb {
+    /// Check a configuration without starting anything.
+    Check {
+        /// The configuration.
+        file: PathBuf,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+/// Where the service is.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServerArgs {
+    /// The service: `unix:PATH` of its socket, or `http://HOST:PORT`.
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "unix:./data/knhk.sock",
+        env = "KNHK_SERVER",
+        global = true
+    )]
+    server: String,
+}
+
+/// How the answer is printed.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct OutputArgs {
+    /// `text` for people, `json` for programs.
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Text, global = true)]
+    output: Format,
+}
+
+/// Forms of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Text,
+    Json,
+}
+
+/// Why a verb failed: one line for the user.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Failure(String);
+
+impl Failure {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+/// Turns any error into the one line that the user sees.
+pub(crate) fn failed(error: impl std::fmt::Display) -> Failure {
+    Failure(error.to_string())
+}
+
+/// Parses the arguments and runs the verb. Exit code 1 on failure, 2 on wrong usage.
+pub(crate) fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return report(&failed(error)),
+    };
+    match runtime.block_on(dispatch(cli.verb)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => report(&failure),
+    }
+}
+
+async fn dispatch(verb: Verb) -> Result<(), Failure> {
+    match verb {
+        Verb::Serve { config, log } => serve::serve(&config, &log).await.map_err(failed),
+        Verb::Config(ConfigVerb::Check { file, output }) => check_config(&file, output),
+        Verb::Rollout(verb) => rollout::run(verb).await,
+        Verb::Decide(decide) => decide::run(&decide),
+        Verb::Receipt(verb) => receipt::run(verb).await,
+        Verb::Key(verb) => key::run(verb).await,
+    }
+}
+
+fn check_config(file: &std::path::Path, format: OutputArgs) -> Result<(), Failure> {
+    let config = Config::load(file).map_err(failed)?;
+    let answer = serde_json::json!({
+        "valid": true,
+        "region": config.region,
+        "listen": { "grpc": config.listen.grpc, "http": config.listen.http, "probe": config.listen.probe },
+        "data": config.data,
+    });
+    output::print(format, &answer, || {
+        format!("{}: valid, region {}", file.display(), config.region)
+    })
+}
+
+fn report(failure: &Failure) -> ExitCode {
+    let line: Vec<&str> = failure.0.split_whitespace().collect();
+    eprintln!("knhk: {}", line.join(" "));
+    ExitCode::FAILURE
+}

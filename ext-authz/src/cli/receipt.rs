@@ -1,0 +1,262 @@
+//! `knhk receipt`: fetch, verify offline, replay.
+
+use std::path::{Path, PathBuf};
+
+use clap::Subcommand;
+use knhk_decision::{Policy, ReplayedVerdict, replay};
+use knhk_receipts::{Payload, PublicKey, ReceiptFile, ReceiptId};
+use reqwest::Method;
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::client::Client;
+use super::{Failure, OutputArgs, ServerArgs, failed, output};
+use crate::api::{ReceiptList, in_one_line, rfc3339};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReceiptVerb {
+    /// Fetch a receipt: show it, or write it to a file that needs nothing else to be verified.
+    Get {
+        /// REGION/INDEX.
+        id: String,
+        /// Where to write the receipt.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Verify a receipt offline.
+    Verify {
+        file: PathBuf,
+        /// A public key in PEM that is trusted; may be repeated.
+        #[arg(long = "key", value_name = "PEM", required = true)]
+        keys: Vec<PathBuf>,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// List receipts, newest first.
+    List {
+        /// Only receipts of this rollout.
+        #[arg(long)]
+        rollout: Option<String>,
+        /// Only receipts of this kind: genesis, policy, action or decision.
+        #[arg(long)]
+        kind: Option<String>,
+        /// At most so many, up to 1000.
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+        /// Only receipts with a smaller index; go on with the answer's `next_before`.
+        #[arg(long)]
+        before: Option<u64>,
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// Decide again what a receipt recorded, from its policy, and compare.
+    Replay {
+        file: PathBuf,
+        /// The policy document; without it, it is fetched from the service.
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+}
+
+pub(crate) async fn run(verb: ReceiptVerb) -> Result<(), Failure> {
+    match verb {
+        ReceiptVerb::Get {
+            id,
+            out,
+            server,
+            output,
+        } => get(&id, out.as_deref(), &server, output).await,
+        ReceiptVerb::Verify { file, keys, output } => verify(&file, &keys, output),
+        ReceiptVerb::List {
+            rollout,
+            kind,
+            limit,
+            before,
+            server,
+            output,
+        } => {
+            let filter = [
+                ("rollout", rollout),
+                ("kind", kind),
+                ("limit", Some(limit.to_string())),
+                ("before", before.map(|index| index.to_string())),
+            ];
+            list(&filter, &server, output).await
+        }
+        ReceiptVerb::Replay {
+            file,
+            policy,
+            server,
+            output,
+        } => replay_file(&file, policy.as_deref(), &server, output).await,
+    }
+}
+
+async fn get(id: &str, out: Option<&Path>, server: &ServerArgs, format: OutputArgs) -> Result<(), Failure> {
+    let id: ReceiptId = id.parse().map_err(failed)?;
+    let client = Client::new(server)?;
+    let request = client.request(Method::GET, &format!("/v1/receipts/{id}"));
+    let bytes = client.bytes(request).await?;
+    let receipt = ReceiptFile::from_bytes(&bytes).map_err(failed)?;
+    let Some(out) = out else {
+        let payload = Payload::from_bytes(&receipt.payload).map_err(failed)?;
+        let answer = json!({
+            "id": id.to_string(),
+            "kind": payload.kind(),
+            "payload": payload,
+            "treeSize": receipt.checkpoint.size(),
+            "origin": receipt.checkpoint.origin(),
+        });
+        return output::print(format, &answer, || {
+            format!(
+                "{id}  {}  {}\n{}",
+                rfc3339(payload.time_unix_ms()),
+                payload.kind(),
+                in_one_line(&payload)
+            )
+        });
+    };
+    std::fs::write(out, &bytes)
+        .map_err(|error| Failure::new(format!("{}: cannot be written: {error}", out.display())))?;
+    let answer = json!({ "id": id.to_string(), "file": out, "bytes": bytes.len() });
+    output::print(format, &answer, || {
+        format!("{id}: {} bytes in {}", bytes.len(), out.display())
+    })
+}
+
+fn verify(file: &Path, keys: &[PathBuf], format: OutputArgs) -> Result<(), Failure> {
+    let mut trusted = Vec::new();
+    for path in keys {
+        let located = |reason: String| Failure::new(format!("{}: {reason}", path.display()));
+        let pem =
+            std::fs::read_to_string(path).map_err(|error| located(format!("cannot be read: {error}")))?;
+        trusted.extend(PublicKey::from_pem(&pem).map_err(|error| located(error.to_string()))?);
+    }
+    let receipt = read_receipt(file)?;
+    let verified = receipt
+        .verify(&trusted)
+        .map_err(|error| Failure::new(format!("{}: NOT VERIFIED: {error}", file.display())))?;
+    let answer = json!({ "verified": true, "id": verified.id.to_string(), "checks": verified.checks });
+    output::print(format, &answer, || {
+        let lines: Vec<_> = verified
+            .checks
+            .iter()
+            .map(|check| format!("  ok  {}: {}", check.name, check.detail))
+            .collect();
+        format!(
+            "{}: verified, {}\n{}",
+            file.display(),
+            verified.id,
+            lines.join("\n")
+        )
+    })
+}
+
+fn read_receipt(file: &Path) -> Result<ReceiptFile, Failure> {
+    let located = |reason: String| Failure::new(format!("{}: {reason}", file.display()));
+    let bytes = std::fs::read(file).map_err(|error| located(format!("cannot be read: {error}")))?;
+    ReceiptFile::from_bytes(&bytes).map_err(|error| located(error.to_string()))
+}
+
+async fn list(
+    filter: &[(&str, Option<String>)],
+    server: &ServerArgs,
+    format: OutputArgs,
+) -> Result<(), Failure> {
+    let client = Client::new(server)?;
+    let given: Vec<_> = filter
+        .iter()
+        .filter_map(|(name, value)| Some((*name, value.as_ref()?)))
+        .collect();
+    let request = client.request(Method::GET, "/v1/receipts").query(&given);
+    let list: ReceiptList = client.json(request).await?;
+    output::print(format, &list, || {
+        let rows = list.receipts.iter().map(|row| {
+            [
+                row.id.clone(),
+                row.time.clone(),
+                row.kind.clone(),
+                row.summary.clone(),
+            ]
+        });
+        output::table(["ID", "TIME", "KIND", "WHAT"], rows)
+    })
+}
+
+/// The recorded verdict and the one that the policy gives must be the same.
+async fn replay_file(
+    file: &Path,
+    policy: Option<&Path>,
+    server: &ServerArgs,
+    format: OutputArgs,
+) -> Result<(), Failure> {
+    let located = |reason: String| Failure::new(format!("{}: {reason}", file.display()));
+    let receipt = read_receipt(file)?;
+    let Payload::Decision(decision) =
+        Payload::from_bytes(&receipt.payload).map_err(|error| located(error.to_string()))?
+    else {
+        return Err(located(
+            "is not the receipt of a decision; only decisions can be replayed".to_owned(),
+        ));
+    };
+    let document = match policy {
+        Some(path) => std::fs::read(path)
+            .map_err(|error| Failure::new(format!("{}: cannot be read: {error}", path.display())))?,
+        None => {
+            let client = Client::new(server)?;
+            client
+                .bytes(client.request(Method::GET, &format!("/v1/policies/{}", decision.policy)))
+                .await?
+        }
+    };
+    if <[u8; 32]>::from(Sha256::digest(&document)) != decision.policy_sha256 {
+        let message = format!(
+            "the policy {} is not the one that decided: its SHA-256 differs",
+            decision.policy
+        );
+        return Err(located(message));
+    }
+    let policy = Policy::parse(&document).map_err(failed)?;
+    let again = replay(&policy, &decision.evidence).map_err(|error| located(error.to_string()))?;
+    if !again.agrees_with(&decision.evidence) {
+        let message = format!(
+            "the receipt says `{}`, its policy gives `{}`: the receipt is not of this policy's decision",
+            in_one_line(&Payload::Decision(decision)),
+            describe_replay(&again)
+        );
+        return Err(located(message));
+    }
+    let route = decision.evidence.rollout.as_ref();
+    let answer = json!({
+        "same": true,
+        "policy": decision.policy.to_string(),
+        "rollout": route.map(|route| &route.name),
+        "variant": route.map(|route| route.variant.as_str()),
+        "bucket": route.and_then(|route| route.bucket),
+    });
+    output::print(format, &answer, || {
+        let what = describe_replay(&again);
+        format!(
+            "{}: the same verdict from policy {}: {what}",
+            file.display(),
+            decision.policy
+        )
+    })
+}
+
+fn describe_replay(verdict: &ReplayedVerdict) -> String {
+    match verdict {
+        ReplayedVerdict::NoRollout => "no rollout".to_owned(),
+        ReplayedVerdict::Routed(route) => format!("{}: {}", route.name, route.variant.as_str()),
+    }
+}

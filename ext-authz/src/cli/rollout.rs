@@ -1,0 +1,315 @@
+//! `knhk rollout`: an operator's actions, each recorded, and the view of what happens.
+
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use reqwest::Method;
+
+use super::client::Client;
+use super::{Failure, Format, OutputArgs, ServerArgs, failed, output};
+use knhk_promotion::HistoryEntry;
+
+use crate::api::{Deleted, PromoteRequest, RolloutHistory, RolloutList, RolloutStatus, rfc3339};
+use crate::http::MAX_SPEC_BYTES;
+
+/// How often `--watch` asks again.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RolloutVerb {
+    /// Start a rollout, or a new generation of one.
+    Apply {
+        /// The rollout; `-` reads standard input.
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// List every rollout.
+    List {
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Show where a rollout stands and what it waits for.
+    Status {
+        name: String,
+        /// Show it again whenever it changes, until the rollout has ended.
+        #[arg(short, long)]
+        watch: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Go to the next step now.
+    Promote {
+        name: String,
+        /// Go to production now.
+        #[arg(long)]
+        full: bool,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Stop advancing; the weight stays. A rollback still happens.
+    Pause(Named),
+    /// Go on after a pause.
+    Resume(Named),
+    /// Send everything back to stable, now.
+    Abort(Named),
+    /// Start the failed version again from its first step.
+    Retry(Named),
+    /// Remove a rollout; its requests go to stable.
+    Delete(Named),
+    /// Show every transition with its reason and numbers.
+    History(Named),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Named {
+    name: String,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(crate) async fn run(verb: RolloutVerb) -> Result<(), Failure> {
+    match verb {
+        RolloutVerb::Apply { file, common } => apply(&file, &common).await,
+        RolloutVerb::List { common } => list(&common).await,
+        RolloutVerb::Status { name, watch, common } if watch => watch_status(&name, &common).await,
+        RolloutVerb::Status { name, common, .. } => status(&name, &common).await,
+        RolloutVerb::Promote { name, full, common } => {
+            let client = Client::new(&common.server)?;
+            let request = client.request(Method::POST, &path(&name, "/promote")?);
+            show(
+                &common,
+                &client.json(request.json(&PromoteRequest { full })).await?,
+            )
+        }
+        RolloutVerb::Pause(named) => act(&named, "/pause").await,
+        RolloutVerb::Resume(named) => act(&named, "/resume").await,
+        RolloutVerb::Abort(named) => act(&named, "/abort").await,
+        RolloutVerb::Retry(named) => act(&named, "/retry").await,
+        RolloutVerb::Delete(named) => delete(&named).await,
+        RolloutVerb::History(named) => history(&named).await,
+    }
+}
+
+async fn apply(file: &Path, common: &Common) -> Result<(), Failure> {
+    let text = read_spec(file)?;
+    let spec = knhk_promotion::RolloutSpec::from_yaml(&text)
+        .map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
+    let client = Client::new(&common.server)?;
+    let request = client.request(Method::PUT, &path(spec.name(), "")?);
+    let request = request.header("content-type", "application/yaml").body(text);
+    show(common, &client.json(request).await?)
+}
+
+fn read_spec(file: &Path) -> Result<String, Failure> {
+    let located = |error: std::io::Error| {
+        Failure::new(format!(
+            "{}: cannot be read: {error}; pass the rollout's path with -f",
+            file.display()
+        ))
+    };
+    let reader: Box<dyn Read> = if file == Path::new("-") {
+        Box::new(std::io::stdin())
+    } else {
+        Box::new(std::fs::File::open(file).map_err(located)?)
+    };
+    let mut text = String::new();
+    reader
+        .take(MAX_SPEC_BYTES as u64 + 1)
+        .read_to_string(&mut text)
+        .map_err(located)?;
+    if text.len() > MAX_SPEC_BYTES {
+        return Err(Failure::new(format!(
+            "{}: a rollout has at most {MAX_SPEC_BYTES} bytes",
+            file.display()
+        )));
+    }
+    Ok(text)
+}
+
+async fn list(common: &Common) -> Result<(), Failure> {
+    let client = Client::new(&common.server)?;
+    let list: RolloutList = client.json(client.request(Method::GET, "/v1/rollouts")).await?;
+    output::print(common.output, &list, || {
+        let rows = list.rollouts.iter().map(|row| {
+            [
+                row.name.clone(),
+                row.phase.clone(),
+                format!("{} %", row.weight),
+                row.stable.clone(),
+                row.version.clone(),
+                row.generation.to_string(),
+                row.reason.clone().unwrap_or_default(),
+            ]
+        });
+        output::table(
+            [
+                "NAME",
+                "PHASE",
+                "WEIGHT",
+                "STABLE",
+                "VERSION",
+                "GENERATION",
+                "REASON",
+            ],
+            rows,
+        )
+    })
+}
+
+async fn status(name: &str, common: &Common) -> Result<(), Failure> {
+    show(common, &fetch_status(&Client::new(&common.server)?, name).await?)
+}
+
+async fn fetch_status(client: &Client, name: &str) -> Result<RolloutStatus, Failure> {
+    client.json(client.request(Method::GET, &path(name, "")?)).await
+}
+
+/// Redraws in place on a terminal; appends otherwise, once a change. Ends with the rollout.
+async fn watch_status(name: &str, common: &Common) -> Result<(), Failure> {
+    let client = Client::new(&common.server)?;
+    let redraw = common.output.output == Format::Text && std::io::stdout().is_terminal();
+    let mut shown = String::new();
+    loop {
+        let status = fetch_status(&client, name).await?;
+        let text = match common.output.output {
+            Format::Text => describe(&status),
+            Format::Json => serde_json::to_string(&status).map_err(failed)?,
+        };
+        if text != shown {
+            if redraw {
+                let mut stdout = std::io::stdout().lock();
+                // Home, clear to the end: the last drawing is replaced without a flicker.
+                write!(stdout, "\x1b[H\x1b[J")
+                    .and_then(|()| stdout.flush())
+                    .map_err(failed)?;
+            }
+            output::line(&text)?;
+            shown = text;
+        }
+        if matches!(status.summary.phase.as_str(), "Succeeded" | "Failed") {
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(WATCH_EVERY) => {}
+            _ = tokio::signal::ctrl_c() => return Ok(()),
+        }
+    }
+}
+
+async fn act(named: &Named, verb: &str) -> Result<(), Failure> {
+    let client = Client::new(&named.common.server)?;
+    let request = client.request(Method::POST, &path(&named.name, verb)?);
+    show(&named.common, &client.json(request).await?)
+}
+
+async fn delete(named: &Named) -> Result<(), Failure> {
+    let client = Client::new(&named.common.server)?;
+    let deleted: Deleted = client
+        .json(client.request(Method::DELETE, &path(&named.name, "")?))
+        .await?;
+    output::print(named.common.output, &deleted, || {
+        format!("{}: deleted; its requests go to stable", deleted.deleted)
+    })
+}
+
+async fn history(named: &Named) -> Result<(), Failure> {
+    let client = Client::new(&named.common.server)?;
+    let history: RolloutHistory = client
+        .json(client.request(Method::GET, &path(&named.name, "/history")?))
+        .await?;
+    output::print(named.common.output, &history, || {
+        let lines: Vec<_> = history.history.iter().map(describe_entry).collect();
+        lines.join("\n")
+    })
+}
+
+/// A name goes into the path as it is; what would not fit there is refused before it is sent.
+fn path(name: &str, rest: &str) -> Result<String, Failure> {
+    let plain = name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+    if name.is_empty() || !plain {
+        return Err(Failure::new(format!("`{name}` is not a rollout's name")));
+    }
+    Ok(format!("/v1/rollouts/{name}{rest}"))
+}
+
+fn show(common: &Common, status: &RolloutStatus) -> Result<(), Failure> {
+    output::print(common.output, status, || describe(status))
+}
+
+/// The status as text.
+fn describe(status: &RolloutStatus) -> String {
+    let summary = &status.summary;
+    let explanation = &status.explanation;
+    let workers = &status.workers;
+    let reason = summary
+        .reason
+        .as_ref()
+        .map(|reason| format!(" ({reason})"))
+        .unwrap_or_default();
+    let mut lines = vec![
+        format!("{}  {}{reason}", summary.name, summary.phase),
+        format!(
+            "  {} -> {}   weight {} %   generation {}   {} step {} of {}",
+            summary.stable,
+            summary.version,
+            summary.weight,
+            summary.generation,
+            explanation.stage,
+            explanation.step,
+            explanation.steps
+        ),
+        format!(
+            "  snapshot {}: {} of {} workers   ({} connected)",
+            status.policy, workers.newest, workers.active, workers.connected
+        ),
+    ];
+    lines.extend(workers.refusals.iter().map(|refusal| {
+        format!(
+            "  ! {} refused {}: {}: {}",
+            refusal.node, refusal.policy, refusal.reason, refusal.detail
+        )
+    }));
+    lines.extend(
+        explanation
+            .because
+            .iter()
+            .map(|because| format!("  because: {because}")),
+    );
+    lines.extend(explanation.metrics.iter().map(|reading| format!("  {reading}")));
+    lines.extend(
+        explanation
+            .waits_for
+            .iter()
+            .map(|awaited| format!("  waits for: {awaited}")),
+    );
+    lines.push(format!("  next: {}", explanation.next));
+    lines.join("\n")
+}
+
+/// A transition as text.
+fn describe_entry(entry: &HistoryEntry) -> String {
+    format!(
+        "{}  {:<11} {} -> {} %  {}  by {}: {}",
+        rfc3339(entry.wall_ms),
+        entry.what.label(),
+        entry.weight_before.percent(),
+        entry.weight.percent(),
+        entry.phase,
+        entry.who,
+        entry.why
+    )
+}

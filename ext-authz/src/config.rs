@@ -1,0 +1,327 @@
+//! `knhk.yaml`: parsed once, checked whole, unknown keys refused.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use thiserror::Error;
+
+/// Largest configuration file, in bytes.
+pub(crate) const MAX_CONFIG_BYTES: u64 = 256 * 1024;
+/// Longest region name, in bytes.
+pub(crate) const MAX_REGION_BYTES: usize = 63;
+/// Bounds of `receipts.flush`.
+pub(crate) const FLUSH_RANGE: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(20)..=Duration::from_secs(10);
+
+/// The service's configuration, validated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Config {
+    /// Name of this region; part of every receipt's ID and of the log's origin.
+    pub(crate) region: String,
+    /// Where the service listens.
+    pub(crate) listen: Listen,
+    /// Directory of everything that must survive a restart.
+    pub(crate) data: PathBuf,
+    /// Operators' writes over loopback TCP, by anybody on the machine.
+    pub(crate) insecure_dev: bool,
+    /// How often new receipts are covered by a signed checkpoint.
+    pub(crate) flush: Duration,
+}
+
+/// Listening addresses. Port 0 takes a free one; `data/addresses.json` says which.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Listen {
+    /// Gate, `ext_authz` and health. Loopback.
+    pub(crate) grpc: SocketAddr,
+    /// The HTTP API. Loopback.
+    pub(crate) http: SocketAddr,
+    /// `/healthz`, `/readyz` and `/metrics`, nothing else; may be any address.
+    pub(crate) probe: SocketAddr,
+}
+
+/// Why a configuration is refused; one line for the operator.
+#[derive(Debug, Error)]
+pub(crate) enum ConfigError {
+    #[error("{path}: cannot be read: {source}; pass the file's path with --config")]
+    Unreadable { path: String, source: std::io::Error },
+    #[error("{path}: {bytes} bytes; a configuration has at most {MAX_CONFIG_BYTES}")]
+    TooLarge { path: String, bytes: u64 },
+    #[error("{path}: {reason}")]
+    Syntax { path: String, reason: String },
+    #[error("{path}: {field}: {reason}")]
+    Field {
+        path: String,
+        field: &'static str,
+        reason: String,
+    },
+}
+
+impl Config {
+    /// Reads and validates a file. Nothing of a refused file is used.
+    pub(crate) fn load(path: &Path) -> Result<Self, ConfigError> {
+        let shown = path.display().to_string();
+        let unreadable = |source| ConfigError::Unreadable {
+            path: shown.clone(),
+            source,
+        };
+        let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
+        if bytes > MAX_CONFIG_BYTES {
+            return Err(ConfigError::TooLarge { path: shown, bytes });
+        }
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        Self::parse(&text).map_err(|error| error.located(&shown))
+    }
+
+    /// Parses and validates a configuration's text.
+    pub(crate) fn parse(text: &str) -> Result<Self, Refusal> {
+        let file: File = serde_saphyr::from_str(text).map_err(|error| Refusal::syntax(&error))?;
+        file.refuse_what_is_not_supported()?;
+        file.validate()
+    }
+}
+
+/// A refusal before the file's name is known.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Syntax(String),
+    Field(&'static str, String),
+}
+
+impl Refusal {
+    fn syntax(error: &serde_saphyr::Error) -> Self {
+        Self::Syntax(first_line(&error.to_string()))
+    }
+
+    fn located(self, path: &str) -> ConfigError {
+        let path = path.to_owned();
+        match self {
+            Self::Syntax(reason) => ConfigError::Syntax { path, reason },
+            Self::Field(field, reason) => ConfigError::Field { path, field, reason },
+        }
+    }
+}
+
+/// A parser's message without the excerpt of the source below it.
+pub(crate) fn first_line(message: &str) -> String {
+    message
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
+        .unwrap_or("not valid YAML")
+        .to_owned()
+}
+
+/// The file as written. Sections of later versions are known by name, so that their refusal can say so.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    region: String,
+    #[serde(default)]
+    listen: FileListen,
+    #[serde(default = "default_data")]
+    data: PathBuf,
+    #[serde(default)]
+    insecure_dev: bool,
+    #[serde(default)]
+    kms: FileKms,
+    #[serde(default)]
+    receipts: FileReceipts,
+    spiffe: Option<serde_json::Value>,
+    regions: Option<serde_json::Value>,
+    retention: Option<serde_json::Value>,
+    telemetry: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileListen {
+    grpc: SocketAddr,
+    http: SocketAddr,
+    probe: SocketAddr,
+}
+
+impl Default for FileListen {
+    fn default() -> Self {
+        let loopback = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self {
+            grpc: loopback(9191),
+            http: loopback(9192),
+            probe: loopback(9193),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileKms {
+    provider: String,
+    rotate_every: String,
+}
+
+impl Default for FileKms {
+    fn default() -> Self {
+        Self {
+            provider: "local".to_owned(),
+            rotate_every: "never".to_owned(),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileReceipts {
+    flush: String,
+}
+
+impl Default for FileReceipts {
+    fn default() -> Self {
+        Self {
+            flush: "250ms".to_owned(),
+        }
+    }
+}
+
+fn default_data() -> PathBuf {
+    PathBuf::from("./data")
+}
+
+impl File {
+    fn refuse_what_is_not_supported(&self) -> Result<(), Refusal> {
+        let absent = "is not supported by this version; remove it";
+        for (field, given) in [
+            ("spiffe", self.spiffe.is_some()),
+            ("regions", self.regions.is_some()),
+            ("retention", self.retention.is_some()),
+            ("telemetry", self.telemetry.is_some()),
+        ] {
+            if given {
+                return Err(Refusal::Field(field, absent.to_owned()));
+            }
+        }
+        if self.kms.provider != "local" {
+            let reason = format!(
+                "`{}` is not supported by this version; use `local`",
+                self.kms.provider
+            );
+            return Err(Refusal::Field("kms.provider", reason));
+        }
+        if self.kms.rotate_every != "never" {
+            let reason = format!(
+                "`{}` is not supported by this version; use `never`",
+                self.kms.rotate_every
+            );
+            return Err(Refusal::Field("kms.rotate_every", reason));
+        }
+        Ok(())
+    }
+
+    fn validate(self) -> Result<Config, Refusal> {
+        let region = parse_region(self.region)?;
+        let flush = parse_flush(&self.receipts.flush)?;
+        for (field, address) in [
+            ("listen.grpc", self.listen.grpc),
+            ("listen.http", self.listen.http),
+        ] {
+            if !address.ip().is_loopback() {
+                let reason = format!("{address} is not loopback; without `spiffe` use 127.0.0.1 or [::1]");
+                return Err(Refusal::Field(field, reason));
+            }
+        }
+        Ok(Config {
+            region,
+            listen: Listen {
+                grpc: self.listen.grpc,
+                http: self.listen.http,
+                probe: self.listen.probe,
+            },
+            data: self.data,
+            insecure_dev: self.insecure_dev,
+            flush,
+        })
+    }
+}
+
+fn parse_region(region: String) -> Result<String, Refusal> {
+    let shape = region
+        .bytes()
+        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && region
+            .bytes()
+            .next()
+            .is_some_and(|byte| byte.is_ascii_lowercase())
+        && !region.ends_with('-');
+    if shape && region.len() <= MAX_REGION_BYTES {
+        return Ok(region);
+    }
+    let reason = format!(
+        "`{region}` is not a region name; use 1 to {MAX_REGION_BYTES} of a-z, 0-9 and '-', a letter first, no '-' last"
+    );
+    Err(Refusal::Field("region", reason))
+}
+
+fn parse_flush(text: &str) -> Result<Duration, Refusal> {
+    match humantime::parse_duration(text) {
+        Ok(flush) if FLUSH_RANGE.contains(&flush) => Ok(flush),
+        _ => {
+            let (least, most) = (FLUSH_RANGE.start(), FLUSH_RANGE.end());
+            let reason =
+                format!("`{text}` is not a duration from {least:?} to {most:?}; write for example 250ms");
+            Err(Refusal::Field("receipts.flush", reason))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        Config::parse(text)
+            .expect_err("refused")
+            .located("knhk.yaml")
+            .to_string()
+    }
+
+    #[test]
+    fn every_key_but_the_region_has_a_default() {
+        let config = Config::parse("region: us-east-1").expect("valid");
+        assert_eq!(config.listen.grpc.to_string(), "127.0.0.1:9191");
+        assert_eq!(config.listen.http.to_string(), "127.0.0.1:9192");
+        assert_eq!(config.listen.probe.to_string(), "127.0.0.1:9193");
+        assert_eq!(config.data, PathBuf::from("./data"));
+        assert_eq!(config.flush, Duration::from_millis(250));
+        assert!(!config.insecure_dev);
+    }
+
+    #[test]
+    fn a_refusal_is_one_line_that_names_field_and_remedy() {
+        for (text, field) in [
+            ("region: US", "region"),
+            ("region: eu\nlisten: { grpc: 0.0.0.0:9191 }", "listen.grpc"),
+            ("region: eu\nlisten: { http: '10.0.0.1:80' }", "listen.http"),
+            ("region: eu\nreceipts: { flush: 1h }", "receipts.flush"),
+            ("region: eu\nkms: { provider: aws }", "kms.provider"),
+            ("region: eu\nkms: { rotate_every: 30d }", "kms.rotate_every"),
+            ("region: eu\nspiffe: { workload_api: unix:///x }", "spiffe"),
+            ("region: eu\nregions: { quorum: 2 }", "regions"),
+            ("region: eu\nretention: []", "retention"),
+            ("region: eu\ntelemetry: { otlp_endpoint: x }", "telemetry"),
+            ("region: eu\nlistne: {}", "listne"),
+            ("region: eu\nlisten: { grcp: 1 }", "grcp"),
+            ("{}", "region"),
+        ] {
+            let message = refused(text);
+            assert!(message.contains(field), "{text}: {message}");
+            assert!(!message.contains('\n'), "{message}");
+            assert!(message.starts_with("knhk.yaml: "), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_probe_may_listen_beyond_loopback() {
+        let config = Config::parse("region: eu\nlisten: { probe: 0.0.0.0:9193 }").expect("valid");
+        assert!(config.listen.probe.ip().is_unspecified());
+    }
+}

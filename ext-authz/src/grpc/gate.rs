@@ -1,0 +1,306 @@
+//! `knhk.v1.Gate`: one session per worker VM. Snapshots go down, reports and recorded decisions come up.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use knhk_decision::PolicyId;
+use knhk_proto::v1::{self, DecisionBatch, Down, Hello, Up, down, gate_server, up};
+use knhk_telemetry::attribute::NackReason;
+use rand::RngExt;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::app::App;
+use crate::app::recorder::{Batch, Reporter};
+use crate::app::snapshots::Snapshot;
+use crate::app::workers::Nonce;
+
+/// A stream is ended after this age, plus up to a tenth more, so that replicas share the load again.
+const MAX_STREAM_AGE: Duration = Duration::from_secs(30 * 60);
+/// A stream that has not said Hello by then is ended.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// A peer that does not read for so long is gone.
+const SEND_WITHIN: Duration = Duration::from_secs(10);
+/// Messages waiting to be sent on one stream.
+const OUTBOX: usize = 16;
+/// Batches of recorded decisions waiting for the log on one stream. The filter holds at most 1 MiB unacknowledged.
+const WAITING_BATCHES: usize = 256;
+/// Longest node name, in bytes.
+const MAX_NODE_BYTES: usize = 1024;
+/// Longest label and detail of a refusal, in bytes.
+const MAX_NACK_BYTES: usize = 1024;
+/// Observations in one report: two windows of two variants for each rollout of the largest policy.
+const MAX_OBSERVED: usize = 4 * 1024;
+
+type Outbox = mpsc::Sender<Result<Down, Status>>;
+
+/// The gRPC service.
+pub(crate) struct GateService {
+    app: Arc<App>,
+    draining: CancellationToken,
+}
+
+impl GateService {
+    pub(crate) fn new(app: Arc<App>, draining: CancellationToken) -> Self {
+        Self { app, draining }
+    }
+}
+
+#[tonic::async_trait]
+impl gate_server::Gate for GateService {
+    type StreamStream = Pin<Box<dyn Stream<Item = Result<Down, Status>> + Send>>;
+
+    async fn stream(&self, request: Request<Streaming<Up>>) -> Result<Response<Self::StreamStream>, Status> {
+        let (outbox, inbox) = mpsc::channel(OUTBOX);
+        let (app, draining) = (Arc::clone(&self.app), self.draining.clone());
+        let inbound = request.into_inner();
+        tokio::spawn(async move {
+            if let Err(status) = run(app, draining, inbound, outbox.clone()).await {
+                // The stream may be gone already, which is how most sessions end.
+                let _ = tokio::time::timeout(SEND_WITHIN, outbox.send(Err(status))).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(inbox))))
+    }
+}
+
+async fn run(
+    app: Arc<App>,
+    draining: CancellationToken,
+    mut inbound: Streaming<Up>,
+    outbox: Outbox,
+) -> Result<(), Status> {
+    let hello = receive_hello(&mut inbound).await?;
+    let worker = Worker::parse(&hello)?;
+    app.workers
+        .connected(worker.nonce, &worker.node, worker.last)
+        .map_err(|_| Status::resource_exhausted("too many workers; see MAX_WORKERS"))?;
+    let open = app.metrics.stream_opened();
+    let session = Session::new(&app, &worker, outbox);
+    let ended = session.serve(inbound, draining).await;
+    drop(open);
+    app.workers.disconnected(&worker.nonce);
+    ended
+}
+
+async fn receive_hello(inbound: &mut Streaming<Up>) -> Result<Hello, Status> {
+    let first = tokio::time::timeout(HELLO_WITHIN, inbound.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("no Hello"))??;
+    match first.and_then(|up| up.message) {
+        Some(up::Message::Hello(hello)) => Ok(hello),
+        _ => Err(Status::invalid_argument("the first message must be Hello")),
+    }
+}
+
+/// Who is at the other end.
+struct Worker {
+    nonce: Nonce,
+    node: String,
+    last: Option<PolicyId>,
+}
+
+impl Worker {
+    fn parse(hello: &Hello) -> Result<Self, Status> {
+        let nonce = Nonce::try_from(hello.vm_nonce.as_slice())
+            .map_err(|_| Status::invalid_argument("hello.vm_nonce: must be 16 bytes"))?;
+        if hello.node.len() > MAX_NODE_BYTES {
+            let message = format!("hello.node: {} bytes, at most {MAX_NODE_BYTES}", hello.node.len());
+            return Err(Status::invalid_argument(message));
+        }
+        Ok(Self {
+            nonce,
+            node: hello.node.clone(),
+            last: hello.last.as_ref().map(policy_id),
+        })
+    }
+}
+
+struct Session {
+    app: Arc<App>,
+    nonce: Nonce,
+    last: Option<PolicyId>,
+    outbox: Outbox,
+    batches: mpsc::Sender<DecisionBatch>,
+}
+
+impl Session {
+    fn new(app: &Arc<App>, worker: &Worker, outbox: Outbox) -> Self {
+        let (batches, waiting) = mpsc::channel(WAITING_BATCHES);
+        let reporter = Reporter {
+            node: worker.node.clone(),
+            nonce: worker.nonce,
+        };
+        tokio::spawn(record(Arc::clone(app), reporter, waiting, outbox.clone()));
+        Self {
+            app: Arc::clone(app),
+            nonce: worker.nonce,
+            last: worker.last,
+            outbox,
+            batches,
+        }
+    }
+
+    /// Returns when the peer ended the stream, when the service drains, or at the stream's maximum age.
+    async fn serve(self, mut inbound: Streaming<Up>, draining: CancellationToken) -> Result<(), Status> {
+        let mut snapshots = self.app.snapshots.subscribe();
+        let newest = Arc::clone(&snapshots.borrow_and_update());
+        if self.last != Some(newest.id) {
+            self.send_snapshot(&newest).await?;
+        }
+        let old = tokio::time::sleep(MAX_STREAM_AGE.mul_f64(rand::rng().random_range(1.0..1.1)));
+        tokio::pin!(old);
+        loop {
+            tokio::select! {
+                biased;
+                changed = snapshots.changed() => {
+                    if changed.is_err() { return Ok(()) }
+                    self.send_newest(&mut snapshots).await?;
+                }
+                () = draining.cancelled() => return Ok(()),
+                () = &mut old => return Ok(()),
+                message = inbound.message() => match message? {
+                    Some(up) => self.receive(up)?,
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+
+    async fn send_newest(&self, snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> Result<(), Status> {
+        let newest = Arc::clone(&snapshots.borrow_and_update());
+        self.send_snapshot(&newest).await
+    }
+
+    async fn send_snapshot(&self, snapshot: &Snapshot) -> Result<(), Status> {
+        let message = down::Message::Snapshot(v1::Snapshot {
+            id: Some(v1::SnapshotId {
+                epoch: snapshot.id.epoch,
+                n: snapshot.id.n,
+            }),
+            sha256: snapshot.sha256.to_vec(),
+            policy: snapshot.bytes.to_vec(),
+        });
+        send(&self.outbox, message).await?;
+        self.app.metrics.snapshot_sent();
+        Ok(())
+    }
+
+    fn receive(&self, up: Up) -> Result<(), Status> {
+        match up.message {
+            Some(up::Message::Ack(ack)) => self.acknowledged(ack.id),
+            Some(up::Message::Nack(nack)) => self.refused(nack),
+            Some(up::Message::Report(report)) => return self.reported(&report),
+            Some(up::Message::Decisions(batch)) => return self.decided(batch),
+            Some(up::Message::Hello(_)) => return Err(Status::invalid_argument("Hello may come once")),
+            // A message of a later version: ignoring it keeps old services usable with new filters.
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn acknowledged(&self, id: Option<v1::SnapshotId>) {
+        if let Some(id) = id {
+            self.app.workers.acknowledged(&self.nonce, policy_id(&id));
+            self.app.metrics.snapshot_acked();
+        }
+    }
+
+    fn refused(&self, nack: v1::Nack) {
+        let Some(id) = nack.id.as_ref().map(policy_id) else {
+            return;
+        };
+        let reason = clip(nack.reason);
+        let detail = clip(nack.detail);
+        tracing::warn!(policy = %id, reason, detail, "a filter refused a snapshot");
+        self.app.metrics.snapshot_nacked(NackReason::from_label(&reason));
+        self.app.workers.refused(&self.nonce, id, reason, detail);
+    }
+
+    fn reported(&self, report: &v1::Report) -> Result<(), Status> {
+        if report.observed.len() > MAX_OBSERVED {
+            let message = format!(
+                "report.observed: {} rows, at most {MAX_OBSERVED}",
+                report.observed.len()
+            );
+            return Err(Status::invalid_argument(message));
+        }
+        let running = report.running.as_ref().map(policy_id);
+        self.app
+            .workers
+            .reported(&self.nonce, running, report.requests, self.app.clock.mono());
+        self.app.metrics.report_received();
+        for observed in &report.observed {
+            if let Err(ignored) = self.app.evidence.observe(&self.nonce, observed) {
+                self.app.metrics.observation_ignored(ignored.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn decided(&self, batch: DecisionBatch) -> Result<(), Status> {
+        self.batches.try_send(batch).map_err(|_| {
+            // The filter resends what was not acknowledged on its next stream.
+            Status::resource_exhausted("recorded decisions arrive faster than the log takes them")
+        })
+    }
+}
+
+/// Makes one session's batches durable in order, then acknowledges them.
+async fn record(
+    app: Arc<App>,
+    reporter: Reporter,
+    mut waiting: mpsc::Receiver<DecisionBatch>,
+    outbox: Outbox,
+) {
+    while let Some(batch) = waiting.recv().await {
+        match app.recorder.record_batch(&reporter, Batch::from(batch)).await {
+            Ok(through) => {
+                let ack = down::Message::BatchAck(v1::BatchAck { through });
+                if send(&outbox, ack).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "recorded decisions are not durable; the filter will resend them");
+                let status = Status::unavailable("recorded decisions could not be made durable");
+                let _ = tokio::time::timeout(SEND_WITHIN, outbox.send(Err(status))).await;
+                return;
+            }
+        }
+    }
+}
+
+async fn send(outbox: &Outbox, message: down::Message) -> Result<(), Status> {
+    let down = Down {
+        message: Some(message),
+    };
+    match tokio::time::timeout(SEND_WITHIN, outbox.send(Ok(down))).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Status::cancelled("the stream is gone")),
+        Err(_) => Err(Status::deadline_exceeded("the filter does not read")),
+    }
+}
+
+fn policy_id(id: &v1::SnapshotId) -> PolicyId {
+    PolicyId {
+        epoch: id.epoch,
+        n: id.n,
+    }
+}
+
+/// Keeps what a peer says short, at a character's border.
+fn clip(mut text: String) -> String {
+    if text.len() > MAX_NACK_BYTES {
+        let end = (0..=MAX_NACK_BYTES)
+            .rev()
+            .find(|end| text.is_char_boundary(*end))
+            .unwrap_or(0);
+        text.truncate(end);
+    }
+    text
+}

@@ -1,0 +1,89 @@
+//! Rollouts over HTTP.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use knhk_promotion::{Command, RolloutSpec};
+
+use super::{Api, ApiError, Caller};
+use crate::api::{Deleted, PromoteRequest, RolloutHistory, RolloutList, RolloutStatus};
+
+type Answer = Result<Json<RolloutStatus>, ApiError>;
+
+pub(super) async fn list(State(api): State<Api>) -> Json<RolloutList> {
+    Json(RolloutList {
+        rollouts: api.app.rollouts.summaries(),
+    })
+}
+
+pub(super) async fn status(State(api): State<Api>, Path(name): Path<String>) -> Answer {
+    Ok(Json(api.app.rollout_status(&name)?))
+}
+
+pub(super) async fn history(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+) -> Result<Json<RolloutHistory>, ApiError> {
+    let rollout = api.app.rollouts.get(&name)?;
+    Ok(Json(RolloutHistory {
+        name,
+        history: rollout.history().to_vec(),
+    }))
+}
+
+/// The body is the rollout as YAML, of which JSON is a part.
+pub(super) async fn apply(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    caller: Caller,
+    body: String,
+) -> Answer {
+    let spec = RolloutSpec::from_yaml(&body).map_err(|error| ApiError::invalid(error.to_string()))?;
+    if spec.name() != name {
+        let message = format!(
+            "metadata.name: `{}` is not `{name}`, the name in the path",
+            spec.name()
+        );
+        return Err(ApiError::invalid(message));
+    }
+    act(&api, name, caller, Command::Apply(spec)).await
+}
+
+pub(super) async fn promote(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    caller: Caller,
+    body: Option<Json<PromoteRequest>>,
+) -> Answer {
+    let full = body.map(|Json(request)| request).unwrap_or_default().full;
+    act(&api, name, caller, Command::Promote { full }).await
+}
+
+pub(super) async fn pause(State(api): State<Api>, Path(name): Path<String>, caller: Caller) -> Answer {
+    act(&api, name, caller, Command::Pause).await
+}
+
+pub(super) async fn resume(State(api): State<Api>, Path(name): Path<String>, caller: Caller) -> Answer {
+    act(&api, name, caller, Command::Resume).await
+}
+
+pub(super) async fn abort(State(api): State<Api>, Path(name): Path<String>, caller: Caller) -> Answer {
+    act(&api, name, caller, Command::Abort).await
+}
+
+pub(super) async fn retry(State(api): State<Api>, Path(name): Path<String>, caller: Caller) -> Answer {
+    act(&api, name, caller, Command::Retry).await
+}
+
+pub(super) async fn delete(
+    State(api): State<Api>,
+    Path(name): Path<String>,
+    caller: Caller,
+) -> Result<Json<Deleted>, ApiError> {
+    api.app.rollouts.delete(name.clone(), caller.0).await?;
+    Ok(Json(Deleted { deleted: name }))
+}
+
+async fn act(api: &Api, name: String, caller: Caller, command: Command) -> Answer {
+    api.app.rollouts.command(name.clone(), caller.0, command).await?;
+    Ok(Json(api.app.rollout_status(&name)?))
+}
