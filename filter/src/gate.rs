@@ -8,8 +8,8 @@ use prost::Message;
 use v1::down::Message as Down;
 use v1::up::Message as Up;
 
-use crate::host::{Host, LogLevel, Mono, StreamToken};
-use crate::observe::{Observations, WindowRef};
+use crate::host::{Host, LogLevel, Mono, Refused, StreamToken};
+use crate::observe::{Observations, Outcome, WindowRef};
 use crate::record::Waiting;
 use crate::snapshots::{Snapshot, SnapshotError};
 use crate::stats::Stats;
@@ -96,10 +96,10 @@ impl Gate {
         &mut self,
         window: WindowRef,
         variant: Variant,
-        status: Option<u16>,
+        outcome: Outcome,
         duration_us: u64,
     ) {
-        self.observations.count(window, variant, status, duration_us);
+        self.observations.count(window, variant, outcome, duration_us);
     }
 
     /// A decision is to reach the service.
@@ -206,12 +206,7 @@ impl Gate {
             match effect {
                 None => {}
                 Some(Effect::Open) => next = Some(self.open(host, cluster)),
-                Some(Effect::Greet(token)) => {
-                    if self.greet(host, token).is_err() {
-                        host.cancel(token);
-                        next = Some(Event::Closed(token, roll(host)));
-                    }
-                }
+                Some(Effect::Greet(token)) => next = self.greet(host, token),
                 Some(Effect::Close(token)) => host.close(token),
                 Some(Effect::Cancel(token)) => host.cancel(token),
             }
@@ -247,7 +242,7 @@ impl Gate {
     }
 
     /// Says Hello, and that everything has to be told again: whoever listens now may know nothing.
-    fn greet<H: Host>(&mut self, host: &mut H, token: StreamToken) -> Result<(), crate::host::Refused> {
+    fn greet<H: Host>(&mut self, host: &mut H, token: StreamToken) -> Option<Event> {
         self.reported = None;
         self.observations.repeat_all();
         self.waiting.resend();
@@ -257,7 +252,9 @@ impl Gate {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             last: self.running(),
         };
-        host.send(token, &up(Up::Hello(hello)))
+        host.send(token, &up(Up::Hello(hello))).err()?;
+        host.cancel(token);
+        Some(Event::Closed(token, roll(host)))
     }
 
     fn say_what_is_new<H: Host>(
@@ -265,7 +262,7 @@ impl Gate {
         host: &mut H,
         token: StreamToken,
         now: Mono,
-    ) -> Result<(), crate::host::Refused> {
+    ) -> Result<(), Refused> {
         if let Some(report) = self.report(now) {
             host.send(token, &up(Up::Report(report)))?;
         }

@@ -93,7 +93,11 @@ pub trait Host {
     /// Answers the request here; it goes no further.
     fn respond(&mut self, status: u32, details: &str, headers: &[(&str, &str)], body: &str);
     /// The answer's `:status`; only when the request is logged. `None` if there was no answer.
+    fn logged_status(&mut self) -> Option<u16>;
+    /// The answer's status at any other time; slower.
     fn response_status(&mut self) -> Option<u16>;
+    /// Whether the answer broke off because the upstream's side failed after it had begun to answer.
+    fn response_broke_off(&mut self) -> bool;
 
     /// Opens a gRPC stream from the running plugin. An unreachable peer shows later, as a close.
     fn open_stream(&mut self, cluster: &str, service: &str, method: &str) -> Result<StreamToken, Refused>;

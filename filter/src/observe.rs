@@ -2,9 +2,12 @@
 //!
 //! Definitions, which `docs/` repeats for operators:
 //! - A request counts when it is over, answered or not, by the decision that it was routed by.
-//! - An error is a request answered with a status of 500 and above, whoever answered (upstream, Envoy, a later
-//!   filter). A request that ends without an answer (its client went away) is no error: it says nothing about the
-//!   version. It counts by its duration, so a version that lets clients wait until they leave fails its thresholds.
+//! - An error is a request answered with a status of 500 and above, whoever answered (the upstream, Envoy, a later
+//!   filter), and one whose answer broke off because the upstream's side failed: it reset, closed or broke the
+//!   protocol, or a timeout of Envoy's ended it. gRPC's own status is not looked at.
+//! - A request that ends without an answer, or whose client left in the middle of one, is no error: that says nothing
+//!   about the version. It counts by its duration, so a version that lets clients wait until they leave fails its
+//!   latency thresholds.
 //! - Its duration is from the moment the filter has its headers until it is over, the last byte of the answer included.
 //! - It is over a threshold when it took longer, not when it took as long.
 //!
@@ -22,6 +25,17 @@ pub const HISTOGRAM_BUCKETS: usize = 20;
 pub const FIRST_BUCKET_US: u64 = 250;
 /// Statuses from here on are errors.
 const FIRST_ERROR_STATUS: u16 = 500;
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// With an answer of this status.
+    Answered(u16),
+    /// With an answer that the upstream's side did not finish.
+    BrokeOff,
+    /// Without an answer.
+    Unanswered,
+}
 
 /// A window that requests are counted in. Never given out twice in a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,7 +66,7 @@ pub struct Observations {
 struct Window {
     id: WindowRef,
     rollout: String,
-    window: u64,
+    number: u64,
     thresholds: Vec<u64>,
     stable: Counts,
     canary: Counts,
@@ -121,8 +135,8 @@ impl Observations {
         adopted
     }
 
-    /// Counts a finished request; `status` is absent if there was no answer.
-    pub fn count(&mut self, window: WindowRef, variant: Variant, status: Option<u16>, duration_us: u64) {
+    /// Counts a finished request.
+    pub fn count(&mut self, window: WindowRef, variant: Variant, outcome: Outcome, duration_us: u64) {
         let found = self
             .windows
             .binary_search_by_key(&window, |w| w.id)
@@ -137,9 +151,7 @@ impl Observations {
         };
         counts.changed = true;
         counts.requests += 1;
-        if status.is_some_and(|status| status >= FIRST_ERROR_STATUS) {
-            counts.errors += 1;
-        }
+        counts.errors += u64::from(outcome.is_error());
         for (over, threshold) in counts.over.iter_mut().zip(&window.thresholds) {
             *over += u64::from(duration_us > *threshold);
         }
@@ -165,7 +177,7 @@ impl Observations {
             ];
             for (variant, counts) in sides.into_iter().filter(|(_, counts)| counts.changed) {
                 counts.changed = false;
-                observed.push(counts.observed(&window.rollout, window.window, variant));
+                observed.push(counts.observed(&window.rollout, window.number, variant));
             }
         }
         observed
@@ -185,7 +197,7 @@ impl Observations {
     fn by_name(&self) -> HashMap<(u64, &str), &Window> {
         self.windows
             .iter()
-            .map(|window| ((window.window, window.rollout.as_str()), window))
+            .map(|window| ((window.number, window.rollout.as_str()), window))
             .collect()
     }
 }
@@ -195,7 +207,7 @@ impl Window {
         Self {
             id,
             rollout: rule.name.clone(),
-            window: rule.window,
+            number: rule.window,
             thresholds: rule.thresholds.clone(),
             stable: Counts::new(rule.thresholds.len()),
             canary: Counts::new(rule.thresholds.len()),
@@ -225,6 +237,21 @@ impl Counts {
             histogram: self.histogram.to_vec(),
         }
     }
+}
+
+impl Outcome {
+    fn is_error(self) -> bool {
+        match self {
+            Self::Answered(status) => is_error(status),
+            Self::BrokeOff => true,
+            Self::Unanswered => false,
+        }
+    }
+}
+
+/// Whether a status alone makes a request an error.
+pub fn is_error(status: u16) -> bool {
+    status >= FIRST_ERROR_STATUS
 }
 
 /// The bucket of a duration: the first whose bound is above it.

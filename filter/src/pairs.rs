@@ -40,7 +40,7 @@ impl<'a> Pairs<'a> {
     }
 
     /// Name and value of each pair, in order.
-    pub fn iter(&self) -> Iter<'a> {
+    pub fn iter(self) -> Iter<'a> {
         Iter {
             lengths: self.lengths.iter(),
             text: self.text,
@@ -48,7 +48,7 @@ impl<'a> Pairs<'a> {
     }
 
     /// The first value of `name`, which has to be in lower case, as the host's names are.
-    pub fn first(&self, name: &[u8]) -> Option<&'a [u8]> {
+    pub fn first(self, name: &[u8]) -> Option<&'a [u8]> {
         self.iter()
             .find(|(candidate, _)| *candidate == name)
             .map(|(_, value)| value)

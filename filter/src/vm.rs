@@ -13,7 +13,7 @@ use knhk_decision::{Routed, Variant, Verdict, decide, evidence, headers};
 use crate::config::{Config, FailMode, Recording};
 use crate::gate::Gate;
 use crate::host::{Host, LogLevel, Mono, StreamToken};
-use crate::observe::WindowRef;
+use crate::observe::{Outcome, WindowRef, is_error};
 use crate::record::{self, Decided};
 use crate::request::{Headers, Request};
 use crate::snapshots::Snapshot;
@@ -80,6 +80,12 @@ struct InFlightRoute {
     variant: Variant,
     /// Set if it is to be recorded.
     decided: Option<Box<Decided>>,
+}
+
+impl Default for Vm {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Vm {
@@ -164,9 +170,9 @@ impl Vm {
         self.gate.count_request();
         let Ok(serialized) = host.request_headers() else {
             // It goes on undecided, to stable; but not with headers that look like a decision.
-            OUR_HEADERS
-                .iter()
-                .for_each(|name| host.remove_request_header(name.as_bytes()));
+            for name in OUR_HEADERS {
+                host.remove_request_header(name.as_bytes());
+            }
             return;
         };
         let headers = Headers::new(&serialized);
@@ -228,26 +234,41 @@ impl Vm {
 
     /// A request is over.
     pub fn on_log<H: Host>(&mut self, host: &mut H, context: ContextId) {
-        let Some(route) = self
-            .requests
-            .get_mut(&context)
-            .and_then(|request| request.routed.take())
-        else {
-            return;
-        };
-        let status = host.response_status();
-        let duration_us = host.mono().micros_since(route.started);
-        self.gate
-            .count_finished(route.window, route.variant, status, duration_us);
-        if let Some(decided) = route.decided {
-            self.gate.record(&decided.finished(status, duration_us));
+        if let Some(route) = self.take_route(context) {
+            let status = host.logged_status();
+            self.finish(host, route, status);
         }
     }
 
     /// A plugin or a request goes away; the host has reset a plugin's streams.
-    pub fn on_delete(&mut self, context: ContextId) {
+    pub fn on_delete<H: Host>(&mut self, host: &mut H, context: ContextId) {
+        // Envoy logs a request first, but for two kinds: one that it redirects internally is not logged, and one over
+        // HTTP/3 is logged when its last byte is acknowledged.
+        if let Some(route) = self.take_route(context) {
+            let status = host.response_status();
+            self.finish(host, route, status);
+        }
         if self.requests.remove(&context).is_none() {
             self.plugins.remove(&context);
+        }
+    }
+
+    fn take_route(&mut self, context: ContextId) -> Option<InFlightRoute> {
+        self.requests.get_mut(&context)?.routed.take()
+    }
+
+    fn finish<H: Host>(&mut self, host: &mut H, route: InFlightRoute, status: Option<u16>) {
+        let duration_us = host.mono().micros_since(route.started);
+        let outcome = match status {
+            None => Outcome::Unanswered,
+            // Whether an error also broke off changes nothing, and asking costs.
+            Some(status) if is_error(status) || !host.response_broke_off() => Outcome::Answered(status),
+            Some(_) => Outcome::BrokeOff,
+        };
+        self.gate
+            .count_finished(route.window, route.variant, outcome, duration_us);
+        if let Some(decided) = route.decided {
+            self.gate.record(&decided.finished(status, duration_us));
         }
     }
 

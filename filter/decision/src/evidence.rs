@@ -1,6 +1,7 @@
 //! What a receipt keeps of a decision, so that it can be decided again without the request.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
@@ -149,6 +150,13 @@ fn visible<'a>(bytes: impl IntoIterator<Item = &'a u8>) -> String {
 }
 
 fn as_hex<S: Serializer>(digest: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    serializer.serialize_str(&hex)
+    serializer.collect_str(&Hex(digest))
+}
+
+struct Hex<'a>(&'a [u8]);
+
+impl fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
 }

@@ -156,22 +156,16 @@ fn malformed(bytes: &[u8], path: &[&Segment], reason: String) -> PolicyError {
 
 /// `match.headers[1].exact`.
 fn dotted(path: &[&Segment]) -> String {
-    let mut text = String::new();
-    for segment in path {
-        match segment {
-            Segment::Seq { index } => text.push_str(&format!("[{index}]")),
-            Segment::Map { key: name } | Segment::Enum { variant: name } => {
-                if !text.is_empty() {
-                    text.push('.');
-                }
-                text.push_str(&one_line(name));
-            }
-            Segment::Unknown => {}
-        }
-    }
-    if text.is_empty() {
-        "document".to_owned()
-    } else {
-        text
+    let text: String = path
+        .iter()
+        .map(|segment| match segment {
+            Segment::Seq { index } => format!("[{index}]"),
+            Segment::Map { key: name } | Segment::Enum { variant: name } => format!(".{}", one_line(name)),
+            Segment::Unknown => String::new(),
+        })
+        .collect();
+    match text.trim_start_matches('.') {
+        "" => "document".to_owned(),
+        text => text.to_owned(),
     }
 }

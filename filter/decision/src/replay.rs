@@ -114,12 +114,19 @@ pub fn replay(policy: &Policy, evidence: &Evidence) -> Result<ReplayedVerdict, R
     check_conditions(policy, evidence)?;
     candidates.retain(|candidate| holds(&candidate.compiled.path, evidence));
     candidates.sort_by_key(Candidate::precedence);
+    let mut read = Vec::new();
+    let mut winner = None;
     for Candidate { rule, compiled, .. } in candidates {
-        if conditions_hold(rule, compiled, evidence)? {
-            return route(rule, compiled, evidence).map(ReplayedVerdict::Routed);
+        if conditions_hold(rule, compiled, evidence, &mut read)? {
+            winner = Some((rule, compiled));
+            break;
         }
     }
-    Ok(ReplayedVerdict::NoRollout)
+    check_all_read(&read, evidence)?;
+    match winner {
+        None => Ok(ReplayedVerdict::NoRollout),
+        Some((rule, compiled)) => route(rule, compiled, evidence).map(ReplayedVerdict::Routed),
+    }
 }
 
 /// A rule for the request's host.
@@ -170,7 +177,9 @@ fn holds(path: &PathPattern, evidence: &Evidence) -> bool {
     match path {
         PathPattern::Any => true,
         PathPattern::Prefix(_) => is_recorded(path, evidence),
-        PathPattern::Exact(exact) => Sha256::digest(exact.as_bytes())[..] == evidence.path_sha256,
+        PathPattern::Exact(exact) => {
+            <[u8; 32]>::from(Sha256::digest(exact.as_bytes())) == evidence.path_sha256
+        }
     }
 }
 
@@ -246,11 +255,27 @@ fn check_conditions(policy: &Policy, evidence: &Evidence) -> Result<(), ReplayEr
     Ok(())
 }
 
+/// Nothing is recorded but what is read on the way to the verdict.
+fn check_all_read(read: &[(&str, u32)], evidence: &Evidence) -> Result<(), ReplayError> {
+    let recorded = evidence
+        .conditions
+        .iter()
+        .map(|truth| (truth.rollout.as_str(), truth.index));
+    match recorded.into_iter().find(|truth| !read.contains(truth)) {
+        None => Ok(()),
+        Some((rollout, index)) => {
+            let what = format!("by the others condition {index} of rollout {rollout} was never read");
+            Err(ReplayError::Contradiction { what })
+        }
+    }
+}
+
 /// As the decision read them: up to the first that does not hold. A list of methods is read again.
-fn conditions_hold(
-    rule: &RolloutRule,
+fn conditions_hold<'p>(
+    rule: &'p RolloutRule,
     compiled: &Compiled,
     evidence: &Evidence,
+    read: &mut Vec<(&'p str, u32)>,
 ) -> Result<bool, ReplayError> {
     for (index, condition) in (0..).zip(&compiled.conditions) {
         let truth = evidence
@@ -272,6 +297,7 @@ fn conditions_hold(
             );
             return Err(ReplayError::Contradiction { what });
         }
+        read.push((&rule.name, index));
         if !truth.holds {
             return Ok(false);
         }

@@ -67,7 +67,7 @@ extern "C" fn proxy_on_log(context: u32) {
 /// A plugin or a request goes away.
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_delete(context: u32) {
-    with_vm((), |vm, _| vm.on_delete(ContextId(context)));
+    with_vm((), |vm, host| vm.on_delete(host, ContextId(context)));
 }
 
 /// A message came on a stream.

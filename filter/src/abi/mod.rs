@@ -33,6 +33,10 @@ const MONOTONIC_CLOCK: u32 = 1;
 /// A local response without `grpc-status`.
 const NO_GRPC_STATUS: u32 = u32::MAX;
 
+/// Envoy's response flags that say the upstream's side failed: upstream request timeout (UT), local reset (LR), upstream
+/// remote reset (UR), upstream connection termination (UC), stream idle timeout (SI), upstream protocol error (UPE).
+const UPSTREAM_FAILED: u64 = 0x4 | 0x8 | 0x10 | 0x40 | 0x1_0000 | 0x80_0000;
+
 /// The Envoy that this module runs in.
 #[derive(Debug)]
 pub(crate) struct Envoy;
@@ -78,6 +82,12 @@ fn text_property(path: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
+/// A property that is a number.
+fn number_property(path: &str) -> Option<u64> {
+    let bytes = property(path).ok()?;
+    Some(u64::from_le_bytes(bytes.as_ref().try_into().ok()?))
+}
+
 /// A clock in nanoseconds. Envoy has both clocks; should a host lack one, time stands still at 0.
 fn clock(id: u32) -> u64 {
     let mut nanos = 0_u64;
@@ -94,7 +104,8 @@ impl Host for Envoy {
     }
 
     fn node_id(&mut self) -> Option<String> {
-        text_property("node\0id")
+        // Envoy 1.40 has it among the xDS attributes; older ones at the root.
+        text_property("xds\0node\0id").or_else(|| text_property("node\0id"))
     }
 
     fn set_tick(&mut self, millis: u32) {
@@ -197,13 +208,25 @@ impl Host for Envoy {
         };
     }
 
-    fn response_status(&mut self) -> Option<u16> {
+    fn logged_status(&mut self) -> Option<u16> {
         const NAME: &str = ":status";
         // SAFETY: the name is static; both pointers are to live variables of `take`.
         let value = take(|data, size| unsafe {
             env::proxy_get_header_map_value(RESPONSE_HEADERS, NAME.as_ptr(), NAME.len(), data, size)
         });
         std::str::from_utf8(&value.ok()?).ok()?.parse().ok()
+    }
+
+    fn response_status(&mut self) -> Option<u16> {
+        // 0 stands for no answer.
+        number_property("response\0code")?
+            .try_into()
+            .ok()
+            .filter(|code| *code > 0)
+    }
+
+    fn response_broke_off(&mut self) -> bool {
+        number_property("response\0flags").is_some_and(|flags| flags & UPSTREAM_FAILED != 0)
     }
 
     fn open_stream(&mut self, cluster: &str, service: &str, method: &str) -> Result<StreamToken, Refused> {

@@ -69,7 +69,7 @@ impl Condition {
     /// Whether every request that satisfies this also satisfies `other`.
     pub(crate) fn implies(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Methods(these), Self::Methods(those)) => these.iter().all(|m| those.contains(m)),
+            (Self::Methods(narrow), Self::Methods(wide)) => narrow.iter().all(|m| wide.contains(m)),
             (
                 Self::Header { name, value },
                 Self::Header {
