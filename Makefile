@@ -35,7 +35,7 @@ test: build envoy ## Run every test, the ones with a real Envoy included
 
 .PHONY: soak
 soak: build envoy ## Run the long tests, such as 1,000 restarts of the service under open streams
-	$(CARGO) test --release -p knhk-tests -- --ignored
+	$(CARGO) test --release --workspace --tests -- --ignored
 
 .PHONY: bench
 bench: build harness ## Measure, and print the tables of the README
