@@ -155,7 +155,7 @@ fn requests(c: &mut Criterion) {
         ),
     ] {
         group.bench_function(name, |b| {
-            b.iter(|| decide(black_box(&policy), black_box(&request)))
+            b.iter(|| decide(black_box(&policy), black_box(&request)));
         });
     }
     group.finish();

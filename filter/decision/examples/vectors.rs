@@ -37,16 +37,16 @@ fn buckets() -> Vec<Value> {
         "J\u{fc}rgen M",
         "5f2e8c1a-9b3d-0c7e-8a1f-0d2b4c6e8f90",
     ];
-    let mut keys: Vec<Vec<u8>> = texts.map(|text| text.into()).into();
+    let mut keys: Vec<Vec<u8>> = texts.map(Into::into).into();
     keys.extend([vec![0], vec![0xff, 0x00, 0x80], (0..=255).collect()]);
     // Lengths around which XXH3 works differently, with salt and zero byte counted in.
     keys.extend([7, 119, 120, 121, 231, 232, 1014, 1015, 2000].map(|len: usize| b"k".repeat(len)));
     let vector = |salt: &str, key: &[u8]| {
-        let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: Vec<_> = key.iter().map(|byte| format!("{byte:02x}")).collect();
         json!({
             "salt": salt,
             "key": std::str::from_utf8(key).ok(),
-            "keyHex": hex,
+            "keyHex": hex.concat(),
             "hash": hashed(salt, key),
             "bucket": bucket(salt, key),
         })

@@ -142,20 +142,20 @@ fn malformed(bytes: &[u8], path: &[&Segment], reason: String) -> PolicyError {
                 .and_then(|doc| doc.get("rollouts")?.get(index)?.get("name")?.as_str());
             PolicyError::Rule {
                 rollout: name.map_or_else(|| format!("rollouts[{index}]"), quoted),
-                field: dotted(inner),
+                field: dotted(inner, "fields"),
                 fault: Fault::Malformed,
                 reason,
             }
         }
         _ => PolicyError::Malformed {
-            field: dotted(path),
+            field: dotted(path, "document"),
             reason,
         },
     }
 }
 
-/// `match.headers[1].exact`.
-fn dotted(path: &[&Segment]) -> String {
+/// `match.headers[1].exact`; `whole` for the whole thing.
+fn dotted(path: &[&Segment], whole: &str) -> String {
     let text: String = path
         .iter()
         .map(|segment| match segment {
@@ -165,7 +165,7 @@ fn dotted(path: &[&Segment]) -> String {
         })
         .collect();
     match text.trim_start_matches('.') {
-        "" => "document".to_owned(),
+        "" => whole.to_owned(),
         text => text.to_owned(),
     }
 }

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 use crate::bucket::{BUCKETS, bucket};
 use crate::decide::Variant;
 use crate::document::RolloutRule;
+use crate::error::quoted;
 use crate::evidence::{Evidence, EvidenceRoute};
 use crate::policy::Policy;
 use crate::rule::{Compiled, HostPattern, Key, PathPattern};
@@ -73,7 +74,7 @@ pub enum ReplayError {
         index: u32,
     },
     /// The rollout that routes the request is not the one whose bucket was recorded.
-    #[error("the bucket for rollout {rollout} is missing: it routes the request, the record has {}", recorded.as_deref().unwrap_or("none"))]
+    #[error("the bucket for rollout {rollout} is missing: it routes the request, the record has {}", recorded.as_deref().map_or_else(|| "none".to_owned(), quoted))]
     MissingBucket {
         /// The rollout that routes.
         rollout: String,

@@ -14,7 +14,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
         prop::sample::select(vec![
             "[", "]", ":", "%", "%4", "=", ";", "\"", "&", "?", "#", "/", "..", "u id", "session=", "a.com"
         ])
-        .prop_map(|piece| piece.into()),
+        .prop_map(Into::into),
         (0..400_usize).prop_map(|count| vec![b'.'; count]),
         (0..400_usize).prop_map(|count| "/a".repeat(count).into_bytes()),
     ];
@@ -61,7 +61,7 @@ proptest! {
         let sound = evidence(&policy, &request, &decide(&policy, &request));
         let mut wild = sound.clone();
         for (place, number) in swaps {
-            tamper(&mut wild, place.index(6), number);
+            tamper(&mut wild, place.index(7), number);
         }
         // Refused or not, it ends, and what it says has a label.
         if let Err(error) = replay(&policy, &wild) {
@@ -98,6 +98,10 @@ fn tamper(evidence: &mut Evidence, what: usize, number: u32) {
         2 => evidence.conditions.truncate(number as usize % 3),
         3 => evidence.subject = Some("line\nbreak".to_owned()),
         4 => evidence.paths.push("a\nb".to_owned()),
+        5 => evidence
+            .rollout
+            .iter_mut()
+            .for_each(|route| route.name.push('\n')),
         _ => {
             if let Some(route) = &mut evidence.rollout {
                 route.bucket = Some(number);

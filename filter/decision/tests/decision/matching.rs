@@ -143,7 +143,7 @@ fn the_first_key_that_is_present_counts() {
         keyed(&request),
         (Some(4), Some(bucket("shop", masked.as_bytes())))
     );
-    let request = request.from_peer("spiffe://example.org/web");
+    let request = request.with_peer("spiffe://example.org/web");
     assert_eq!(
         keyed(&request),
         (Some(3), Some(bucket("shop", b"spiffe://example.org/web")))
@@ -174,10 +174,10 @@ fn the_peer_is_asked_only_when_its_turn_comes() {
     assert!(policy.reads_peer());
     let named = Request::get("a.com", "/")
         .with("x-user-id", "alice")
-        .from_peer("spiffe://example.org/web");
+        .with_peer("spiffe://example.org/web");
     decide(&policy, &named);
     assert_eq!(named.peer_asked.get(), 0);
-    let nameless = Request::get("a.com", "/").from_peer("spiffe://example.org/web");
+    let nameless = Request::get("a.com", "/").with_peer("spiffe://example.org/web");
     decide(&policy, &nameless);
     assert_eq!(nameless.peer_asked.get(), 1);
 }

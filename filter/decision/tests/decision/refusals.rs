@@ -241,48 +241,62 @@ fn bounds_are_in_the_message() {
             with(&|rule| rule.thresholds = vec![3_600_000_001]),
             "thresholds[0]: 3600000001 microseconds are above the bound of 3600000000",
         ),
+    ] {
+        assert!(message.contains(says), "{message}");
+        assert_eq!(label, "above_bound", "{message}");
+    }
+}
+
+#[test]
+fn bounds_of_names_and_values_are_in_the_message() {
+    let with = |change: fn(&mut RolloutRule)| {
+        let mut rule = rule("shop");
+        change(&mut rule);
+        own_fault(&rule)
+    };
+    for ((message, label), says) in [
         (
-            with(&|rule| rule.name = "n".repeat(64)),
+            with(|rule| rule.name = "n".repeat(64)),
             "name: 64 bytes are above the bound of 63",
         ),
         (
-            with(&|rule| rule.canary = "n".repeat(129)),
+            with(|rule| rule.canary = "n".repeat(129)),
             "canary: 129 bytes are above the bound of 128",
         ),
         (
-            with(&|rule| rule.salt = Some("n".repeat(129))),
+            with(|rule| rule.salt = Some("n".repeat(129))),
             "salt: 129 bytes are above the bound of 128",
         ),
         (
-            with(&|rule| rule.r#match.hosts = vec!["n".repeat(254)]),
+            with(|rule| rule.r#match.hosts = vec!["n".repeat(254)]),
             "match.hosts[0]: 254 bytes are above the bound of 253",
         ),
         (
-            with(&|rule| rule.r#match.path = Some("/".repeat(1025))),
+            with(|rule| rule.r#match.path = Some("/".repeat(1025))),
             "match.path: 1025 bytes are above the bound of 1024",
         ),
         (
-            with(&|rule| rule.r#match.methods = vec!["M".repeat(33)]),
+            with(|rule| rule.r#match.methods = vec!["M".repeat(33)]),
             "match.methods[0]: 33 bytes are above the bound of 32",
         ),
         (
-            with(&|rule| rule.key = vec![KeySpec::Cookie("n".repeat(129))]),
+            with(|rule| rule.key = vec![KeySpec::Cookie("n".repeat(129))]),
             "key[0].cookie: 129 bytes are above the bound of 128",
         ),
         (
-            with(&|rule| rule.key = vec![KeySpec::Query("n".repeat(129))]),
+            with(|rule| rule.key = vec![KeySpec::Query("n".repeat(129))]),
             "key[0].query: 129 bytes are above the bound of 128",
         ),
         (
-            with(&|rule| rule.key = vec![KeySpec::Header("n".repeat(129))]),
+            with(|rule| rule.key = vec![KeySpec::Header("n".repeat(129))]),
             "key[0].header: 129 bytes are above the bound of 128",
         ),
         (
-            with(&|rule| {
+            with(|rule| {
                 rule.r#match.headers = vec![HeaderMatch {
                     name: "x-a".into(),
                     value: ValueMatch::Exact("n".repeat(1025)),
-                }]
+                }];
             }),
             "match.headers[0].exact: 1025 bytes are above the bound of 1024",
         ),
@@ -290,6 +304,10 @@ fn bounds_are_in_the_message() {
         assert!(message.contains(says), "{message}");
         assert_eq!(label, "above_bound", "{message}");
     }
+}
+
+#[test]
+fn bounds_of_whole_policies_are_in_the_message() {
     let rollouts = (0..=MAX_ROLLOUTS)
         .map(|i| rule_for(&format!("r{i}"), &format!("{{hosts: [h{i}]}}")))
         .collect();
@@ -389,7 +407,11 @@ fn shapes_that_are_wrong_are_named_with_their_place() {
             "\"wait\":50",
             "rollout \"shop\": wait: unknown field `wait`",
         ),
-        ("\"weight\":50,", "", "missing field `weight`"),
+        (
+            "\"weight\":50,",
+            "",
+            "rollout \"shop\": fields: missing field `weight`",
+        ),
         (
             "\"match\":{}",
             "\"match\":{\"host\":[]}",
@@ -413,7 +435,7 @@ fn shapes_that_are_wrong_are_named_with_their_place() {
         (
             "\"window\":1",
             "\"window\":1,\"window\":1",
-            "rollout \"shop\": window: duplicate field `window`",
+            "rollout \"shop\": fields: duplicate field `window`",
         ),
         (
             "\"name\":\"shop\"",

@@ -182,7 +182,7 @@ fn the_subjects_bucket_is_computed_again() {
         key: vec![KeySpec::PeerSpiffeId {}],
         ..rule("shop")
     }]);
-    let request = Request::get("a.com", "/").from_peer("spiffe://example.org/web");
+    let request = Request::get("a.com", "/").with_peer("spiffe://example.org/web");
     let verdict = decide(&policy, &request);
     let evidence = evidence(&policy, &request, &verdict);
     assert_eq!(evidence.subject.as_deref(), Some("spiffe://example.org/web"));

@@ -48,7 +48,7 @@ impl Request {
         self
     }
 
-    pub(crate) fn from_peer(mut self, id: &str) -> Self {
+    pub(crate) fn with_peer(mut self, id: &str) -> Self {
         self.peer = Some(id.to_owned());
         self
     }
@@ -304,7 +304,7 @@ pub(crate) fn any_request() -> impl Strategy<Value = Request> {
         given.collect::<Vec<(String, Vec<u8>)>>()
     });
     let peer = option::of(select(vec!["", "spiffe://example.org/web"]).prop_map(str::to_owned));
-    let method = select(vec!["GET", "POST", "PUT", "get", ""]).prop_map(|method| method.into());
+    let method = select(vec!["GET", "POST", "PUT", "get", ""]).prop_map(Into::into);
     (method, authority, path, headers, peer).prop_map(|(method, authority, path, headers, peer)| Request {
         method,
         authority,
