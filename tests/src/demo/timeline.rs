@@ -1,7 +1,9 @@
 //! The demo's output: one line an event, with the time since the start.
 
 use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::DemoError;
 

@@ -131,9 +131,10 @@ impl EnvoyConfig {
         Ok(&mut self.http_filter("knhk")?["typed_config"]["config"])
     }
 
-    /// The JSON that the KNHK filter is configured with.
-    pub fn plugin_configuration(&mut self) -> Result<&mut Value, Error> {
-        Ok(&mut self.plugin()?["configuration"]["value"])
+    /// Gives the KNHK filter another configuration.
+    pub fn configure_filter(&mut self, configuration: &Value) -> Result<(), Error> {
+        self.plugin()?["configuration"]["value"] = json!(configuration.to_string());
+        Ok(())
     }
 
     /// Loads another module as the filter.

@@ -73,7 +73,9 @@ impl Envoy {
             .args([
                 "--disable-hot-restart",
                 "--log-level",
-                "info",
+                "warning",
+                "--component-log-level",
+                "wasm:info",
                 "--concurrency",
                 &options.concurrency.to_string(),
             ])

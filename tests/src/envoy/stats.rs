@@ -40,7 +40,7 @@ impl Stats {
         let lines: Vec<String> = self
             .0
             .iter()
-            .filter(|(name, _)| name.contains("knhk"))
+            .filter(|(name, _)| name.starts_with("wasm") || name.starts_with("extension_config_discovery."))
             .map(|(name, value)| format!("{name}: {value}"))
             .collect();
         lines.join(", ")

@@ -1,0 +1,37 @@
+//! The configurations for operators, judged by Envoy itself.
+#![allow(clippy::expect_used)]
+
+use knhk_tests::envoy::{EnvoyConfig, validate};
+use knhk_tests::mesh::{BOTH, EXT_AUTHZ, FILTER};
+use serde_json::json;
+
+#[test]
+fn envoy_takes_each_configuration_for_operators() {
+    for file in [FILTER, EXT_AUTHZ, BOTH] {
+        validate(&EnvoyConfig::load(file).expect("it can be read")).expect("Envoy takes it");
+    }
+}
+
+#[test]
+fn a_wrong_plugin_configuration_is_refused_when_envoy_starts_with_a_line_that_names_the_field() {
+    for (configuration, part) in [
+        (json!({ "failmode": "open" }), "unknown field `failmode`"),
+        (json!({ "failMode": "ajar" }), "unknown variant `ajar`"),
+        (json!({ "cluster": "" }), "cluster"),
+    ] {
+        let mut config = EnvoyConfig::load(FILTER).expect("it can be read");
+        config.configure_filter(&configuration).expect("the filter");
+        let refusal = validate(&config).expect_err("Envoy refuses it").to_string();
+        assert!(refusal.contains(part), "{configuration}: {refusal}");
+    }
+}
+
+#[test]
+fn a_filter_that_is_not_there_is_refused_when_envoy_starts() {
+    let mut config = EnvoyConfig::load(FILTER).expect("it can be read");
+    config
+        .set_filter_file("/no/such/filter.wasm".as_ref())
+        .expect("the filter");
+    let refusal = validate(&config).expect_err("Envoy refuses it").to_string();
+    assert!(refusal.contains("/no/such/filter.wasm"), "{refusal}");
+}
