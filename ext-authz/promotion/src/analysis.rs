@@ -36,7 +36,7 @@ pub struct Reading {
     /// The chance of so many bad requests if the canary's share were the allowed one.
     pub slo_tail: f64,
     /// The largest share that a canary may have without being worse than stable by more than the tolerance: stable's
-    /// upper confidence bound plus the tolerance. None where the SLO alone decides.
+    /// upper confidence bound plus the tolerance. None where the SLO alone decides, or where it is not violated.
     pub bound: Option<f64>,
     /// The chance of so many bad requests if the canary's share were that bound.
     pub bound_tail: Option<f64>,
@@ -79,19 +79,18 @@ impl Finding {
 }
 
 /// Judges every SLO of `spec` by the counts of one window that runs at `weight`.
+///
+/// The comparison with stable, which costs the most, is made where it can change the finding: where the SLO is violated.
 pub fn judge(spec: &RolloutSpec, weight: Weight, counts: &WindowCounts) -> Vec<Reading> {
     let thresholds = spec.thresholds();
     let level = look_level(spec);
-    spec.analysis
-        .slos
-        .iter()
-        .map(|slo| {
-            let canary = Tally::of(*slo, &counts.canary, &thresholds);
-            let stable = Tally::of(*slo, &counts.stable, &thresholds);
-            let compared = weight < Weight::FULL;
-            read(spec, *slo, canary, stable, level, compared)
-        })
-        .collect()
+    let slos = spec.analysis.slos.iter();
+    slos.map(|slo| {
+        let canary = Tally::of(*slo, &counts.canary, &thresholds);
+        let stable = Tally::of(*slo, &counts.stable, &thresholds);
+        read(spec, *slo, weight, canary, stable, level)
+    })
+    .collect()
 }
 
 /// The level of one look.
@@ -108,23 +107,23 @@ pub fn look_level(spec: &RolloutSpec) -> f64 {
     spec.analysis.alpha.value() / (f64::from(LOOKS) * count(tests as u64))
 }
 
-fn read(spec: &RolloutSpec, slo: Slo, canary: Tally, stable: Tally, level: f64, compared: bool) -> Reading {
-    let (seen, beside) = (canary.bounded(), stable.bounded());
-    let allowed = slo.allowed();
+fn read(spec: &RolloutSpec, slo: Slo, weight: Weight, canary: Tally, stable: Tally, level: f64) -> Reading {
+    let (seen, allowed) = (canary.bounded(), slo.allowed());
     let slo_tail = upper_tail(seen.bad, seen.requests, allowed);
-    let bound = compared.then(|| {
-        let stable_at_most = upper_bound(beside.bad, beside.requests, level / 2.0);
-        (stable_at_most + spec.analysis.tolerance.fraction()).min(1.0)
-    });
-    let bound_tail = bound.map(|bound| upper_tail(seen.bad, seen.requests, bound));
-    let violated = slo_tail <= level;
-    let worse = bound_tail.is_none_or(|tail| tail <= level / 2.0);
-    let finding = if violated && worse {
-        Finding::Worse
-    } else if violated && upper_tail(beside.bad, beside.requests, allowed) <= level {
-        Finding::StableAlso
-    } else if violated {
-        Finding::Violated
+    let mut reading = Reading {
+        slo: slo.to_string(),
+        canary,
+        stable,
+        allowed,
+        slo_tail,
+        bound: None,
+        bound_tail: None,
+        level,
+        finding: Finding::Met,
+    };
+    reading.finding = if slo_tail <= level {
+        reading.compare(spec, weight);
+        violation(&reading)
     } else if canary.requests < spec.analysis.min_requests {
         Finding::TooFew
     } else if canary.share() > allowed {
@@ -132,15 +131,31 @@ fn read(spec: &RolloutSpec, slo: Slo, canary: Tally, stable: Tally, level: f64, 
     } else {
         Finding::Met
     };
-    Reading {
-        slo: slo.to_string(),
-        canary,
-        stable,
-        allowed,
-        slo_tail,
-        bound,
-        bound_tail,
-        level,
-        finding,
+    reading
+}
+
+/// What a violated SLO means, once it is compared.
+fn violation(reading: &Reading) -> Finding {
+    let beside = reading.stable.bounded();
+    if reading.bound_tail.is_none_or(|tail| tail <= reading.level / 2.0) {
+        Finding::Worse
+    } else if upper_tail(beside.bad, beside.requests, reading.allowed) <= reading.level {
+        Finding::StableAlso
+    } else {
+        Finding::Violated
+    }
+}
+
+impl Reading {
+    /// Fills in the comparison with stable, where stable runs beside the canary.
+    pub(crate) fn compare(&mut self, spec: &RolloutSpec, weight: Weight) {
+        if weight == Weight::FULL {
+            return;
+        }
+        let (seen, beside) = (self.canary.bounded(), self.stable.bounded());
+        let stable_at_most = upper_bound(beside.bad, beside.requests, self.level / 2.0);
+        let bound = (stable_at_most + spec.analysis.tolerance.fraction()).min(1.0);
+        self.bound = Some(bound);
+        self.bound_tail = Some(upper_tail(seen.bad, seen.requests, bound));
     }
 }

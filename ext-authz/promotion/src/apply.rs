@@ -20,27 +20,19 @@ use crate::rollout::Rollout;
 use crate::spec::RolloutSpec;
 use std::sync::Arc;
 
-/// Applies `spec`. `None`: it is what was applied last, nothing is to be done.
-pub(crate) fn apply(
-    rollout: &mut Rollout,
-    spec: RolloutSpec,
-    now: Now,
-) -> Result<Option<(What, String)>, Refusal> {
+/// Applies `spec`, which is not the one that was applied last.
+pub(crate) fn apply(rollout: &mut Rollout, spec: RolloutSpec, now: Now) -> Result<(What, String), Refusal> {
     if spec.name != rollout.spec.name {
         return Err(Refusal::OtherName {
             name: rollout.spec.name.clone(),
             given: spec.name,
         });
     }
-    if spec == *rollout.spec {
-        return Ok(None);
-    }
     if spec.version == rollout.spec.version {
         change(rollout, spec, now)
     } else {
         replace(rollout, spec, now)
     }
-    .map(Some)
 }
 
 /// Another version: a new generation.

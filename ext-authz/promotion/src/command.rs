@@ -11,9 +11,11 @@ use crate::spec::RolloutSpec;
 use crate::step::{Effect, transition};
 
 /// An operator's command.
+// Commands are rare and carried out at once, so the size of `Apply` costs nothing.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command {
-    /// Another specification; see [`crate::apply`] for what each change does.
+    /// Another specification; the table in `apply.rs` says what each change does. The same one again does nothing.
     Apply(RolloutSpec),
     /// To the next step at once, whatever the evidence; after the last one, to success. Ends a pause.
     Promote {
@@ -54,13 +56,11 @@ pub(crate) fn obey(
 ) -> Result<Vec<Effect>, Refusal> {
     let label = command.label();
     let (what, why) = match command {
-        Command::Apply(spec) => match apply::apply(next, spec, now)? {
-            Some(done) => done,
-            None => {
-                next.clone_from(before);
-                return Ok(Vec::new());
-            }
-        },
+        Command::Apply(spec) if spec == *before.spec => {
+            next.clone_from(before);
+            return Ok(Vec::new());
+        }
+        Command::Apply(spec) => apply::apply(next, spec, now)?,
         Command::Promote { full } => promote(next, full, now)?,
         Command::Pause => pause(next)?,
         Command::Resume => resume(next, now)?,

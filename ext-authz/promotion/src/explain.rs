@@ -56,7 +56,10 @@ pub struct Explanation {
 impl Rollout {
     /// Explains the present decision by the counts that it is made from.
     pub fn explain(&self, counts: &WindowCounts, now: Now) -> Explanation {
-        let metrics = self.readings(counts);
+        let mut metrics = self.readings(counts);
+        for metric in &mut metrics {
+            metric.compare(&self.spec, self.weight());
+        }
         let under_way = self.phase.is_under_way();
         Explanation {
             name: self.spec.name.clone(),

@@ -28,6 +28,7 @@ mod error;
 mod read;
 mod share;
 mod span;
+mod write;
 
 pub use self::error::SpecError;
 pub use self::share::{Fraction, Percent};

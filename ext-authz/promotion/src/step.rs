@@ -9,6 +9,8 @@ use crate::rollout::{Act, Rollout};
 use crate::tick;
 
 /// What happens to a rollout.
+// Events are passed on at once and never stored, so the size of the rare command costs nothing.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event<'a> {
     /// The service looks, each [`crate::LOOK_EVERY_MS`]: time goes on, and these are the totals of a window.
@@ -25,6 +27,8 @@ pub enum Event<'a> {
 }
 
 /// What the service has to do about a step, in this order.
+// Most steps have no effects, and a transition has three.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Effect {
     /// [`Rollout::rule`] is another one: send filters a new snapshot.
@@ -37,7 +41,7 @@ pub enum Effect {
 
 /// What the event makes of the rollout. A refused command leaves it untouched; only commands are refused.
 ///
-/// Without effects the new state differs at most in the time that was lived, less than [`tick::PERSIST_EVERY_MS`]
+/// Without effects the new state differs at most in the time that was lived, less than [`crate::PERSIST_EVERY_MS`]
 /// since the state was last to be persisted: after a crash a pause may last so much longer, never shorter.
 pub fn step(rollout: &Rollout, event: Event<'_>, now: Now) -> Result<(Rollout, Vec<Effect>), Refusal> {
     let mut next = rollout.clone();

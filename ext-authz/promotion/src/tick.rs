@@ -58,23 +58,22 @@ enum Move {
 
 fn decide(rollout: &Rollout, readings: &[Reading]) -> Move {
     let found = |finding| readings.iter().any(|reading| reading.finding == finding);
+    // At weight 0 there is no canary, no reading, and nothing but time to wait for.
     let all_met = readings.iter().all(|reading| reading.finding == Finding::Met);
     match rollout.phase {
-        Phase::Succeeded | Phase::Failed(_) => Move::None,
-        Phase::Progressing | Phase::Paused(_) if found(Finding::Worse) && rollout.spec.auto_rollback => {
-            Move::RollBack
-        }
-        Phase::Paused(PauseReason::SloViolated) => Move::None,
         Phase::Progressing | Phase::Paused(_) if found(Finding::Worse) => {
-            Move::Pause(PauseReason::SloViolated)
+            if rollout.spec.auto_rollback {
+                Move::RollBack
+            } else if rollout.phase == Phase::Paused(PauseReason::SloViolated) {
+                Move::None
+            } else {
+                Move::Pause(PauseReason::SloViolated)
+            }
         }
         Phase::Progressing if found(Finding::StableAlso) => Move::Pause(PauseReason::StableAlsoFailing),
+        Phase::Progressing if all_met && rollout.has_lived() => Move::Advance,
         Phase::Paused(PauseReason::StableAlsoFailing) if all_met => Move::Resume,
-        Phase::Paused(_) => Move::None,
-        Phase::Progressing if !rollout.has_lived() => Move::None,
-        // At weight 0 there is no canary, no reading, and nothing but time to wait for.
-        Phase::Progressing if all_met => Move::Advance,
-        Phase::Progressing => Move::None,
+        Phase::Progressing | Phase::Paused(_) | Phase::Succeeded | Phase::Failed(_) => Move::None,
     }
 }
 

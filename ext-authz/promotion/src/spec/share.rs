@@ -16,7 +16,7 @@ pub struct Fraction(u32);
 
 impl Percent {
     /// A share in parts per million, at most 1,000,000.
-    pub const fn from_ppm(ppm: u32) -> Self {
+    pub(crate) const fn from_ppm(ppm: u32) -> Self {
         assert!(ppm <= WHOLE, "a share is at most 1,000,000 parts per million");
         Self(ppm)
     }
@@ -39,7 +39,7 @@ impl Percent {
 
 impl Fraction {
     /// A fraction in parts per million, at most 1,000,000.
-    pub const fn from_ppm(ppm: u32) -> Self {
+    pub(crate) const fn from_ppm(ppm: u32) -> Self {
         assert!(ppm <= WHOLE, "a fraction is at most 1,000,000 parts per million");
         Self(ppm)
     }

@@ -1,0 +1,79 @@
+//! Specification to document, every default written out.
+
+use super::document::{AnalysisDoc, Document, Metadata, SloDoc, Spec, StageDoc, StepDoc};
+use super::{API_VERSION, KIND, RolloutSpec, Slo, Stage};
+
+impl From<RolloutSpec> for Document {
+    fn from(rollout: RolloutSpec) -> Self {
+        Self {
+            api_version: API_VERSION.to_owned(),
+            kind: KIND.to_owned(),
+            metadata: Metadata { name: rollout.name },
+            spec: Spec {
+                version: rollout.version,
+                stable: rollout.stable,
+                salt: rollout.salt,
+                r#match: rollout.r#match,
+                key: rollout.key,
+                record: rollout.record,
+                stages: rollout.stages.into_iter().map(StageDoc::from).collect(),
+                analysis: AnalysisDoc {
+                    min_requests: rollout.analysis.min_requests,
+                    alpha: rollout.analysis.alpha,
+                    tolerance: rollout.analysis.tolerance,
+                    slos: rollout.analysis.slos.into_iter().map(SloDoc::from).collect(),
+                },
+                auto_rollback: rollout.auto_rollback,
+            },
+        }
+    }
+}
+
+impl From<Stage> for StageDoc {
+    fn from(stage: Stage) -> Self {
+        let name = stage.name().to_owned();
+        match stage {
+            Stage::Canary { steps } => {
+                let steps = steps
+                    .into_iter()
+                    .map(|step| StepDoc {
+                        set_weight: step.weight,
+                        pause: step.pause,
+                    })
+                    .collect();
+                Self {
+                    name,
+                    steps: Some(steps),
+                    watch: None,
+                    approval: None,
+                }
+            }
+            Stage::Production { watch } => Self {
+                name,
+                steps: None,
+                watch: Some(watch),
+                approval: None,
+            },
+        }
+    }
+}
+
+impl From<Slo> for SloDoc {
+    fn from(slo: Slo) -> Self {
+        let metric = slo.metric().to_owned();
+        match slo {
+            Slo::SuccessRate { min } => Self {
+                metric,
+                min: Some(min),
+                quantile: None,
+                max: None,
+            },
+            Slo::Duration { quantile, max } => Self {
+                metric,
+                min: None,
+                quantile: Some(quantile),
+                max: Some(max),
+            },
+        }
+    }
+}

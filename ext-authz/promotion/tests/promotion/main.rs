@@ -1,0 +1,11 @@
+//! A rollout from the outside: specification, state machine, analysis.
+
+mod apply;
+mod commands;
+mod false_alarms;
+mod life;
+mod properties;
+mod run;
+mod spec;
+mod state;
+mod traffic;
