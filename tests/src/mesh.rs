@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Cli;
 use crate::envoy::{Envoy, EnvoyConfig, EnvoyOptions};
-use crate::load::{Ask, LoadOptions, USER};
+use crate::load::{Ask, Client, LoadOptions, USER};
 use crate::rollout::{Rollouts, Status};
 use crate::service::Service;
 use crate::upstream::Upstream;
@@ -38,8 +38,7 @@ pub struct Mesh {
 impl Mesh {
     /// Starts everything but a proxy.
     pub async fn start() -> Result<Self, Error> {
-        let mesh = Self::without_service().await?;
-        let mut mesh = mesh;
+        let mut mesh = Self::without_service().await?;
         mesh.service.up().await?;
         Ok(mesh)
     }
@@ -65,6 +64,13 @@ impl Mesh {
     /// A proxy with a configuration of the repository.
     pub async fn proxy(&self, file: &str) -> Result<Envoy, Error> {
         Envoy::start(self.config(file)?, EnvoyOptions::default()).await
+    }
+
+    /// A proxy with a configuration of the repository that has `ext_authz`, patient with a busy disk.
+    pub async fn patient_proxy(&self, file: &str) -> Result<Envoy, Error> {
+        let mut config = self.config(file)?;
+        config.make_check_patient()?;
+        Envoy::start(config, EnvoyOptions::default()).await
     }
 
     /// The command line.
@@ -110,7 +116,7 @@ impl Mesh {
                 stats.filter("knhk_policy_version") == version
             })
             .await?;
-        let (policy, client) = (&status.policy, tokio::sync::Mutex::new(Vec::new()));
+        let policy = &status.policy;
         wait::until(
             &format!("every worker to decide by {policy}"),
             wait::SOON,

@@ -296,8 +296,8 @@ async fn two_proxies_in_a_row_choose_the_same_variant_for_10_000_keys() {
         .set_cluster("canary", sidecar.address())
         .expect("a cluster");
     for (route, variant) in ["canary", "stable"].iter().enumerate() {
-        let pointer = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes";
-        config.at(&format!("{pointer}/{route}")).expect("a route")["response_headers_to_add"] =
+        let manager = config.connection_manager().expect("the connection manager");
+        manager["route_config"]["virtual_hosts"][0]["routes"][route]["response_headers_to_add"] =
             json!([{ "header": { "key": "x-gateway", "value": variant } }]);
     }
     let gateway = run(config).await;

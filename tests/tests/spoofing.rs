@@ -79,18 +79,11 @@ async fn while_the_filter_decides_forged_headers_change_nothing() {
         let mut config = mesh.config(FILTER).expect("the operators' configuration");
         config.set_cluster("knhk", gate.address()).expect("a cluster");
         if !own_deletion {
-            let connection_manager = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
-            config
-                .at(connection_manager)
-                .and_then(|manager| {
-                    manager
-                        .as_object_mut()
-                        .expect("an object")
-                        .remove("early_header_mutation_extensions")
-                        .expect("it is there");
-                    Ok(())
-                })
-                .expect("the connection manager");
+            let manager = config.connection_manager().expect("the connection manager");
+            let fields = manager.as_object_mut().expect("an object");
+            fields
+                .remove("early_header_mutation_extensions")
+                .expect("it is there");
         }
         let envoy = start(config).await;
         gate.until_acked(SnapshotId { epoch: 1, n: 1 }, if own_deletion { 3 } else { 6 })
@@ -205,5 +198,11 @@ fn trapping_filter() -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn ext_authz_whose_service_is_away_cannot_be_spoofed_round() {
     let mesh = Mesh::without_service().await.expect("the mesh starts");
-    nothing_gained(&mesh.proxy(EXT_AUTHZ).await.expect("Envoy starts")).await;
+    let mut config = mesh.config(EXT_AUTHZ).expect("the operators' configuration");
+    let filter = config
+        .http_filter("envoy.filters.http.ext_authz")
+        .expect("the filter");
+    // The operators' file answers 503 then.
+    filter["typed_config"]["failure_mode_allow"] = json!(true);
+    nothing_gained(&start(config).await).await;
 }

@@ -137,6 +137,23 @@ impl EnvoyConfig {
         Ok(())
     }
 
+    /// What the routes ask of `ext_authz`: `record`, `wait_timeout`, `on_error`.
+    pub fn check_options(&mut self) -> Result<&mut Value, Error> {
+        self.at(&format!("{CONNECTION_MANAGER}/route_config/virtual_hosts/0/typed_per_filter_config/{EXT_AUTHZ}/check_settings/context_extensions"))
+    }
+
+    /// Lets `ext_authz` wait for as long as any test may take, so that a busy disk fails none.
+    pub fn make_check_patient(&mut self) -> Result<(), Error> {
+        self.http_filter(EXT_AUTHZ)?["typed_config"]["grpc_service"]["timeout"] = json!("20s");
+        self.check_options()?["wait_timeout"] = json!("15s");
+        Ok(())
+    }
+
+    /// The connection manager of the first listener.
+    pub fn connection_manager(&mut self) -> Result<&mut Value, Error> {
+        self.at(CONNECTION_MANAGER)
+    }
+
     /// Loads another module as the filter.
     pub fn set_filter_file(&mut self, wasm: &Path) -> Result<(), Error> {
         self.plugin()?["vm_config"]["code"]["local"]["filename"] = json!(wasm);
@@ -170,6 +187,8 @@ impl EnvoyConfig {
     }
 }
 
+const EXT_AUTHZ: &str = "envoy.filters.http.ext_authz";
+const CONNECTION_MANAGER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
 const HTTP_FILTERS: &str =
     "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters";
 
