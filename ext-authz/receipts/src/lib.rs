@@ -14,15 +14,20 @@ mod key;
 mod log;
 pub mod payload;
 pub mod receipt;
+mod segment;
 mod signer;
 pub mod storage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod tree;
 
 pub use checkpoint::{CheckpointError, SignedCheckpoint};
 pub use env::Env;
 pub use key::{KeyError, MAX_KEYS, MAX_PEM_BYTES, PublicKey};
-pub use log::{Log, LogError, LogOptions, LogStatus, Scan, SignError};
+pub use log::{
+    Log, LogError, LogOptions, LogStatus, MAX_APPEND_BYTES, MAX_FLUSH, MAX_WAITING_BYTES, MIN_FLUSH,
+    SIGN_TIMEOUT, Scan, SignError,
+};
 pub use payload::{
     ActionReceipt, DecisionReceipt, DecodeError, Genesis, MAX_PAYLOAD_BYTES, Payload, PolicyReceipt,
     Reporter, Verdict, Via,

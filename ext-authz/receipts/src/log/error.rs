@@ -40,10 +40,8 @@ pub enum LogError {
         /// The origin by the configuration.
         wanted: String,
     },
-    /// What is on disk contradicts itself: acknowledged entries were lost or changed. Nothing was touched.
-    #[error(
-        "receipts: the log is damaged: {what}; restore the data directory from a copy, nothing was changed"
-    )]
+    /// What is on disk contradicts itself: acknowledged entries were lost or changed. None of them was touched.
+    #[error("receipts: the log is damaged: {what}; restore the data directory from a copy")]
     Damaged {
         /// What contradicts what, and where.
         what: String,

@@ -1,93 +1,431 @@
-#![allow(unused_variables)]
-use crate::storage::Storage;
-use crate::{Env, Payload, ReceiptFile, SignedCheckpoint, Signer};
-use std::sync::Arc;
-use std::time::Duration;
+//! The log of one region on local disk.
+//!
+//! ```text
+//! lock                          held by the one process that uses the directory
+//! log/segments/<N>.seg          the entries, see `segment`; the only truth
+//! log/segments/<N>.idx          where in a closed segment its entries are; derived
+//! log/tile/...                  C2SP tlog-tiles; derived
+//! log/checkpoint                the newest signed checkpoint; derived, and what the entries are checked against at a start
+//! ```
+//! A thread writes entries, all that wait with one sync, and answers only then. A task makes tiles durable, then has the
+//! tree's root signed and published, at each flush that has something new. Neither waits for the other: where signing fails
+//! entries stay durable and unsigned, and each later flush tries again.
+
 mod error;
+mod flusher;
+mod offsets;
+mod options;
+mod publisher;
+mod queue;
+mod reading;
+mod recovery;
+mod segments;
+mod tiles;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinError, spawn_blocking};
+
 pub use error::{LogError, SignError};
+use flusher::{Ask, Flushed, Flusher};
+pub use options::{LogOptions, MAX_FLUSH, MIN_FLUSH};
+use publisher::Publisher;
+use queue::{Queue, Request};
+pub use reading::Scan;
+use segments::Segments;
+use writer::Writer;
+
+use crate::checkpoint::SignedCheckpoint;
+use crate::entry::Prepared;
+use crate::env::Env;
+use crate::key::PublicKey;
+use crate::payload::{Genesis, MAX_PAYLOAD_BYTES, Payload};
+use crate::signer::Signer;
+use crate::storage::{LockError, LockGuard, Storage};
+
+/// Bytes of appends that may wait to be written; past it an append fails with `resource_exhausted`.
 pub const MAX_WAITING_BYTES: usize = 64 * 1024 * 1024;
+
+/// The most bytes of payloads in one append.
 pub const MAX_APPEND_BYTES: usize = 16 * 1024 * 1024;
+
+/// How long a signature may take. The flush then fails, and the next one tries again.
 pub const SIGN_TIMEOUT: Duration = Duration::from_secs(10);
-/// Settings.
-#[derive(Clone, Debug)]
-pub struct LogOptions {
-    pub region: String,
-    pub origin: String,
-    pub flush: Duration,
-}
-impl LogOptions {
-    pub fn new(region: impl Into<String>) -> Self {
-        let region = region.into();
-        Self {
-            origin: format!("knhk.dev/log/{region}"),
-            region,
-            flush: Duration::from_millis(250),
-        }
-    }
-}
-#[derive(Clone, Debug)]
-pub struct LogStatus {
-    pub size: u64,
-    pub signed_size: u64,
-    pub unsigned: u64,
-    pub waiting_bytes: usize,
-    pub last_sign_error: Option<SignError>,
-    pub last_write_error: Option<LogError>,
-}
+
+/// Appends are written together up to so many bytes, then synced.
+const MAX_GROUP_BYTES: usize = 8 * 1024 * 1024;
+
+/// A segment is closed before it gets larger, unless a single group is.
+const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Callers that may ask for a flush before they have to wait to ask.
+const MAX_ASKS: usize = 64;
+
+const LOG_DIR: &str = "log";
+const CHECKPOINT_PATH: &str = "log/checkpoint";
+
+/// How the flushing task ended.
+type Stoppage = Result<(), JoinError>;
+
+/// A handle of the open log. Clones are handles of the same log, which ends when the last one is dropped.
 #[derive(Clone)]
 pub struct Log {
-    _inner: Arc<()>,
+    inner: Arc<Inner>,
 }
+
+struct Inner {
+    options: LogOptions,
+    env: Env,
+    segments: Arc<Segments>,
+    queue: Arc<Queue>,
+    newest: watch::Receiver<Option<SignedCheckpoint>>,
+    asks: mpsc::Sender<Ask>,
+    last_write_error: Arc<Mutex<Option<LogError>>>,
+    last_flush_error: Arc<Mutex<Option<LogError>>>,
+    workers: Mutex<Option<Workers>>,
+}
+
+struct Workers {
+    writer: thread::JoinHandle<()>,
+    flusher: tokio::task::JoinHandle<Stoppage>,
+}
+
+/// How the log is doing.
+#[derive(Clone, Debug)]
+pub struct LogStatus {
+    /// Durable entries.
+    pub size: u64,
+    /// Entries under a published checkpoint.
+    pub signed_size: u64,
+    /// Durable entries under no checkpoint yet: `size` less `signed_size`.
+    pub unsigned: u64,
+    /// Bytes of appends that wait to be written or are being written.
+    pub waiting_bytes: usize,
+    /// Why the newest flush gave no checkpoint: signing or the disk. `None` when it did, or when nothing was new.
+    pub last_flush_error: Option<LogError>,
+    /// Why the newest append failed. `None` when it did not.
+    pub last_write_error: Option<LogError>,
+}
+
 impl Log {
+    /// Takes the data directory's lock, recovers the log, writes entry 0 on the first start, and starts to serve.
+    /// To be called in a tokio runtime, which flushes run in. Blocking work is done on its blocking threads.
+    ///
+    /// Refused: a directory that is in use, one of another log, and one whose entries contradict its last checkpoint.
     pub async fn open(
         storage: Arc<dyn Storage>,
         options: LogOptions,
         signer: Arc<dyn Signer>,
         env: Env,
     ) -> Result<Self, LogError> {
-        unimplemented!()
+        Self::open_with_segments(storage, options, signer, env, SEGMENT_BYTES).await
     }
+
+    async fn open_with_segments(
+        storage: Arc<dyn Storage>,
+        options: LogOptions,
+        signer: Arc<dyn Signer>,
+        env: Env,
+        segment_bytes: u64,
+    ) -> Result<Self, LogError> {
+        options.check()?;
+        let key = PublicKey::from_der(signer.public_key_der()).map_err(|e| LogError::Option {
+            field: "signer",
+            given: "public key".to_owned(),
+            reason: e.to_string(),
+        })?;
+        let opening = {
+            let (options, key, env) = (options.clone(), key.clone(), env.clone());
+            spawn_blocking(move || Opened::new(&storage, &options, &key, &env, segment_bytes))
+        };
+        let opened = opening.await.map_err(|_| LogError::Closed)??;
+        opened.start(options, key, signer, env)
+    }
+
+    /// Makes payloads durable as new entries, together, and returns their indexes, which are contiguous.
+    ///
+    /// It returns only after the sync that covers them. After an error none of them is in the log, unless that is
+    /// [`LogError::Closed`]: then they may or may not be. Dropping the future does not take the append back.
     pub async fn append(&self, payloads: Vec<Payload>) -> Result<Vec<u64>, LogError> {
-        unimplemented!()
+        let entries = self.prepare(&payloads)?;
+        let (answer, answered) = oneshot::channel();
+        self.inner.queue.push(Request { entries, answer })?;
+        let range = answered.await.map_err(|_| LogError::Closed)??;
+        Ok(range.collect())
     }
+
+    fn prepare(&self, payloads: &[Payload]) -> Result<Vec<Prepared>, LogError> {
+        let mut total = 0;
+        let entries: Vec<_> = payloads
+            .iter()
+            .map(|payload| {
+                let bytes = payload.to_bytes();
+                total += bytes.len();
+                if bytes.len() > MAX_PAYLOAD_BYTES {
+                    return Err(LogError::Size { len: bytes.len() });
+                }
+                Ok(prepared(&self.inner.env, bytes))
+            })
+            .collect::<Result<_, _>>()?;
+        if entries.is_empty() || total > MAX_APPEND_BYTES {
+            return Err(LogError::Size { len: total });
+        }
+        Ok(entries)
+    }
+
+    /// How many entries are durable.
     pub fn size(&self) -> u64 {
-        unimplemented!()
+        self.inner.segments.size()
     }
+
+    /// The region whose log it is: the first part of its receipts' IDs.
     pub fn region(&self) -> &str {
-        unimplemented!()
+        &self.inner.options.region
     }
+
+    /// The newest published checkpoint. None before the second entry was flushed: a tree of one entry is not signed.
     pub fn checkpoint(&self) -> Option<SignedCheckpoint> {
-        unimplemented!()
+        self.inner.newest.borrow().clone()
     }
+
+    /// Waits until a published checkpoint covers the entry, and returns the newest one. Does not force a flush.
     pub async fn covered(&self, index: u64) -> Result<SignedCheckpoint, LogError> {
-        unimplemented!()
+        let mut newest = self.inner.newest.clone();
+        let covers = |it: &Option<SignedCheckpoint>| it.as_ref().is_some_and(|it| it.size() > index);
+        let found = newest
+            .wait_for(covers)
+            .await
+            .map_err(|_| LogError::Closed)?
+            .clone();
+        found.ok_or(LogError::Closed)
     }
+
+    /// Flushes without waiting for the next tick. On return a published checkpoint covers every entry that was durable at
+    /// the call. How often is the caller's to limit: each flush with something new is a signature.
     pub async fn flush_now(&self) -> Result<Option<SignedCheckpoint>, LogError> {
-        unimplemented!()
+        self.ask(Ask::Flush).await
     }
+
+    async fn ask(&self, ask: impl FnOnce(oneshot::Sender<Flushed>) -> Ask) -> Flushed {
+        let (answer, answered) = oneshot::channel();
+        self.inner
+            .asks
+            .send(ask(answer))
+            .await
+            .map_err(|_| LogError::Closed)?;
+        answered.await.map_err(|_| LogError::Closed)?
+    }
+
+    /// How the log is doing, for readiness and metrics.
     pub fn status(&self) -> LogStatus {
-        unimplemented!()
+        let error = |of: &Mutex<Option<LogError>>| of.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let signed_size = self
+            .inner
+            .newest
+            .borrow()
+            .as_ref()
+            .map_or(0, SignedCheckpoint::size);
+        let size = self.size();
+        LogStatus {
+            size,
+            signed_size,
+            unsigned: size.saturating_sub(signed_size),
+            waiting_bytes: self.inner.queue.bytes(),
+            last_flush_error: error(&self.inner.last_flush_error),
+            last_write_error: error(&self.inner.last_write_error),
+        }
     }
-    pub fn payload(&self, index: u64) -> Result<Payload, LogError> {
-        unimplemented!()
-    }
-    pub fn scan(&self, from: u64) -> Result<Scan, LogError> {
-        unimplemented!()
-    }
-    pub async fn receipt(&self, index: u64) -> Result<ReceiptFile, LogError> {
-        unimplemented!()
-    }
-    pub fn tile(&self, path: &str) -> Result<Vec<u8>, LogError> {
-        unimplemented!()
-    }
+
+    /// Writes what waits, flushes, and gives the data directory free. Other handles can still read, and append no more.
+    /// An error says that the last entries are under no checkpoint; they are durable all the same.
     pub async fn close(self) -> Result<(), LogError> {
-        unimplemented!()
+        let workers = self
+            .inner
+            .workers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(workers) = workers else { return Ok(()) };
+        self.inner.queue.close();
+        spawn_blocking(move || workers.writer.join())
+            .await
+            .map_err(|_| LogError::Closed)?
+            .map_err(|_| LogError::Closed)?;
+        let flushed = self.ask(Ask::Stop).await;
+        workers
+            .flusher
+            .await
+            .map_err(|_| LogError::Closed)?
+            .map_err(|_| LogError::Closed)?;
+        flushed.map(|_| ())
     }
 }
-pub struct Scan;
-impl Iterator for Scan {
-    type Item = Result<(u64, Payload), LogError>;
-    fn next(&mut self) -> Option<Self::Item> {
-        unimplemented!()
+
+impl Drop for Inner {
+    /// The writer ends after what waits. The flusher ends since nobody can ask it any more.
+    fn drop(&mut self) {
+        self.queue.close();
     }
+}
+
+/// The log's two halves, recovered and not running yet.
+struct Opened {
+    lock: Arc<LockGuard>,
+    segments: Arc<Segments>,
+    writer: Writer,
+    publisher: Publisher,
+}
+
+impl Opened {
+    fn new(
+        storage: &Arc<dyn Storage>,
+        options: &LogOptions,
+        key: &PublicKey,
+        env: &Env,
+        segment_bytes: u64,
+    ) -> Result<Self, LogError> {
+        let lock = storage.lock().map_err(|error| match error {
+            LockError::Held(pid) => LogError::Locked { pid },
+            LockError::Io(error) => LogError::io("lock", "lock")(error),
+        })?;
+        let (mut writer, publisher) = recovery::recover(storage, &options.origin, key, segment_bytes)?;
+        let segments = Arc::clone(writer.segments());
+        if segments.size() == 0 {
+            let genesis = Payload::Genesis(Genesis {
+                region: options.region.clone(),
+                time_unix_ms: env.now_unix_ms(),
+                origin: options.origin.clone(),
+                public_key_der: key.der().to_vec(),
+            });
+            writer.commit(&[&prepared(env, genesis.to_bytes())])?;
+        } else {
+            require_genesis(&segments, options)?;
+        }
+        Ok(Self {
+            lock: Arc::new(lock),
+            segments,
+            writer,
+            publisher,
+        })
+    }
+
+    fn start(
+        self,
+        options: LogOptions,
+        key: PublicKey,
+        signer: Arc<dyn Signer>,
+        env: Env,
+    ) -> Result<Log, LogError> {
+        let Self {
+            lock,
+            segments,
+            writer,
+            publisher,
+        } = self;
+        let queue = Arc::<Queue>::default();
+        let (newest_sender, newest) = watch::channel(publisher.published().cloned());
+        let (asks, asked) = mpsc::channel(MAX_ASKS);
+        let (last_write_error, last_flush_error) = (Arc::default(), Arc::default());
+
+        let writing = {
+            let (queue, last_error, lock) = (
+                Arc::clone(&queue),
+                Arc::clone(&last_write_error),
+                Arc::clone(&lock),
+            );
+            move || {
+                write(&queue, writer, &last_error);
+                drop(lock);
+            }
+        };
+        let writer = thread::Builder::new()
+            .name("knhk-log".to_owned())
+            .spawn(writing)
+            .map_err(LogError::io("start the thread that writes", LOG_DIR))?;
+
+        let flusher = Flusher {
+            publisher,
+            signer,
+            key,
+            newest: newest_sender,
+            last_error: Arc::clone(&last_flush_error),
+        };
+        let every = options.flush;
+        let flusher = tokio::spawn(async move {
+            let stoppage = flusher.run(every, asked).await;
+            drop(lock);
+            stoppage
+        });
+
+        let workers = Mutex::new(Some(Workers { writer, flusher }));
+        let inner = Inner {
+            options,
+            env,
+            segments,
+            queue,
+            newest,
+            asks,
+            last_write_error,
+            last_flush_error,
+            workers,
+        };
+        Ok(Log {
+            inner: Arc::new(inner),
+        })
+    }
+}
+
+/// The writer's thread.
+fn write(queue: &Queue, mut writer: Writer, last_error: &Mutex<Option<LogError>>) {
+    while let Some(requests) = queue.take() {
+        let entries: Vec<_> = requests.iter().flat_map(|request| &request.entries).collect();
+        let result = writer.commit(&entries);
+        let mut last = last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        match (last.as_ref(), &result) {
+            (None, Err(error)) => tracing::error!(%error, label = error.label(), "entries are refused"),
+            (Some(_), Ok(_)) => tracing::info!("entries are accepted again"),
+            _ => {}
+        }
+        *last = result.as_ref().err().cloned();
+        drop(last);
+        let mut next = result;
+        for request in requests {
+            let answer = next
+                .clone()
+                .map(|first| first..first + request.entries.len() as u64);
+            next = next.map(|first| first + request.entries.len() as u64);
+            // Who no longer waits has its entries in the log all the same.
+            let _ = request.answer.send(answer);
+        }
+    }
+}
+
+fn prepared(env: &Env, payload: Vec<u8>) -> Prepared {
+    let mut salt = [0; 32];
+    (env.fill_random)(&mut salt);
+    Prepared::new(salt, payload)
+}
+
+fn require_genesis(segments: &Arc<Segments>, options: &LogOptions) -> Result<(), LogError> {
+    let found = match reading::payload(segments, 0)? {
+        Payload::Genesis(genesis) if genesis.origin == options.origin => return Ok(()),
+        Payload::Genesis(genesis) => genesis.origin,
+        other => {
+            return Err(LogError::damaged(format!(
+                "entry 0 is a {}, not the genesis",
+                other.kind()
+            )));
+        }
+    };
+    Err(LogError::OtherLog {
+        found,
+        wanted: options.origin.clone(),
+    })
 }

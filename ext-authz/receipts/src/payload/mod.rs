@@ -17,6 +17,8 @@ mod encode;
 #[cfg(any(test, feature = "testing"))]
 pub mod samples;
 mod show;
+#[cfg(test)]
+mod tests;
 
 use knhk_decision::{Evidence, PolicyId};
 use serde::Serialize;

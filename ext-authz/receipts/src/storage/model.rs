@@ -143,31 +143,40 @@ impl ModelStorage {
             .collect()
     }
 
+    /// Another storage with the same files.
+    pub fn copy(&self) -> Self {
+        let State { dirs, files, .. } = self.state().clone();
+        Self {
+            state: Arc::new(Mutex::new(State {
+                dirs,
+                files,
+                ..State::default()
+            })),
+            locked: Arc::default(),
+        }
+    }
+
     /// What is found after a crash. The same seed gives the same outcome. `self` is dead from now on.
     pub fn crash(&self, kind: Crash, seed: u64) -> Self {
-        let mut old = self.state();
-        old.crash_after = Some(0);
-        let mut rng = SmallRng::seed_from_u64(seed);
-        let mut new = State {
-            dirs: old.dirs.clone(),
-            files: old.files.clone(),
-            ..State::default()
-        };
+        let after = self.copy();
+        self.crash_after(0);
+        // That step is its last.
+        let _ = self.state().step();
         if kind != Crash::Process {
+            let mut rng = SmallRng::seed_from_u64(seed);
             let mut keeps = || match kind {
                 Crash::LoseAll => false,
                 Crash::Process | Crash::KeepAll => true,
                 Crash::Scramble => rng.random_bool(0.5),
             };
-            new.dirs.values_mut().for_each(|dir| dir.settle(&mut keeps));
-            new.files
+            let mut state = after.state();
+            state.dirs.values_mut().for_each(|dir| dir.settle(&mut keeps));
+            state
+                .files
                 .iter_mut()
                 .for_each(|content| content.settle(&mut keeps));
         }
-        Self {
-            state: Arc::new(Mutex::new(new)),
-            locked: Arc::default(),
-        }
+        after
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -1,0 +1,198 @@
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use super::error::LogError;
+use super::segments::Segments;
+use super::{CHECKPOINT_PATH, LOG_DIR};
+use crate::checkpoint::{MIN_SIGNED_SIZE, SignedCheckpoint, Unsigned};
+use crate::storage::{Storage, parent, replace};
+use crate::tree::{Edge, TILE_WIDTH, Tile, TileFile, TileKind};
+
+/// How many full tiles are collected before they are written together.
+const TILES_AT_ONCE: usize = 128;
+
+/// Keeps the derived part of the log up with the entries: tiles, then the checkpoint that covers them.
+///
+/// Partial tiles are removed once a published checkpoint covers the full tile: readers then find that one instead, as the
+/// specification tells them to.
+pub(crate) struct Publisher {
+    segments: Arc<Segments>,
+    origin: String,
+    /// Of the tree whose tiles are all durable.
+    edge: Edge,
+    published: Option<SignedCheckpoint>,
+    /// Tiles, as full ones, that have partial forms on disk.
+    with_partials: BTreeSet<Tile>,
+}
+
+impl Publisher {
+    /// Goes on from a tree whose tiles are all durable.
+    pub(crate) fn new(
+        segments: Arc<Segments>,
+        origin: String,
+        edge: Edge,
+        published: Option<SignedCheckpoint>,
+    ) -> Result<Self, LogError> {
+        let with_partials = partials_on_disk(segments.storage().as_ref(), edge.size())
+            .map_err(LogError::io("list the tiles in", LOG_DIR))?;
+        Ok(Self {
+            segments,
+            origin,
+            edge,
+            published,
+            with_partials,
+        })
+    }
+
+    pub(crate) fn published(&self) -> Option<&SignedCheckpoint> {
+        self.published.as_ref()
+    }
+
+    /// Makes the tiles of all durable entries durable, and returns what is to be signed, if it is new.
+    ///
+    /// A tree of fewer than [`MIN_SIGNED_SIZE`] entries is not signed.
+    pub(crate) fn prepare(&mut self) -> Result<Option<Unsigned>, LogError> {
+        let before = self.edge.size();
+        if self.segments.size() > before {
+            let mut edge = self.edge.clone();
+            self.extend(&mut edge)?;
+            self.with_partials
+                .extend(edge.partials(before).iter().map(|file| file.tile.completed()));
+            self.edge = edge;
+        }
+        let size = self.edge.size();
+        let signed = self
+            .published
+            .as_ref()
+            .is_some_and(|checkpoint| checkpoint.size() == size);
+        if signed || size < MIN_SIGNED_SIZE {
+            return Ok(None);
+        }
+        Ok(Some(Unsigned {
+            origin: self.origin.clone(),
+            size,
+            root: self.edge.root(),
+        }))
+    }
+
+    /// Publishes the signed form of what [`Publisher::prepare`] returned.
+    pub(crate) fn publish(&mut self, checkpoint: SignedCheckpoint) -> Result<(), LogError> {
+        let storage = self.segments.storage().as_ref();
+        replace(storage, CHECKPOINT_PATH, checkpoint.as_bytes())
+            .map_err(LogError::io("write", CHECKPOINT_PATH))?;
+        let size = checkpoint.size();
+        self.published = Some(checkpoint);
+        self.with_partials.retain(|&tile| {
+            let covered = Tile::in_tree(tile.kind, tile.n, size).is_some_and(|it| it.width == TILE_WIDTH);
+            if !covered {
+                return true;
+            }
+            let removed = remove_partials(storage, tile);
+            if let Err(error) = &removed {
+                tracing::warn!(%tile, %error, "old partial tiles are still there; removal is tried again");
+            }
+            removed.is_err()
+        });
+        Ok(())
+    }
+
+    fn extend(&self, edge: &mut Edge) -> Result<(), LogError> {
+        let before = edge.size();
+        let storage = self.segments.storage().as_ref();
+        extend(&self.segments, edge, self.segments.size(), &mut |files| {
+            write_tiles(storage, files)
+        })?;
+        write_tiles(storage, &edge.partials(before))
+    }
+}
+
+/// Adds the entries up to `size` to the tree. Full tiles go to `write`, in groups.
+pub(crate) fn extend(
+    segments: &Arc<Segments>,
+    edge: &mut Edge,
+    size: u64,
+    write: &mut dyn FnMut(&[TileFile]) -> Result<(), LogError>,
+) -> Result<(), LogError> {
+    let (mut cursor, mut full) = (segments.cursor(edge.size()), Vec::new());
+    while edge.size() < size {
+        let Some(entry) = cursor.next(|record| record.commitment)? else {
+            break;
+        };
+        edge.push(&entry, &mut full);
+        if full.len() >= TILES_AT_ONCE {
+            write(&full)?;
+            full.clear();
+        }
+    }
+    write(&full)
+}
+
+/// Makes tiles durable. A tile that was there before has its old or its new content at every moment.
+pub(crate) fn write_tiles(storage: &dyn Storage, tiles: &[TileFile]) -> Result<(), LogError> {
+    if tiles.is_empty() {
+        return Ok(());
+    }
+    let write = || -> io::Result<()> {
+        let names: Vec<_> = tiles
+            .iter()
+            .map(|file| format!("{LOG_DIR}/{}", file.tile))
+            .collect();
+        let mut files = Vec::with_capacity(tiles.len());
+        for (name, content) in names.iter().zip(tiles) {
+            let file = create_with_dir(storage, &unfinished(name))?;
+            file.write_at(0, &content.bytes)?;
+            files.push(file);
+        }
+        storage.sync_files(&files)?;
+        for name in &names {
+            storage.rename(&unfinished(name), name)?;
+        }
+        let dirs: BTreeSet<_> = names.iter().map(|name| parent(name)).collect();
+        dirs.into_iter().try_for_each(|dir| storage.sync_dir(dir))
+    };
+    write().map_err(LogError::io("write tiles to", LOG_DIR))
+}
+
+fn unfinished(name: &str) -> String {
+    format!("{name}.new")
+}
+
+fn create_with_dir(storage: &dyn Storage, path: &str) -> io::Result<Box<dyn crate::storage::File>> {
+    match storage.create(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            storage.create_dir(parent(path))?;
+            storage.create(path)
+        }
+        other => other,
+    }
+}
+
+/// Which tiles at the right end of the tree have partial forms. Earlier ones were looked after when they became full.
+fn partials_on_disk(storage: &dyn Storage, size: u64) -> io::Result<BTreeSet<Tile>> {
+    let mut found = BTreeSet::new();
+    let levels = (0..8).map(TileKind::Level);
+    for kind in std::iter::once(TileKind::Entries).chain(levels) {
+        let last = format!("{LOG_DIR}/{}", Tile::full(kind, kind.items(size) / TILE_WIDTH));
+        let dir = parent(&last);
+        for name in storage.list(dir)? {
+            let path = name.strip_suffix(".p").map(|name| format!("{dir}/{name}"));
+            let tile: Option<Tile> = path
+                .as_deref()
+                .and_then(|path| path.strip_prefix(LOG_DIR)?.strip_prefix('/')?.parse().ok());
+            found.extend(tile);
+        }
+    }
+    Ok(found)
+}
+
+fn remove_partials(storage: &dyn Storage, tile: Tile) -> io::Result<()> {
+    let dir = format!("{LOG_DIR}/{}", tile.partials_dir());
+    for name in storage.list(&dir)? {
+        storage.remove(&format!("{dir}/{name}"))?;
+    }
+    match storage.remove_dir(&dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,123 @@
+//! Reading what is durable. Blocking, except where it says async.
+
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+
+use super::error::LogError;
+use super::segments::{Cursor, Segments};
+use super::{CHECKPOINT_PATH, LOG_DIR, Log, tiles};
+use crate::checkpoint::SignedCheckpoint;
+use crate::payload::Payload;
+use crate::receipt::ReceiptFile;
+use crate::tree::{Tile, TreeReader};
+
+impl Log {
+    /// The payload of an entry that is durable. Reads from disk: call it where blocking is allowed.
+    pub fn payload(&self, index: u64) -> Result<Payload, LogError> {
+        payload(&self.inner.segments, index)
+    }
+
+    /// Every durable entry from `from` on, in order, up to those that are durable now. Reads from disk as it goes: use it
+    /// where blocking is allowed. It ends after the first error. Nothing where `from` is behind the last entry.
+    pub fn scan(&self, from: u64) -> Scan {
+        Scan {
+            cursor: Some(self.inner.segments.cursor(from)),
+            next: from,
+        }
+    }
+
+    /// Everything to verify the entry with, under the newest checkpoint. [`LogError::NotCovered`] where none covers it yet;
+    /// [`Log::covered`] waits for that.
+    pub async fn receipt(&self, index: u64) -> Result<ReceiptFile, LogError> {
+        let checkpoint = self.checkpoint();
+        let segments = Arc::clone(&self.inner.segments);
+        let reading = spawn_blocking(move || receipt(&segments, index, checkpoint));
+        reading.await.map_err(|_| LogError::Closed)?
+    }
+
+    /// The bytes of a file of the published log: `checkpoint`, `tile/<L>/<N>[.p/<W>]` or `tile/entries/<N>[.p/<W>]`, as in
+    /// C2SP tlog-tiles. What the newest checkpoint does not cover is not there. Reads from disk.
+    pub fn tile(&self, path: &str) -> Result<Vec<u8>, LogError> {
+        let none = || LogError::NoTile {
+            path: path.chars().take(80).collect(),
+        };
+        let checkpoint = self.checkpoint().ok_or_else(none)?;
+        if format!("{LOG_DIR}/{path}") == CHECKPOINT_PATH {
+            return Ok(checkpoint.as_bytes().to_vec());
+        }
+        let tile: Tile = path.parse().map_err(|_| none())?;
+        let published = Tile::in_tree(tile.kind, tile.n, checkpoint.size()).ok_or_else(none)?;
+        if tile.width > published.width {
+            return Err(none());
+        }
+        let mut bytes = tiles::read(self.inner.segments.storage().as_ref(), published)
+            .map_err(LogError::io("read", path))?;
+        // Any smaller width is the beginning of the published one.
+        bytes.truncate(tiles::bytes_of(tile));
+        Ok(bytes)
+    }
+}
+
+/// Entries in order.
+pub struct Scan {
+    /// None after an error.
+    cursor: Option<Cursor>,
+    next: u64,
+}
+
+impl Iterator for Scan {
+    type Item = Result<(u64, Payload), LogError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let index = self.next;
+        let item = next_payload(self.cursor.as_mut()?, index).transpose()?;
+        self.next += 1;
+        if item.is_err() {
+            self.cursor = None;
+        }
+        Some(item.map(|payload| (index, payload)))
+    }
+}
+
+pub(crate) fn payload(segments: &Arc<Segments>, index: u64) -> Result<Payload, LogError> {
+    let payload = next_payload(&mut segments.cursor(index), index)?;
+    payload.ok_or_else(|| LogError::NotFound {
+        index,
+        size: segments.size(),
+    })
+}
+
+fn next_payload(cursor: &mut Cursor, index: u64) -> Result<Option<Payload>, LogError> {
+    let payload = cursor
+        .next(|record| Payload::from_bytes(record.payload))?
+        .transpose();
+    payload.map_err(|source| LogError::Payload { index, source })
+}
+
+fn receipt(
+    segments: &Arc<Segments>,
+    index: u64,
+    checkpoint: Option<SignedCheckpoint>,
+) -> Result<ReceiptFile, LogError> {
+    let size = segments.size();
+    if index >= size {
+        return Err(LogError::NotFound { index, size });
+    }
+    let checkpoint = checkpoint
+        .filter(|it| it.size() > index)
+        .ok_or(LogError::NotCovered { index })?;
+    let storage = segments.storage().as_ref();
+    let proof = TreeReader::new(checkpoint.size(), |tile| tiles::read(storage, tile))
+        .inclusion(index)
+        .map_err(LogError::io("read the tiles in", LOG_DIR))?;
+    let found = segments.cursor(index).next(|record| ReceiptFile {
+        payload: record.payload.to_vec(),
+        salt: record.salt,
+        index,
+        entry: record.commitment,
+        proof,
+        checkpoint,
+    })?;
+    found.ok_or(LogError::NotFound { index, size })
+}

@@ -1,0 +1,331 @@
+//! Disks that are full, lie, or flip bits.
+
+use std::sync::Arc;
+
+use super::crashes::ORIGIN;
+use crate::checkpoint::SignedCheckpoint;
+use crate::entry::Prepared;
+use crate::log::CHECKPOINT_PATH;
+use crate::log::error::LogError;
+use crate::log::publisher::Publisher;
+use crate::log::recovery::recover;
+use crate::log::writer::Writer;
+use crate::segment::path_of;
+use crate::storage::{Crash, ModelStorage, Storage, read_whole};
+use crate::testing::TestSigner;
+
+const SEGMENT_BYTES: u64 = 64 * 1024;
+
+fn open(storage: &ModelStorage, origin: &str) -> Result<(Writer, Publisher), LogError> {
+    let storage: Arc<dyn Storage> = Arc::new(storage.clone());
+    recover(&storage, origin, &TestSigner::new(1).public_key(), SEGMENT_BYTES)
+}
+
+fn entries(range: std::ops::Range<u64>) -> Vec<Prepared> {
+    range
+        .map(|i| Prepared::new([0; 32], i.to_be_bytes().repeat(10)))
+        .collect()
+}
+
+fn commit(writer: &mut Writer, range: std::ops::Range<u64>) -> Result<u64, LogError> {
+    writer.commit(&entries(range).iter().collect::<Vec<_>>())
+}
+
+fn flush(publisher: &mut Publisher) -> Result<SignedCheckpoint, LogError> {
+    let signer = TestSigner::new(1);
+    let unsigned = publisher.prepare()?.expect("something new");
+    let signature = signer.sign(&unsigned.digest());
+    let checkpoint = unsigned
+        .signed(&signer.public_key(), signature)
+        .expect("its own signature");
+    publisher.publish(checkpoint.clone())?;
+    Ok(checkpoint)
+}
+
+fn assert_holds(writer: &Writer, count: u64) {
+    assert_eq!(writer.segments().size(), count);
+    let mut cursor = writer.segments().cursor(0);
+    for expected in entries(0..count) {
+        let payload = cursor
+            .next(|record| record.payload.to_vec())
+            .expect("reads")
+            .expect("it is there");
+        assert_eq!(payload, expected.payload);
+    }
+    assert_eq!(cursor.next(|_| ()).expect("reads"), None);
+}
+
+#[test]
+fn a_full_disk_refuses_entries_and_takes_them_again_when_there_is_room() {
+    // However much of the write fits.
+    for room in 0..400 {
+        let storage = ModelStorage::new();
+        let (mut writer, _) = open(&storage, ORIGIN).expect("opens");
+        commit(&mut writer, 0..5).expect("commits");
+        storage.set_capacity(Some(storage.used() + room));
+        let error = commit(&mut writer, 5..8).expect_err("no room");
+        assert_eq!(error.label(), "disk_full");
+        assert!(error.to_string().contains("free room on the disk"), "{error}");
+        assert_holds(&writer, 5);
+        storage.set_capacity(None);
+        assert_eq!(commit(&mut writer, 5..9).expect("there is room"), 5);
+        assert_holds(&writer, 9);
+        drop(writer);
+        assert_holds(
+            &open(&storage.crash(Crash::LoseAll, 0), ORIGIN).expect("opens").0,
+            9,
+        );
+    }
+}
+
+#[test]
+fn a_full_disk_at_the_beginning_of_a_segment_does_no_harm() {
+    let storage = ModelStorage::new();
+    let (mut writer, _) = open(&storage, ORIGIN).expect("opens");
+    let mut count = 0;
+    // On until the next group needs a new segment.
+    while storage.paths().iter().all(|path| !path.ends_with(".idx")) {
+        let used = storage.used();
+        storage.set_capacity(Some(used + 7 * 176));
+        if commit(&mut writer, count..count + 7).is_err() {
+            storage.set_capacity(Some(storage.used()));
+            // A group that is small enough for the old segment must not go there: the new one may be on disk already.
+            commit(&mut writer, count..count + 1).expect_err("still full");
+            storage.set_capacity(None);
+            commit(&mut writer, count..count + 7).expect("there is room");
+        }
+        count += 7;
+    }
+    storage.set_capacity(None);
+    assert_holds(&writer, count);
+    drop(writer);
+    assert_holds(
+        &open(&storage.crash(Crash::LoseAll, 0), ORIGIN).expect("opens").0,
+        count,
+    );
+}
+
+#[test]
+fn a_failed_sync_is_never_taken_for_a_success() {
+    let storage = ModelStorage::new();
+    let (mut writer, _) = open(&storage, ORIGIN).expect("opens");
+    commit(&mut writer, 0..5).expect("commits");
+    storage.fail_sync_after(0);
+    assert_eq!(
+        commit(&mut writer, 5..8).expect_err("the sync failed").label(),
+        "io"
+    );
+    assert_holds(&writer, 5);
+    // And again while it repairs.
+    storage.fail_sync_after(0);
+    assert_eq!(
+        commit(&mut writer, 5..8).expect_err("the sync failed").label(),
+        "io"
+    );
+    assert_eq!(commit(&mut writer, 5..9).expect("the disk is well again"), 5);
+    assert_holds(&writer, 9);
+    drop(writer);
+    for seed in 0..20 {
+        assert_holds(
+            &open(&storage.crash(Crash::Scramble, seed), ORIGIN)
+                .expect("opens")
+                .0,
+            9,
+        );
+    }
+}
+
+#[test]
+fn a_segment_that_lost_synced_bytes_takes_no_more_entries() {
+    let storage = ModelStorage::new();
+    let (mut writer, _) = open(&storage, ORIGIN).expect("opens");
+    commit(&mut writer, 0..5).expect("commits");
+    storage.fail_sync_after(0);
+    commit(&mut writer, 5..8).expect_err("the sync failed");
+    storage.flip_bit(&path_of(0), 300, 2);
+    for _ in 0..2 {
+        assert_eq!(
+            commit(&mut writer, 5..8).expect_err("it is damaged").label(),
+            "damaged"
+        );
+    }
+}
+
+/// Whichever bit of an acknowledged entry flips: the start is refused or all is there, and nothing is cut.
+#[test]
+fn a_flipped_bit_is_no_torn_tail() {
+    let storage = ModelStorage::new();
+    let (mut writer, mut publisher) = open(&storage, ORIGIN).expect("opens");
+    commit(&mut writer, 0..2).expect("commits");
+    commit(&mut writer, 2..3).expect("commits");
+    flush(&mut publisher).expect("flushes");
+    commit(&mut writer, 3..5).expect("commits");
+    commit(&mut writer, 5..6).expect("commits");
+    drop((writer, publisher));
+    let len = read_whole(&storage, &path_of(0), 9999).expect("reads").len();
+    let last_group = len - 168;
+    for byte in 0..last_group {
+        let copy = storage.copy();
+        copy.flip_bit(&path_of(0), byte, u8::try_from(byte % 8).expect("small"));
+        let error = open(&copy, ORIGIN).map(|_| ()).expect_err("damage");
+        assert_eq!(error.label(), "damaged", "byte {byte}: {error}");
+        assert_eq!(
+            read_whole(&copy, &path_of(0), 9999).expect("reads").len(),
+            len,
+            "byte {byte}: it was cut"
+        );
+    }
+}
+
+#[test]
+fn lost_entries_a_wrong_root_and_a_damaged_checkpoint_refuse_the_start() {
+    let storage = ModelStorage::new();
+    let (mut writer, mut publisher) = open(&storage, ORIGIN).expect("opens");
+    commit(&mut writer, 0..5).expect("commits");
+    let refused = |storage: &ModelStorage, origin: &str| {
+        let error = open(storage, origin).map(|_| ()).expect_err("a contradiction");
+        assert!(!error.to_string().contains('\n'), "{error}");
+        (error.label(), error.to_string())
+    };
+
+    let short = storage.copy();
+    let (mut longer, mut its) = open(&storage.copy(), ORIGIN).expect("opens");
+    commit(&mut longer, 5..6).expect("commits");
+    let ahead = flush(&mut its).expect("flushes");
+    crate::storage::replace(&short, CHECKPOINT_PATH, ahead.as_bytes()).expect("writes");
+    let (label, text) = refused(&short, ORIGIN);
+    assert_eq!(label, "damaged");
+    assert!(text.contains("covers 6 entries, and only 5 are there"), "{text}");
+
+    let forked = storage.copy();
+    let (mut fork, _) = open(&forked, ORIGIN).expect("opens");
+    commit(&mut fork, 6..7).expect("commits");
+    crate::storage::replace(&forked, CHECKPOINT_PATH, ahead.as_bytes()).expect("writes");
+    assert!(refused(&forked, ORIGIN).1.contains("root"));
+
+    flush(&mut publisher).expect("flushes");
+    assert_eq!(refused(&storage, "knhk.dev/log/other").0, "other_log");
+    storage.flip_bit(CHECKPOINT_PATH, 20, 0);
+    assert_eq!(refused(&storage, ORIGIN).0, "damaged");
+}
+
+#[test]
+fn a_missing_middle_segment_refuses_the_start() {
+    let storage = ModelStorage::new();
+    let (mut writer, _) = open(&storage, ORIGIN).expect("opens");
+    let mut firsts = vec![0];
+    for i in 0..2000 {
+        commit(&mut writer, i..i + 1).expect("commits");
+        let first = writer.segments().current().0;
+        if firsts.last() != Some(&first) {
+            firsts.push(first);
+        }
+    }
+    assert!(firsts.len() >= 4, "{firsts:?}");
+    assert_holds(&writer, 2000);
+    drop(writer);
+    for &first in &firsts[..firsts.len() - 1] {
+        let copy = storage.copy();
+        copy.remove(&path_of(first)).expect("removes");
+        assert_eq!(
+            open(&copy, ORIGIN).map(|_| ()).expect_err("a gap").label(),
+            "damaged"
+        );
+    }
+}
+
+/// Tiles and tables are derived: whichever file is missing or changed, they come back, or the entries are still right.
+#[test]
+fn what_is_derived_is_made_anew() {
+    let storage = ModelStorage::new();
+    let (mut writer, mut publisher) = open(&storage, ORIGIN).expect("opens");
+    for at in [0, 255, 300, 600] {
+        commit(&mut writer, at..at + 1).expect("commits");
+        let next = [255, 300, 600, 1100]
+            .into_iter()
+            .find(|next| *next > at)
+            .expect("there is one");
+        commit(&mut writer, at + 1..next).expect("commits");
+        flush(&mut publisher).expect("flushes");
+    }
+    let published = publisher.published().cloned().expect("published");
+    drop((writer, publisher));
+    let before: Vec<_> = storage.paths();
+    let edge_of_tree = ["tile/0/004.p/76", "tile/1/000.p/4", "tile/entries/004.p/76"];
+    for path in &before {
+        let derived = path.contains("tile") || path.ends_with(".idx");
+        if !derived {
+            continue;
+        }
+        let missing = storage.copy();
+        missing.remove(path).expect("removes");
+        let (writer, publisher) = open(&missing, ORIGIN).expect("it is derived");
+        assert_holds(&writer, 1100);
+        assert_eq!(publisher.published(), Some(&published));
+        if edge_of_tree.iter().any(|edge| path.ends_with(edge)) || path.ends_with(".idx") {
+            assert_eq!(missing.paths(), before, "`{path}` is there again");
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_key_is_signed_anew() {
+    let storage = ModelStorage::new();
+    let (mut writer, mut publisher) = open(&storage, ORIGIN).expect("opens");
+    commit(&mut writer, 0..5).expect("commits");
+    let old = flush(&mut publisher).expect("flushes");
+    drop((writer, publisher));
+    let other = TestSigner::new(2);
+    let shared: Arc<dyn Storage> = Arc::new(storage.clone());
+    let (_, mut publisher) = recover(&shared, ORIGIN, &other.public_key(), SEGMENT_BYTES).expect("opens");
+    assert_eq!(publisher.published(), None);
+    let unsigned = publisher
+        .prepare()
+        .expect("prepares")
+        .expect("the same tree, to be signed");
+    assert_eq!((unsigned.size, unsigned.root), (old.size(), old.root()));
+}
+
+/// Partial tiles are removed when the full one is published, and never before.
+#[test]
+fn old_partials_go_when_the_full_tile_is_published() {
+    let storage = ModelStorage::new();
+    let (mut writer, mut publisher) = open(&storage, ORIGIN).expect("opens");
+    let partials = |storage: &ModelStorage| {
+        storage
+            .paths()
+            .into_iter()
+            .filter(|path| path.contains(".p/"))
+            .collect::<Vec<_>>()
+    };
+    commit(&mut writer, 0..100).expect("commits");
+    flush(&mut publisher).expect("flushes");
+    commit(&mut writer, 100..250).expect("commits");
+    flush(&mut publisher).expect("flushes");
+    let both = [
+        "log/tile/0/000.p/100",
+        "log/tile/0/000.p/250",
+        "log/tile/entries/000.p/100",
+        "log/tile/entries/000.p/250",
+    ];
+    assert_eq!(partials(&storage), both);
+    commit(&mut writer, 250..300).expect("commits");
+    publisher.prepare().expect("prepares");
+    assert!(
+        both.iter()
+            .all(|path| partials(&storage).contains(&(*path).to_owned())),
+        "not signed yet"
+    );
+    // A crash here: recovery knows of them.
+    drop((writer, publisher));
+    let (_, mut publisher) = open(&storage, ORIGIN).expect("opens");
+    flush(&mut publisher).expect("flushes");
+    assert_eq!(
+        partials(&storage),
+        [
+            "log/tile/0/001.p/44",
+            "log/tile/1/000.p/1",
+            "log/tile/entries/001.p/44"
+        ]
+    );
+}

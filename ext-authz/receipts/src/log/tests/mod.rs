@@ -1,0 +1,3 @@
+mod crashes;
+mod faults;
+mod service;

@@ -1,0 +1,105 @@
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use tlog_tiles::{Error, Hash as Node, HashReader, Tile as TileMath, prove_record, split_stored_hash_index};
+
+use super::{Hash, TILE_HEIGHT, Tile, TileKind};
+
+/// Reads nodes of a tree of fixed size from its tiles. Each tile is read once, so a reader is made for one proof and dropped.
+pub(crate) struct TreeReader<R> {
+    size: u64,
+    read: R,
+    tiles: RefCell<HashMap<Tile, Vec<u8>>>,
+}
+
+impl<R: Fn(Tile) -> std::io::Result<Vec<u8>>> TreeReader<R> {
+    /// `read` gives the bytes of a tile of the tree: 32 for each of its items, at least.
+    pub(crate) fn new(size: u64, read: R) -> Self {
+        Self {
+            size,
+            read,
+            tiles: RefCell::default(),
+        }
+    }
+
+    /// The inclusion proof of an entry that is in the tree.
+    pub(crate) fn inclusion(&self, index: u64) -> std::io::Result<Vec<Hash>> {
+        let proof = prove_record(self.size, index, self).map_err(std::io::Error::other)?;
+        Ok(proof.into_iter().map(|node| node.0).collect())
+    }
+
+    fn node(&self, stored_index: u64) -> Result<Node, Error> {
+        let least = TileMath::from_index(TILE_HEIGHT, stored_index);
+        let tile = Tile::in_tree(TileKind::Level(least.level()), least.level_index(), self.size)
+            .filter(|tile| u64::from(least.width()) <= tile.width)
+            .ok_or(Error::IndexesNotInTree)?;
+        let mut tiles = self.tiles.borrow_mut();
+        if !tiles.contains_key(&tile) {
+            let bytes = (self.read)(tile).map_err(|e| {
+                let (level, n) = split_stored_hash_index(stored_index);
+                Error::InvalidInput(format!("`{tile}` for node {n} of level {level}: {e}"))
+            })?;
+            tiles.insert(tile, bytes);
+        }
+        least.hash_at_index(&tiles[&tile], stored_index)
+    }
+}
+
+impl<R: Fn(Tile) -> std::io::Result<Vec<u8>>> HashReader for TreeReader<R> {
+    fn read_hashes(&self, indexes: &[u64]) -> Result<Vec<Node>, Error> {
+        indexes.iter().map(|&index| self.node(index)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tlog_tiles::check_record;
+
+    use super::*;
+    use crate::entry::leaf_hash;
+    use crate::tree::edge::{Edge, TileFile};
+    use crate::tree::reference;
+
+    #[test]
+    fn every_entry_is_proven_in_trees_of_many_sizes() {
+        for size in [2, 3, 255, 256, 257, 511, 513, 70_001] {
+            let (mut edge, mut files) = (Edge::default(), Vec::new());
+            for i in 0..size {
+                edge.push(&reference::entry(i), &mut files);
+            }
+            files.extend(edge.partials(0));
+            let files: BTreeMap<_, _> = files
+                .into_iter()
+                .map(|TileFile { tile, bytes }| (tile, bytes))
+                .collect();
+            let read = |tile| {
+                files
+                    .get(&tile)
+                    .cloned()
+                    .ok_or_else(|| std::io::Error::other("no such tile"))
+            };
+            for index in (0..size)
+                .step_by(1 + usize::try_from(size / 200).expect("small"))
+                .chain([size - 1])
+            {
+                let proof = TreeReader::new(size, read).inclusion(index).expect("a proof");
+                assert!(!proof.is_empty());
+                let proof = proof.into_iter().map(Node).collect();
+                let leaf = Node(leaf_hash(&reference::entry(index)));
+                check_record(&proof, size, Node(edge.root()), index, leaf).expect("it leads to the root");
+            }
+            assert!(
+                TreeReader::new(size, read).inclusion(size).is_err(),
+                "behind the end"
+            );
+        }
+    }
+
+    #[test]
+    fn a_short_tile_is_an_error() {
+        let read = |_| Ok(vec![0; 31]);
+        assert!(TreeReader::new(300, read).inclusion(7).is_err());
+    }
+}
