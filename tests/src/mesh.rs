@@ -97,36 +97,17 @@ impl Mesh {
         Ok(())
     }
 
-    /// Waits until the proxy decides by the newest snapshot of the service: every worker says so, the idle ones too.
+    /// Waits until every worker of the proxy decides by the newest snapshot of the service.
     pub async fn until_current(&self, envoy: &Envoy, name: &str) -> Result<Status, Error> {
-        let rollouts = self.rollouts();
-        let status = rollouts.status(name).await?;
-        let version = status
-            .policy
-            .split_once('.')
-            .and_then(|(_, n)| n.parse::<u64>().ok())
-            .ok_or_else(|| Error::Contract {
-                what: "the status".to_owned(),
-                reason: format!("policy {:?}", status.policy),
-            })?;
-        // Workers hand the gauge over in turn; each sets the newest, so it shows the newest once one has it. What all of
-        // them have is asked of the traffic itself.
-        envoy
-            .stats_until(&format!("snapshot {}", status.policy), |stats| {
-                stats.filter("knhk_policy_version") == version
-            })
-            .await?;
+        let status = self.rollouts().status(name).await?;
         let policy = &status.policy;
         wait::until(
             &format!("every worker to decide by {policy}"),
             wait::SOON,
             || async {
-                // Fresh connections, so that every worker gets some; the kernel spreads them.
-                let mut clients = client.lock().await;
-                *clients = (0..16)
-                    .map(|_| crate::load::Client::new(envoy.address()))
-                    .collect();
-                for client in clients.iter_mut() {
+                // So many connections that each worker has some: the kernel spreads them.
+                let mut clients: Vec<Client> = (0..16).map(|_| Client::new(envoy.address())).collect();
+                for client in &mut clients {
                     let answer = client.ask(&user("probe")).await?;
                     if answer.seen("policy") != Some(policy) {
                         return Err(format!("one decides by {:?}", answer.seen("policy")));
