@@ -20,6 +20,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic_health::ServingStatus;
 
+use crate::app::journal::look_after;
 use crate::app::ledger::replace;
 use crate::app::{App, StartError};
 use crate::config::{Config, ConfigError};
@@ -30,6 +31,8 @@ use crate::http::{Access, PeerIdentity, api_routes, probe_routes};
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 /// Largest message of a filter, in bytes: 1 MiB of recorded decisions and some room.
 const MAX_UP_BYTES: usize = 2 * 1024 * 1024;
+/// Envoy holds one connection a worker; ending it now and then lets replicas share the load. Streams finish first.
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(30 * 60);
 /// Idle HTTP/2 connections are probed this often, so that dead proxies are noticed.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
@@ -68,6 +71,7 @@ pub(crate) async fn serve(config: &Path, log: &str) -> Result<(), ServeError> {
     let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
     let driver = tokio::spawn(driver.run(stop.clone()));
     let saver = tokio::spawn(saver.run(stop.clone()));
+    let keeper = tokio::spawn(look_after(app.journal.clone(), stop.clone()));
     let servers = listeners.serve(&config, &app, &draining);
     tracing::info!(
         region = config.region,
@@ -84,7 +88,7 @@ pub(crate) async fn serve(config: &Path, log: &str) -> Result<(), ServeError> {
     draining.cancel();
     servers.drained().await;
     stop.cancel();
-    let _ = tokio::join!(driver, saver);
+    let _ = tokio::join!(driver, saver, keeper);
     if let Err(error) = app.log.clone().close().await {
         tracing::error!(%error, "the last receipts are durable but not signed; the next start signs them");
     }
@@ -232,6 +236,7 @@ async fn serve_grpc(
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .tcp_nodelay(true)
+        .max_connection_age(MAX_CONNECTION_AGE)
         .add_service(health_service)
         .add_service(GateServer::new(gate).max_decoding_message_size(MAX_UP_BYTES))
         .add_service(AuthorizationServer::new(check))

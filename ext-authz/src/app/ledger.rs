@@ -20,6 +20,8 @@ use super::workers::Nonce;
 
 /// Version of the shortcut's form; another one is ignored.
 const STATE_VERSION: u32 = 1;
+/// What actions on rollouts begin with.
+pub(crate) const ROLLOUT_ACTIONS: &str = "rollout.";
 /// The shortcut's name in the data directory.
 const STATE_FILE: &str = "state.json";
 
@@ -83,7 +85,10 @@ impl Ledger {
     /// Folds one entry in.
     pub(crate) fn apply(&mut self, index: u64, payload: &Payload) -> Result<(), LedgerError> {
         match payload {
-            Payload::Action(action) => self.apply_action(index, action)?,
+            Payload::Action(action) if action.what.starts_with(ROLLOUT_ACTIONS) => {
+                self.apply_action(index, action)?;
+            }
+            Payload::Action(_) => {}
             Payload::Policy(policy) => {
                 let document = String::from_utf8_lossy(&policy.bytes).into_owned();
                 self.policies.push_back((policy.id, document));
@@ -169,4 +174,112 @@ fn unhex(text: &str) -> Option<Nonce> {
         .ok()
         .filter(|_| text.len() == 32)
         .map(u128::to_be_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use knhk_promotion::{Command, Event, Now, RolloutSpec, create, step};
+    use knhk_receipts::PolicyReceipt;
+
+    const SPEC: &str = "
+apiVersion: knhk.dev/v1
+kind: Rollout
+metadata: { name: checkout }
+spec:
+  version: v2
+  stable: v1
+  match: { hosts: [checkout.example.com] }
+  key: [ { header: x-user-id } ]
+  stages:
+    - { name: canary, steps: [ { setWeight: 5, pause: 1s } ] }
+  analysis:
+    slos: [ { metric: request-success-rate, min: 99 } ]
+";
+
+    fn now() -> Now {
+        Now {
+            wall_ms: 1,
+            mono_ms: 1,
+        }
+    }
+
+    fn action(rollout: Option<&Rollout>) -> Payload {
+        Payload::Action(ActionReceipt {
+            region: "eu".into(),
+            time_unix_ms: 1,
+            who: "someone".into(),
+            what: "rollout.applied".into(),
+            target: "checkout".into(),
+            before: None,
+            after: rollout.map(Rollout::to_receipt_json),
+            reason: String::new(),
+        })
+    }
+
+    fn policy(n: u64) -> Payload {
+        Payload::Policy(PolicyReceipt {
+            region: "eu".into(),
+            time_unix_ms: 1,
+            id: PolicyId { epoch: 1, n },
+            sha256: [0; 32],
+            bytes: b"{}".to_vec(),
+        })
+    }
+
+    #[test]
+    fn the_last_action_on_a_rollout_is_its_state_and_its_history_is_whole() {
+        let (first, _) = create(RolloutSpec::from_yaml(SPEC).expect("valid"), "someone", now());
+        let pause = Event::Command {
+            by: "someone",
+            command: Command::Pause,
+        };
+        let (second, _) = step(&first, pause, now()).expect("can be paused");
+        let mut ledger = Ledger::default();
+        ledger.apply(1, &action(Some(&first))).expect("folds");
+        ledger.apply(2, &action(Some(&second))).expect("folds");
+        assert_eq!(ledger.rollouts.get("checkout"), Some(&second));
+        assert_eq!(second.history().len(), 2);
+        assert_eq!((ledger.through, ledger.last_action), (3, Some(2)));
+        ledger.apply(3, &action(None)).expect("folds");
+        assert!(ledger.rollouts.is_empty());
+    }
+
+    #[test]
+    fn the_last_sixteen_policies_are_kept() {
+        let mut ledger = Ledger::default();
+        (1..=20).for_each(|n| ledger.apply(n, &policy(n)).expect("folds"));
+        let kept: Vec<_> = ledger.policies.iter().map(|(id, _)| id.n).collect();
+        assert_eq!(kept, (5..=20).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_action_that_does_not_parse_stops_the_fold_and_names_the_entry() {
+        let Payload::Action(mut broken) = action(None) else {
+            unreachable!()
+        };
+        broken.after = Some(b"{}".to_vec());
+        let error = Ledger::default()
+            .apply(7, &Payload::Action(broken))
+            .expect_err("refused")
+            .to_string();
+        assert!(
+            error.contains("entry 7") && error.contains("checkout") && !error.contains('\n'),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_shortcut_comes_back_as_it_was_unless_the_log_is_shorter() {
+        let data = tempfile::tempdir().expect("a directory");
+        let mut ledger = Ledger::default();
+        ledger.apply(4, &policy(1)).expect("folds");
+        ledger.raise_watermark(&[7; 16], 9);
+        ledger.save(data.path()).expect("written");
+        assert_eq!(Ledger::load(data.path(), 5), ledger);
+        assert_eq!(Ledger::load(data.path(), 4), Ledger::default());
+        assert_eq!(ledger.watermarks().collect::<Vec<_>>(), [([7; 16], 9)]);
+        fs::write(data.path().join(STATE_FILE), b"{ torn").expect("written");
+        assert_eq!(Ledger::load(data.path(), 5), Ledger::default());
+    }
 }

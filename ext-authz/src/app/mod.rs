@@ -43,6 +43,7 @@ pub(crate) struct App {
     pub(crate) region: String,
     pub(crate) clock: Clock,
     pub(crate) log: Log,
+    pub(crate) journal: Journal,
     pub(crate) key: KeyInfo,
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) evidence: Arc<Evidence>,
@@ -92,7 +93,7 @@ impl App {
         let parts = DriverParts {
             region: config.region.clone(),
             clock,
-            journal,
+            journal: journal.clone(),
             snapshots: Arc::clone(&snapshots),
             evidence: Arc::clone(&evidence),
             metrics: Arc::clone(&metrics),
@@ -103,6 +104,7 @@ impl App {
             region: config.region.clone(),
             clock,
             log,
+            journal,
             key,
             snapshots,
             evidence,
@@ -142,7 +144,7 @@ impl App {
             detail.push(format!("the log cannot be written: {error}"));
         }
         let ready = detail.is_empty();
-        if let Some(error) = &log.last_sign_error {
+        if let Some(error) = &log.last_flush_error {
             detail.push(format!("{} receipts wait for a signature: {error}", log.unsigned));
         }
         Readiness { ready, detail }

@@ -1,5 +1,6 @@
 //! The rollouts: one task owns them, so that every change is made, recorded and published in one order.
 
+mod backlog;
 mod book;
 mod driver;
 
@@ -57,6 +58,8 @@ pub(crate) enum CommandError {
     Policy(#[from] PolicyError),
     #[error("nothing was changed: it could not be recorded: {0}")]
     NotRecorded(#[from] LogError),
+    #[error("nothing was changed: receipts of a rollback still wait for the log; see /readyz, and try again")]
+    Behind,
     #[error("nothing was changed: the service is stopping")]
     Stopping,
 }
@@ -70,6 +73,7 @@ impl CommandError {
             Self::Refused(_) => "refused",
             Self::Policy(_) => "invalid_policy",
             Self::NotRecorded(_) => "not_recorded",
+            Self::Behind => "log_behind",
             Self::Stopping => "stopping",
         }
     }

@@ -61,7 +61,9 @@ impl From<CommandError> for ApiError {
             CommandError::NoSuchRollout(_) => StatusCode::NOT_FOUND,
             CommandError::Refused(_) => StatusCode::CONFLICT,
             CommandError::Policy(_) | CommandError::TooMany(_) => StatusCode::UNPROCESSABLE_ENTITY,
-            CommandError::NotRecorded(_) | CommandError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            CommandError::NotRecorded(_) | CommandError::Behind | CommandError::Stopping => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         };
         Self::new(status, error.label(), error.to_string())
     }

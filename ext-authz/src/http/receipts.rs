@@ -61,7 +61,7 @@ fn newest_first(log: &Log, filter: &Filter, limit: usize) -> Result<ReceiptList,
         let start = end.saturating_sub(PAGE).max(floor);
         let mut page = Vec::new();
         let count = usize::try_from(end - start).unwrap_or(usize::MAX);
-        for entry in log.scan(start)?.take(count) {
+        for entry in log.scan(start).take(count) {
             let (index, payload) = entry?;
             if matches(filter, &payload) {
                 page.push(summary(log.region(), index, &payload, index < status.signed_size));
@@ -170,7 +170,7 @@ pub(super) async fn policy(
 
 /// An old policy is looked for in the whole log: replays of old decisions are rare.
 fn recorded_policy(log: &Log, wanted: PolicyId) -> Result<Option<Vec<u8>>, LogError> {
-    for entry in log.scan(0)? {
+    for entry in log.scan(0) {
         if let (_, Payload::Policy(policy)) = entry? {
             if policy.id == wanted {
                 return Ok(Some(policy.bytes));

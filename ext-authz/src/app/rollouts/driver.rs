@@ -13,22 +13,22 @@ use knhk_decision::{PolicyDoc, PolicyId, RolloutRule};
 use knhk_promotion::{
     Command, Effect, Event, Finding, HistoryEntry, LOOK_EVERY_MS, Phase, Rollout, What, WindowCounts,
 };
-use knhk_receipts::{ActionReceipt, LogError, Payload, PolicyReceipt};
+use knhk_receipts::{ActionReceipt, Payload, PolicyReceipt};
 use knhk_telemetry::{ServiceMetrics, attribute};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::backlog::Backlog;
 use super::{Action, Book, CommandError, MAX_ROLLOUTS, Request, Rollouts, WAITING_COMMANDS};
 use crate::app::clock::Clock;
 use crate::app::evidence::Evidence;
 use crate::app::journal::Journal;
+use crate::app::ledger::ROLLOUT_ACTIONS;
 use crate::app::snapshots::{Snapshot, Snapshots};
 
 /// How often the evidence is looked at: the rate of false alarms in docs/analysis.md holds for this one.
 const LOOK_EVERY: Duration = Duration::from_millis(LOOK_EVERY_MS);
-/// Receipts that wait for a failing log. What follows is published all the same, and its loss is logged.
-const MAX_UNRECORDED: usize = 4 * 1024;
 /// Who acts when nobody does.
 const SERVICE: &str = "knhk";
 
@@ -48,7 +48,7 @@ pub(crate) struct Driver {
     rollouts: BTreeMap<String, Arc<Rollout>>,
     book: Book,
     commands: mpsc::Receiver<Request>,
-    unrecorded: Vec<Payload>,
+    backlog: Backlog,
     newest: PolicyId,
     last_recorded: Option<u64>,
 }
@@ -67,7 +67,7 @@ impl Driver {
             rollouts: BTreeMap::new(),
             book: book.clone(),
             commands,
-            unrecorded: Vec::new(),
+            backlog: Backlog::default(),
             newest,
             last_recorded,
             parts,
@@ -130,7 +130,8 @@ impl Driver {
 
     /// Looks at the evidence of every rollout.
     async fn look(&mut self) {
-        self.record_what_waits().await;
+        let recorded = self.backlog.retry(&self.parts.journal).await;
+        self.last_recorded = recorded.or(self.last_recorded);
         let now = self.parts.clock.now();
         let names: Vec<_> = self.rollouts.keys().cloned().collect();
         for name in names {
@@ -140,7 +141,11 @@ impl Driver {
             let counts = self.counts(&name, &before);
             let stepped = knhk_promotion::step(&before, Event::Tick(&counts), now);
             let changed = match stepped {
-                Ok((_, effects)) if effects.is_empty() => Ok(()),
+                Ok((after, effects)) if effects.is_empty() => {
+                    // Only the lived time went on; the book sees it with the next change.
+                    self.rollouts.insert(name, Arc::new(after));
+                    Ok(())
+                }
                 Ok((after, effects)) => self.change(name, SERVICE, Some(&before), after, effects).await,
                 Err(refusal) => Err(refusal.into()),
             };
@@ -187,8 +192,14 @@ impl Driver {
             .map(|entry| self.action(&name, by, before, Some(&after), entry))
             .collect();
         payloads.extend(snapshot.as_deref().map(|snapshot| self.policy(snapshot)));
-        let takes_traffic_off = before.is_some_and(|before| after.weight() < before.weight());
-        self.record(payloads, takes_traffic_off).await?;
+        if entries
+            .iter()
+            .any(|entry| matches!(entry.what, What::RolledBack | What::Aborted))
+        {
+            self.record_if_possible(payloads).await;
+        } else {
+            self.record(payloads).await?;
+        }
         for entry in &entries {
             tracing::info!(rollout = name, by, what = entry.what.label(), why = entry.why, weight = %entry.weight);
         }
@@ -206,14 +217,14 @@ impl Driver {
             region: self.parts.region.clone(),
             time_unix_ms: self.parts.clock.now().wall_ms,
             who: by.to_owned(),
-            what: "rollout.deleted".to_owned(),
+            what: format!("{ROLLOUT_ACTIONS}deleted"),
             target: name.clone(),
             before: Some(state(before)),
             after: None,
             reason: "deleted; its requests go to stable".to_owned(),
         };
         let payloads = vec![Payload::Action(action), self.policy(&snapshot)];
-        self.record(payloads, true).await?;
+        self.record(payloads).await?;
         tracing::info!(rollout = name, by, "deleted");
         self.rollouts.remove(&name);
         self.book.remove(&name, self.last_recorded);
@@ -239,55 +250,23 @@ impl Driver {
         Ok(Arc::new(Snapshot::parse(PolicyDoc::new(id, rules).to_bytes())?))
     }
 
-    /// Makes receipts durable. With `regardless`, a failing log holds nothing up.
-    async fn record(&mut self, payloads: Vec<Payload>, regardless: bool) -> Result<(), CommandError> {
+    /// Makes receipts durable, after the ones that wait: the log holds actions in the order in which they happened.
+    async fn record(&mut self, payloads: Vec<Payload>) -> Result<(), CommandError> {
         if payloads.is_empty() {
             return Ok(());
         }
-        if !self.unrecorded.is_empty() && regardless {
-            self.keep(payloads);
-            return Ok(());
+        if !self.backlog.is_empty() {
+            return Err(CommandError::Behind);
         }
-        match self.append(payloads.clone()).await {
-            Ok(()) => Ok(()),
-            Err(error) if regardless => {
-                tracing::error!(%error, "traffic is taken off a version before that could be recorded");
-                self.keep(payloads);
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    async fn append(&mut self, payloads: Vec<Payload>) -> Result<(), LogError> {
         let indexes = self.parts.journal.append(payloads).await?;
         self.last_recorded = indexes.last().copied().or(self.last_recorded);
         Ok(())
     }
 
-    fn keep(&mut self, payloads: Vec<Payload>) {
-        let room = MAX_UNRECORDED.saturating_sub(self.unrecorded.len());
-        if payloads.len() > room {
-            tracing::error!(
-                lost = payloads.len() - room,
-                "receipts of rollbacks are lost: the log has failed for too long"
-            );
-        }
-        self.unrecorded.extend(payloads.into_iter().take(room));
-    }
-
-    async fn record_what_waits(&mut self) {
-        if self.unrecorded.is_empty() {
-            return;
-        }
-        let waiting = std::mem::take(&mut self.unrecorded);
-        match self.append(waiting.clone()).await {
-            Ok(()) => tracing::info!(
-                receipts = waiting.len(),
-                "the log works again; what waited is recorded"
-            ),
-            Err(_) => self.unrecorded = waiting,
-        }
+    /// Makes receipts durable if the log takes them at once; else they wait, and nothing is held up.
+    async fn record_if_possible(&mut self, payloads: Vec<Payload>) {
+        let recorded = self.backlog.record(&self.parts.journal, payloads).await;
+        self.last_recorded = recorded.or(self.last_recorded);
     }
 
     fn publish(&mut self, snapshot: Arc<Snapshot>) {
@@ -336,7 +315,7 @@ impl Driver {
             region: self.parts.region.clone(),
             time_unix_ms: entry.wall_ms,
             who: by.to_owned(),
-            what: format!("rollout.{}", entry.what.label()),
+            what: format!("{ROLLOUT_ACTIONS}{}", entry.what.label()),
             target: name.to_owned(),
             before: before.map(state),
             after: after.map(state),
