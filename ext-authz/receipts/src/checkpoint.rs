@@ -10,6 +10,8 @@
 //! The key ID is the first four bytes of SHA-256 of the key's `SubjectPublicKeyInfo` in DER. The signature is ASN.1 DER over
 //! SHA-256 of the text up to and including the newline before the empty line.
 
+use std::fmt;
+
 use sha2::{Digest, Sha256};
 use signed_note::{Note, Signature, VerificationError, Verifier, Verifiers};
 use tlog_tiles::{Checkpoint as Text, Hash};
@@ -65,7 +67,7 @@ impl CheckpointError {
         }
     }
 
-    fn malformed(reason: impl ToString) -> Self {
+    fn malformed(reason: &dyn fmt::Display) -> Self {
         Self::Malformed {
             reason: reason.to_string(),
         }
@@ -99,8 +101,8 @@ impl Unsigned {
             return Err(CheckpointError::BadSignature { key: key.to_string() });
         }
         let signature = Signature::new(self.origin.clone(), key.note_key_id(), signature_der)
-            .map_err(CheckpointError::malformed)?;
-        let note = Note::new(&self.text(), &[signature]).map_err(CheckpointError::malformed)?;
+            .map_err(|e| CheckpointError::malformed(&e))?;
+        let note = Note::new(&self.text(), &[signature]).map_err(|e| CheckpointError::malformed(&e))?;
         SignedCheckpoint::from_bytes(&note.to_bytes())
     }
 
@@ -120,25 +122,25 @@ impl SignedCheckpoint {
     /// Parses a signed note whose text is a checkpoint.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, CheckpointError> {
         if bytes.len() > MAX_CHECKPOINT_BYTES {
-            return Err(CheckpointError::malformed(format_args!(
+            return Err(CheckpointError::malformed(&format_args!(
                 "it has {} bytes, and at most {MAX_CHECKPOINT_BYTES} are read",
                 bytes.len()
             )));
         }
-        let note = Note::from_bytes(bytes).map_err(CheckpointError::malformed)?;
-        let text = Text::from_bytes(note.text()).map_err(CheckpointError::malformed)?;
+        let note = Note::from_bytes(bytes).map_err(|e| CheckpointError::malformed(&e))?;
+        let text = Text::from_bytes(note.text()).map_err(|e| CheckpointError::malformed(&e))?;
         let unsigned = Unsigned {
             origin: text.origin().to_owned(),
             size: text.size(),
             root: text.hash().0,
         };
         if unsigned.origin.len() > MAX_ORIGIN_BYTES {
-            return Err(CheckpointError::malformed(format_args!(
+            return Err(CheckpointError::malformed(&format_args!(
                 "its origin has more than {MAX_ORIGIN_BYTES} bytes"
             )));
         }
         if unsigned.size > MAX_TREE_SIZE {
-            return Err(CheckpointError::malformed(format_args!(
+            return Err(CheckpointError::malformed(&format_args!(
                 "its size is above {MAX_TREE_SIZE}"
             )));
         }
@@ -170,7 +172,7 @@ impl SignedCheckpoint {
 
     /// Which of the keys signed it, under the log's own name.
     pub fn verify<'k>(&self, keys: &'k [PublicKey]) -> Result<&'k PublicKey, CheckpointError> {
-        let note = Note::from_bytes(&self.note).map_err(CheckpointError::malformed)?;
+        let note = Note::from_bytes(&self.note).map_err(|e| CheckpointError::malformed(&e))?;
         // One key at a time: two keys can have the same four bytes of ID, and a rotated log has many keys.
         let mut bad = None;
         for key in keys {

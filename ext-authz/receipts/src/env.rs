@@ -2,6 +2,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Fills a slice with random bytes.
+pub type FillRandom = dyn Fn(&mut [u8]) + Send + Sync;
+
 /// What the log takes from its surroundings: the time and randomness. Tests pass their own.
 #[derive(Clone)]
 pub struct Env {
@@ -9,11 +12,15 @@ pub struct Env {
     pub clock: Arc<dyn Fn() -> u64 + Send + Sync>,
     /// Fills the slice with cryptographically secure random bytes. Salts come from here: a salt that can be guessed
     /// makes the payload behind a commitment guessable too.
-    pub fill_random: Arc<dyn Fn(&mut [u8]) + Send + Sync>,
+    pub fill_random: Arc<FillRandom>,
 }
 
 impl Env {
     /// The system's clock, and a cryptographic generator for each thread that is seeded by the operating system.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "for who assembles the service: the one place of this crate that looks at the clock"
+    )]
     pub fn system() -> Self {
         Self {
             clock: Arc::new(|| {

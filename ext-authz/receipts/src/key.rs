@@ -150,10 +150,9 @@ mod tests {
     #[test]
     fn one_or_several_keys_are_read_and_what_is_around_them_is_not() {
         let keys: Vec<_> = (1..4).map(|seed| TestSigner::new(seed).public_key()).collect();
-        let pem: String = keys
-            .iter()
-            .map(|key| format!("# a comment\n{}\n", key.pem()))
-            .collect();
+        let pem = keys.iter().fold(String::new(), |text, key| {
+            text + "# a comment\n" + &key.pem() + "\n"
+        });
         assert_eq!(PublicKey::from_pem(&pem).expect("three keys"), keys);
         assert_eq!(PublicKey::from_pem(&keys[0].pem()).expect("one key"), keys[..1]);
         assert_eq!(PublicKey::from_der(keys[1].der()).expect("a key"), keys[1]);

@@ -22,7 +22,7 @@ pub mod testing;
 mod tree;
 
 pub use checkpoint::{CheckpointError, SignedCheckpoint};
-pub use env::Env;
+pub use env::{Env, FillRandom};
 pub use key::{KeyError, MAX_KEYS, MAX_PEM_BYTES, PublicKey};
 pub use log::{
     Log, LogError, LogOptions, LogStatus, MAX_APPEND_BYTES, MAX_FLUSH, MAX_WAITING_BYTES, MIN_FLUSH,

@@ -208,8 +208,8 @@ impl ReceiptFile {
                 .ok_or(DecodeError::Missing { field: "proof" })?,
             checkpoint: map
                 .optional_with(6, |d| {
-                    let note = d.bytes().map_err(|e| DecodeError::malformed("checkpoint", e))?;
-                    SignedCheckpoint::from_bytes(note).map_err(|e| DecodeError::malformed("checkpoint", e))
+                    let note = d.bytes().map_err(|e| DecodeError::malformed("checkpoint", &e))?;
+                    SignedCheckpoint::from_bytes(note).map_err(|e| DecodeError::malformed("checkpoint", &e))
                 })?
                 .ok_or(DecodeError::Missing { field: "checkpoint" })?,
         };
@@ -282,8 +282,10 @@ impl ReceiptFile {
 fn proof(d: &mut Decoder<'_>) -> Result<Vec<[u8; 32]>, DecodeError> {
     let len = array_len(d, "proof")?;
     if len > MAX_PROOF_HASHES as u64 {
-        let reason = format_args!("it has {len} hashes, and at most {MAX_PROOF_HASHES} are read");
-        return Err(DecodeError::malformed("proof", reason));
+        return Err(DecodeError::malformed(
+            "proof",
+            &format_args!("it has {len} hashes, and at most {MAX_PROOF_HASHES} are read"),
+        ));
     }
     (0..len).map(|_| fixed_bytes(d, "proof")).collect()
 }

@@ -20,7 +20,9 @@ use crate::storage::{File, read_full};
 const MAGIC: &[u8; 8] = b"KNHKSEG1";
 
 /// Bytes of a segment's header.
-pub(crate) const HEADER_LEN: u64 = 16;
+pub(crate) const HEADER_LEN: u64 = HEADER_BYTES as u64;
+
+const HEADER_BYTES: usize = 16;
 
 /// Bytes before a body.
 const FRAME_LEN: usize = 8;
@@ -47,8 +49,8 @@ pub(crate) fn first_of(name: &str) -> Option<u64> {
     digits.parse().ok()
 }
 
-pub(crate) fn header(first: u64) -> [u8; HEADER_LEN as usize] {
-    let mut bytes = [0; HEADER_LEN as usize];
+pub(crate) fn header(first: u64) -> [u8; HEADER_BYTES] {
+    let mut bytes = [0; HEADER_BYTES];
     bytes[..8].copy_from_slice(MAGIC);
     bytes[8..].copy_from_slice(&first.to_le_bytes());
     bytes
@@ -267,7 +269,7 @@ fn check(bytes: &[u8]) -> Option<Record<'_>> {
 
 /// Whether a file that is as long as a header or longer begins with the header of this segment.
 pub(crate) fn has_header(file: &dyn File, first: u64) -> io::Result<bool> {
-    let mut bytes = [0; HEADER_LEN as usize];
+    let mut bytes = [0; HEADER_BYTES];
     let read = read_full(file, 0, &mut bytes)?;
     Ok(read == bytes.len() && bytes == header(first))
 }

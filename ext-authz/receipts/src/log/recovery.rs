@@ -41,9 +41,9 @@ pub(crate) fn recover(
         Some(checkpoint) => edge_at(&segments, checkpoint)?,
     };
     // A checkpoint by an earlier key, or with a damaged signature, is signed anew at the next flush.
-    let published = checkpoint.filter(|it| it.verify(std::slice::from_ref(key)).is_ok());
+    let trusted = checkpoint.filter(|it| it.verify(std::slice::from_ref(key)).is_ok());
     let writer = Writer::new(Arc::clone(&segments), file, segment_bytes);
-    let publisher = Publisher::new(segments, origin.to_owned(), edge, published)?;
+    let publisher = Publisher::new(segments, origin.to_owned(), edge, trusted)?;
     Ok((writer, publisher))
 }
 

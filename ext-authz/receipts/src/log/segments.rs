@@ -109,12 +109,11 @@ impl Segments {
         });
         let path = path_of(first);
         let file = self.storage.open(&path).map_err(LogError::io("open", &path))?;
-        let ((skipped, offset), end) = match place {
-            Some(place) => place,
-            None => {
-                let end = file.len().map_err(LogError::io("read", &path))?;
-                (self.table(first)?.before(index - first), end)
-            }
+        let ((skipped, offset), end) = if let Some(place) = place {
+            place
+        } else {
+            let end = file.len().map_err(LogError::io("read", &path))?;
+            (self.table(first)?.before(index - first), end)
         };
         let mut scanner = Scanner::new(file, offset, end, first + skipped);
         while scanner.index() < index {

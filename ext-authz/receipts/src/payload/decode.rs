@@ -1,6 +1,8 @@
 //! Deterministic CBOR in. Keys are asked for in ascending order, so one that is out of order, doubled or unknown is left over
 //! and refused; what was read is encoded again and must give the same bytes, so no second form of a payload is accepted.
 
+use std::fmt;
+
 use knhk_decision::{ConditionTruth, Evidence, EvidenceRoute, PolicyId, Variant};
 use minicbor::Decoder;
 use sha2::{Digest, Sha256};
@@ -68,7 +70,7 @@ impl DecodeError {
         }
     }
 
-    pub(crate) fn malformed(field: &'static str, reason: impl ToString) -> Self {
+    pub(crate) fn malformed(field: &'static str, reason: &dyn fmt::Display) -> Self {
         Self::Malformed {
             field,
             reason: reason.to_string(),
@@ -87,8 +89,8 @@ impl<'d, 'b> MapReader<'d, 'b> {
     pub(crate) fn new(decoder: &'d mut Decoder<'b>, field: &'static str) -> Result<Self, DecodeError> {
         let left = decoder
             .map()
-            .map_err(|e| DecodeError::malformed(field, e))?
-            .ok_or_else(|| DecodeError::malformed(field, "its length is indefinite"))?;
+            .map_err(|e| DecodeError::malformed(field, &e))?
+            .ok_or_else(|| DecodeError::malformed(field, &"its length is indefinite"))?;
         let mut map = Self {
             decoder,
             left,
@@ -105,7 +107,7 @@ impl<'d, 'b> MapReader<'d, 'b> {
         field: &'static str,
         read: impl FnOnce(&mut Decoder<'b>) -> Result<T, minicbor::decode::Error>,
     ) -> Result<Option<T>, DecodeError> {
-        self.optional_with(key, |d| read(d).map_err(|e| DecodeError::malformed(field, e)))
+        self.optional_with(key, |d| read(d).map_err(|e| DecodeError::malformed(field, &e)))
     }
 
     pub(crate) fn required<T>(
@@ -180,7 +182,11 @@ impl<'d, 'b> MapReader<'d, 'b> {
         self.next = None;
         if self.left > 0 {
             self.left -= 1;
-            self.next = Some(self.decoder.u64().map_err(|e| DecodeError::malformed("key", e))?);
+            self.next = Some(
+                self.decoder
+                    .u64()
+                    .map_err(|e| DecodeError::malformed("key", &e))?,
+            );
         }
         Ok(())
     }
@@ -190,10 +196,10 @@ pub(crate) fn fixed_bytes<const N: usize>(
     d: &mut Decoder<'_>,
     field: &'static str,
 ) -> Result<[u8; N], DecodeError> {
-    let bytes = d.bytes().map_err(|e| DecodeError::malformed(field, e))?;
+    let bytes = d.bytes().map_err(|e| DecodeError::malformed(field, &e))?;
     bytes
         .try_into()
-        .map_err(|_| DecodeError::malformed(field, format_args!("it has {} bytes, not {N}", bytes.len())))
+        .map_err(|_| DecodeError::malformed(field, &format_args!("it has {} bytes, not {N}", bytes.len())))
 }
 
 pub(super) fn payload(bytes: &[u8]) -> Result<Payload, DecodeError> {
@@ -231,7 +237,7 @@ pub(super) fn payload(bytes: &[u8]) -> Result<Payload, DecodeError> {
 fn unknown(field: &'static str, number: u64) -> DecodeError {
     DecodeError::malformed(
         field,
-        format_args!("{number} has no meaning here; it may need a newer `knhk`"),
+        &format_args!("{number} has no meaning here; it may need a newer `knhk`"),
     )
 }
 
@@ -283,7 +289,7 @@ fn evidence(map: &mut MapReader<'_, '_>) -> Result<Evidence, DecodeError> {
         paths: list(map, 16, "paths", |d| {
             d.str()
                 .map(str::to_owned)
-                .map_err(|e| DecodeError::malformed("paths", e))
+                .map_err(|e| DecodeError::malformed("paths", &e))
         })?,
         conditions: list(map, 17, "conditions", condition)?,
         rollout: map.optional_with(18, route)?,
@@ -306,8 +312,8 @@ fn list<'b, T>(
 
 pub(crate) fn array_len(d: &mut Decoder<'_>, field: &'static str) -> Result<u64, DecodeError> {
     d.array()
-        .map_err(|e| DecodeError::malformed(field, e))?
-        .ok_or_else(|| DecodeError::malformed(field, "its length is indefinite"))
+        .map_err(|e| DecodeError::malformed(field, &e))?
+        .ok_or_else(|| DecodeError::malformed(field, &"its length is indefinite"))
 }
 
 fn condition(d: &mut Decoder<'_>) -> Result<ConditionTruth, DecodeError> {
@@ -317,11 +323,11 @@ fn condition(d: &mut Decoder<'_>) -> Result<ConditionTruth, DecodeError> {
         other => {
             return Err(DecodeError::malformed(
                 FIELD,
-                format_args!("one has {other} values, not 3"),
+                &format_args!("one has {other} values, not 3"),
             ));
         }
     }
-    let read = |e| DecodeError::malformed(FIELD, e);
+    let read = |e: minicbor::decode::Error| DecodeError::malformed(FIELD, &e);
     Ok(ConditionTruth {
         rollout: d.str().map_err(read)?.to_owned(),
         index: d.u32().map_err(read)?,
@@ -381,7 +387,7 @@ fn policy(
     if receipt.sha256 != <[u8; 32]>::from(Sha256::digest(&receipt.bytes)) {
         return Err(DecodeError::malformed(
             "sha256",
-            "it is not the digest of the snapshot's bytes",
+            &"it is not the digest of the snapshot's bytes",
         ));
     }
     Ok(receipt)

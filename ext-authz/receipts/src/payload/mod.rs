@@ -112,7 +112,7 @@ pub struct Genesis {
 
 /// A decision, with enough to replay it against the snapshot that it names (`knhk_decision::replay`). No key of a user is in it.
 ///
-/// Further keys: 4 policy epoch, 5 policy number, 6 policy SHA-256 (bytes), 7 via (0 filter, 1 ext_authz),
+/// Further keys: 4 policy epoch, 5 policy number, 6 policy SHA-256 (bytes), 7 via (0 filter, 1 `ext_authz`),
 /// 8 reporting node (text), 9 its VM nonce (bytes, optional), 10 its sequence number (optional), 11 verdict (0 admitted),
 /// 12 method, 13 host, 14 path SHA-256 (bytes), 15 subject (text, optional), 16 true path patterns (array of text),
 /// 17 conditions (array of `[rollout, index, holds]`), 18 rollout (map, optional: 0 name, 1 generation, 2 bucket (optional),

@@ -14,6 +14,8 @@ pub(crate) fn hex<S: Serializer>(bytes: &impl AsRef<[u8]>, serializer: S) -> Res
 }
 
 /// The same where there may be none.
+// serde passes the field as it is.
+#[allow(clippy::ref_option)]
 pub(super) fn hex_if_any<S: Serializer>(
     bytes: &Option<impl AsRef<[u8]>>,
     serializer: S,
@@ -30,6 +32,8 @@ pub(super) fn text<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, 
 }
 
 /// The same where there may be none.
+// serde passes the field as it is.
+#[allow(clippy::ref_option)]
 pub(super) fn text_if_any<S: Serializer>(bytes: &Option<Vec<u8>>, serializer: S) -> Result<S::Ok, S::Error> {
     bytes
         .as_deref()

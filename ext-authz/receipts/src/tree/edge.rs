@@ -134,10 +134,13 @@ fn root_of(nodes: &[Hash]) -> Hash {
     row[0].0
 }
 
+/// Bytes of an entry.
+const ENTRY_LEN: u16 = 32;
+
 fn bundle_bytes(entries: &[Commitment]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(entries.len() * 34);
     for entry in entries {
-        bytes.extend((entry.len() as u16).to_be_bytes());
+        bytes.extend(ENTRY_LEN.to_be_bytes());
         bytes.extend(entry);
     }
     bytes

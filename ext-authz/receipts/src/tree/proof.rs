@@ -1,7 +1,8 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
-use tlog_tiles::{Error, Hash as Node, HashReader, Tile as TileMath, prove_record, split_stored_hash_index};
+use tlog_tiles::{Error, Hash as Node, HashReader, Tile as TileMath, prove_record};
 
 use super::{Hash, TILE_HEIGHT, Tile, TileKind};
 
@@ -34,14 +35,14 @@ impl<R: Fn(Tile) -> std::io::Result<Vec<u8>>> TreeReader<R> {
             .filter(|tile| u64::from(least.width()) <= tile.width)
             .ok_or(Error::IndexesNotInTree)?;
         let mut tiles = self.tiles.borrow_mut();
-        if !tiles.contains_key(&tile) {
-            let bytes = (self.read)(tile).map_err(|e| {
-                let (level, n) = split_stored_hash_index(stored_index);
-                Error::InvalidInput(format!("`{tile}` for node {n} of level {level}: {e}"))
-            })?;
-            tiles.insert(tile, bytes);
-        }
-        least.hash_at_index(&tiles[&tile], stored_index)
+        let bytes = match tiles.entry(tile) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => {
+                let bytes = (self.read)(tile).map_err(|e| Error::InvalidInput(format!("`{tile}`: {e}")))?;
+                unknown.insert(bytes)
+            }
+        };
+        least.hash_at_index(bytes, stored_index)
     }
 }
 

@@ -1,0 +1,181 @@
+//! Receipts and tiles of a running log, and what can be wrong with them.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::service::{Fixture, NEVER, options};
+use crate::payload::samples;
+use crate::storage::ModelStorage;
+use crate::testing::{TestSigner, still_env};
+use crate::{Log, ReceiptFile, SignedCheckpoint, VerifyError};
+
+#[tokio::test]
+async fn a_receipt_verifies_offline_and_only_with_the_logs_key() {
+    let fixture = Fixture::new();
+    let log = fixture.open().await;
+    log.append((0..600).map(samples::decision).collect())
+        .await
+        .expect("appends");
+    assert_eq!(
+        log.receipt(5).await.expect_err("not flushed").label(),
+        "not_covered"
+    );
+    log.flush_now().await.expect("flushes");
+    for index in [0, 1, 255, 256, 511, 512, 600] {
+        let file = log.receipt(index).await.expect("covered");
+        let file = ReceiptFile::from_bytes(&file.to_bytes()).expect("its own bytes");
+        let verified = file.verify(&[fixture.signer.public_key()]).expect("genuine");
+        assert_eq!(verified.id.to_string(), format!("test/{index}"));
+        assert_eq!(verified.payload, log.payload(index).expect("reads"));
+        let names: Vec<_> = verified.checks.iter().map(|check| check.name).collect();
+        assert_eq!(
+            names,
+            ["payload", "commitment", "inclusion", "signature", "origin"]
+        );
+        let other = file
+            .verify(&[TestSigner::new(2).public_key()])
+            .expect_err("another key");
+        assert_eq!(other.label(), "signature");
+    }
+    assert_eq!(
+        log.receipt(601).await.expect_err("there is none").label(),
+        "not_found"
+    );
+    assert_eq!(log.payload(601).expect_err("there is none").label(), "not_found");
+    assert_eq!(log.scan(601).count(), 0);
+}
+
+#[tokio::test]
+async fn each_check_of_a_receipt_can_fail_by_itself() {
+    let fixture = Fixture::new();
+    let log = fixture.open().await;
+    log.append((0..9).map(samples::decision).collect())
+        .await
+        .expect("appends");
+    log.flush_now().await.expect("flushes");
+    let good = log.receipt(4).await.expect("covered");
+    let keys = [fixture.signer.public_key()];
+    good.verify(&keys).expect("genuine");
+    let label = |change: &dyn Fn(&mut ReceiptFile)| {
+        let mut file = good.clone();
+        change(&mut file);
+        file.verify(&keys).expect_err("changed").label()
+    };
+    assert_eq!(label(&|file| file.payload[0] ^= 1), "payload");
+    assert_eq!(
+        label(&|file| file.payload = samples::decision(99).to_bytes()),
+        "commitment"
+    );
+    assert_eq!(label(&|file| file.salt[0] ^= 1), "commitment");
+    assert_eq!(label(&|file| file.index += 1), "inclusion");
+    assert_eq!(label(&|file| file.index = u64::MAX), "inclusion");
+    assert_eq!(label(&|file| file.proof[0][0] ^= 1), "inclusion");
+    assert_eq!(label(&|file| file.proof.truncate(1)), "inclusion");
+    assert_eq!(label(&|file| file.proof.clear()), "inclusion");
+    assert_eq!(label(&|file| file.proof.push([0; 32])), "inclusion");
+    let forger = TestSigner::new(3);
+    assert_eq!(
+        label(&|file| file.checkpoint = resigned(&file.checkpoint, &forger, "knhk.dev/log/test")),
+        "signature"
+    );
+    assert_eq!(
+        label(&|file| file.checkpoint = resigned(&file.checkpoint, &fixture.signer, "knhk.dev/log/x")),
+        "origin"
+    );
+    let error = good.verify(&[]).expect_err("no key");
+    assert!(matches!(error, VerifyError::Signature(_)), "{error}");
+}
+
+fn resigned(checkpoint: &SignedCheckpoint, signer: &TestSigner, origin: &str) -> SignedCheckpoint {
+    let unsigned = crate::checkpoint::Unsigned {
+        origin: origin.to_owned(),
+        size: checkpoint.size(),
+        root: checkpoint.root(),
+    };
+    unsigned
+        .signed(&signer.public_key(), signer.sign(&unsigned.digest()))
+        .expect("its own signature")
+}
+
+#[tokio::test]
+async fn published_files_are_served_and_nothing_else() {
+    let fixture = Fixture::new();
+    let log = fixture.open().await;
+    log.append((0..299).map(samples::decision).collect())
+        .await
+        .expect("appends");
+    log.flush_now().await.expect("flushes");
+    log.append((0..10).map(samples::decision).collect())
+        .await
+        .expect("appends");
+    let checkpoint = log.checkpoint().expect("published");
+    assert_eq!(log.tile("checkpoint").expect("published"), checkpoint.as_bytes());
+    let full = log.tile("tile/0/000").expect("full");
+    assert_eq!(full.len(), 256 * 32);
+    assert_eq!(log.tile("tile/0/000.p/7").expect("its beginning"), full[..7 * 32]);
+    let last = log.tile("tile/0/001.p/44").expect("partial");
+    assert_eq!(last.len(), 44 * 32);
+    assert_eq!(log.tile("tile/0/001.p/3").expect("its beginning"), last[..3 * 32]);
+    assert_eq!(log.tile("tile/1/000.p/1").expect("partial").len(), 32);
+    assert_eq!(log.tile("tile/entries/001.p/44").expect("partial").len(), 44 * 34);
+    for none in [
+        "tile/0/001.p/45",
+        "tile/0/001",
+        "tile/0/002",
+        "tile/1/000",
+        "tile/2/000.p/1",
+        "lock",
+        "",
+        "tile/../lock",
+    ] {
+        assert_eq!(log.tile(none).expect_err(none).label(), "no_tile");
+    }
+    let entry = log.tile("tile/entries/000.p/2").expect("its beginning");
+    assert_eq!(entry[..2], 32_u16.to_be_bytes());
+    assert_eq!(entry[2..34], log.receipt(0).await.expect("covered").entry);
+}
+
+/// A receipt file to change.
+fn some_receipt() -> ReceiptFile {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let storage = Arc::new(ModelStorage::new());
+        let signer = Arc::new(TestSigner::new(1));
+        let log = Log::open(storage, options(NEVER), signer, still_env())
+            .await
+            .expect("opens");
+        log.append((0..9).map(samples::decision).collect())
+            .await
+            .expect("appends");
+        log.flush_now().await.expect("flushes");
+        log.receipt(3).await.expect("covered")
+    })
+}
+
+#[test]
+fn no_changed_receipt_file_verifies() {
+    let bytes = some_receipt().to_bytes();
+    let keys = [TestSigner::new(1).public_key()];
+    let verifies = |bytes: &[u8]| ReceiptFile::from_bytes(bytes).is_ok_and(|file| file.verify(&keys).is_ok());
+    assert!(verifies(&bytes));
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let change = (0..bytes.len(), 1..=255_u8, any::<bool>(), any::<bool>());
+    runner
+        .run(&change, |(at, mask, cut, doubled)| {
+            let mut changed = bytes.clone();
+            changed[at] ^= mask;
+            if cut {
+                changed.truncate(at);
+            }
+            if doubled {
+                changed.extend_from_slice(&bytes[at..]);
+            }
+            prop_assert!(changed == bytes || !verifies(&changed));
+            Ok(())
+        })
+        .expect("no change goes unseen");
+}
