@@ -1,5 +1,7 @@
 //! Seeded schedules of appends and flushes, with a crash at every step of the storage, against a model of what was promised.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use rand::rngs::SmallRng;
@@ -82,14 +84,25 @@ impl Rig {
             return Ok(());
         };
         promised.signed.push(unsigned.clone());
-        let signature = self.signer.sign(&unsigned.digest());
-        let checkpoint = unsigned
-            .signed(&self.signer.public_key(), signature)
-            .expect("its own signature");
+        let checkpoint = signed(&self.signer, &unsigned);
         self.publisher.publish(checkpoint.clone())?;
         promised.published = Some(checkpoint);
         Ok(())
     }
+}
+
+/// Signs, or remembers: a schedule signs the same trees again for each step that it crashes at.
+fn signed(signer: &TestSigner, unsigned: &Unsigned) -> SignedCheckpoint {
+    thread_local! {
+        static MADE: RefCell<HashMap<[u8; 32], SignedCheckpoint>> = RefCell::default();
+    }
+    let digest = unsigned.digest();
+    let make = || {
+        unsigned
+            .signed(&signer.public_key(), signer.sign(&digest))
+            .expect("its own signature")
+    };
+    MADE.with_borrow_mut(|made| made.entry(digest).or_insert_with(make).clone())
 }
 
 /// Runs a schedule until it ends or the machine dies in it.
@@ -159,9 +172,6 @@ fn check(rig: &Rig, storage: &ModelStorage, promised: &Promised) {
         reference::root(&entries[..usize::try_from(size).expect("small")]),
         published.root()
     );
-    published
-        .verify(&[rig.signer.public_key()])
-        .expect("it is signed");
     assert_eq!(
         read_whole(storage, CHECKPOINT_PATH, 9999).expect("it is there"),
         published.as_bytes()
@@ -263,20 +273,24 @@ fn crash_everywhere(schedule: u64) -> u64 {
     whole.steps()
 }
 
-/// 1 to 8 entries at once, crashes at each step.
+/// How many crashes these schedules have been through.
+fn crashes(schedules: impl Iterator<Item = u64>) -> u64 {
+    schedules.map(crash_everywhere).sum()
+}
+
+/// 1 to 8 entries at once, crashes at each step. In parts, which run in parallel.
 #[test]
 fn no_crash_loses_or_contradicts_anything() {
-    let crashes: u64 = (0..120)
-        .filter(|schedule| schedule % 8 != 0)
-        .map(crash_everywhere)
-        .sum();
-    assert!(crashes > 3_000, "only {crashes} crashes");
+    assert!(crashes((1..60).filter(|it| it % 8 != 0)) > 1_500);
+}
+
+#[test]
+fn no_crash_loses_or_contradicts_anything_in_other_schedules() {
+    assert!(crashes((60..120).filter(|it| it % 8 != 0)) > 1_500);
 }
 
 /// Up to 150 entries at once: full tiles, a second level, many segments.
 #[test]
 fn no_crash_of_a_larger_log_loses_or_contradicts_anything() {
-    for schedule in (0..40).step_by(8) {
-        crash_everywhere(schedule);
-    }
+    assert!(crashes((0..40).step_by(8)) > 200);
 }
