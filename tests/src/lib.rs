@@ -4,6 +4,7 @@
 //! traffic. What it starts ends on drop, also when a test panics or is killed, and each test has its own ports and files.
 
 pub mod artifacts;
+pub mod bench;
 pub mod cli;
 pub mod demo;
 pub mod envoy;

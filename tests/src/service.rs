@@ -30,6 +30,7 @@ pub struct Service {
     process: Option<Process>,
     addresses: Addresses,
     flush: Duration,
+    cpu: Option<u32>,
     client: reqwest::Client,
     directory: tempfile::TempDir,
     _ports: Vec<Port>,
@@ -38,9 +39,14 @@ pub struct Service {
 impl Service {
     /// A service that does not run yet: its addresses refuse connections until it is started.
     pub fn stopped() -> Result<Self, Error> {
+        Self::stopped_in(&std::env::temp_dir())
+    }
+
+    /// The same, with its data below this directory.
+    pub fn stopped_in(directory: &Path) -> Result<Self, Error> {
         let ports = [Port::reserve()?, Port::reserve()?, Port::reserve()?];
         let [grpc, http, probe] = [0, 1, 2].map(|index: usize| ports[index].address());
-        Self::new(Addresses { grpc, http, probe }, ports.into())
+        Self::new(Addresses { grpc, http, probe }, ports.into(), directory)
     }
 
     /// Starts one on free ports and waits until it can decide and record.
@@ -52,25 +58,31 @@ impl Service {
 
     /// Starts one on these addresses and waits until it can decide and record.
     pub async fn start_at(addresses: Addresses) -> Result<Self, Error> {
-        let mut service = Self::new(addresses, Vec::new())?;
+        let mut service = Self::new(addresses, Vec::new(), &std::env::temp_dir())?;
         service.up().await?;
         Ok(service)
     }
 
-    fn new(addresses: Addresses, ports: Vec<Port>) -> Result<Self, Error> {
+    fn new(addresses: Addresses, ports: Vec<Port>, base: &Path) -> Result<Self, Error> {
         // A short path: the socket of the command line lies in it, and such paths end at 107 bytes.
         let directory = tempfile::Builder::new()
             .prefix("knhk-")
-            .tempdir()
-            .map_err(Error::io("a temporary directory"))?;
+            .tempdir_in(base)
+            .map_err(Error::io(format!("{}", base.display())))?;
         Ok(Self {
             process: None,
             addresses,
             flush: Duration::from_millis(100),
+            cpu: None,
             client: reqwest::Client::new(),
             directory,
             _ports: ports,
         })
+    }
+
+    /// From its next start on it runs on this processor alone.
+    pub fn pin(&mut self, cpu: u32) {
+        self.cpu = Some(cpu);
     }
 
     /// Starts its process on the data and the addresses it has, and waits until it can decide and record.

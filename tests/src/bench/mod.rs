@@ -1,0 +1,130 @@
+//! The benchmark: every number of the README, from one run on one machine.
+//!
+//! It measures and says where a target is missed, and does not fail for that: a machine's speed is no test.
+
+mod abort;
+mod chains;
+mod check;
+mod decide;
+mod disk;
+mod machine;
+mod proxy;
+mod table;
+mod wrk;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Parser, ValueEnum};
+use serde::Serialize;
+
+use crate::{Error, artifacts};
+
+/// Where the numbers go.
+const OUTPUT: &str = "target/bench.json";
+
+/// What to measure, and for how long.
+#[derive(Debug, Parser)]
+#[command(
+    name = "knhk-bench",
+    about = "Measures what a decision, a rollback and a receipt cost on this machine."
+)]
+pub struct Options {
+    /// Only these parts.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::ALL)]
+    only: Vec<Part>,
+    /// Seconds of each measurement.
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+    /// How often each chain is measured, in turn with the others; the median counts.
+    #[arg(long, default_value_t = 5)]
+    repeats: usize,
+}
+
+/// A part of the benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Chains of filters in Envoy.
+    Proxy,
+    /// From `abort` to the last worker.
+    Abort,
+    /// `ext_authz` with durable receipts, beside the raw disk.
+    Check,
+    /// The decision alone.
+    Decide,
+}
+
+impl Part {
+    const ALL: [Self; 4] = [Self::Proxy, Self::Abort, Self::Check, Self::Decide];
+}
+
+/// Everything that was measured.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    machine: machine::Machine,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    proxy: Option<Vec<proxy::Row>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    abort: Option<abort::Propagation>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    check: Option<check::Receipts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decide: Option<Vec<decide::Case>>,
+}
+
+/// Measures, prints tables, and writes `target/bench.json`.
+pub async fn run(options: &Options, mut out: impl Write) -> Result<(), Error> {
+    let wanted = |part| options.only.contains(&part);
+    let mut report = Report {
+        machine: machine::Machine::this()?,
+        proxy: None,
+        abort: None,
+        check: None,
+        decide: None,
+    };
+    let mut show = |text: String| {
+        writeln!(out, "{text}")
+            .and_then(|()| out.flush())
+            .map_err(Error::io("the table"))
+    };
+    show(report.machine.to_string())?;
+    if wanted(Part::Proxy) {
+        let rows = proxy::measure(options.seconds, options.repeats).await?;
+        show(proxy::table(&rows, options))?;
+        report.proxy = Some(rows);
+    }
+    if wanted(Part::Abort) {
+        let propagation = abort::measure().await?;
+        show(propagation.to_string())?;
+        report.abort = Some(propagation);
+    }
+    if wanted(Part::Check) {
+        let receipts = check::measure(options.seconds).await?;
+        show(receipts.to_string())?;
+        report.check = Some(receipts);
+    }
+    if wanted(Part::Decide) {
+        let cases = decide::measure()?;
+        show(decide::table(&cases))?;
+        report.decide = Some(cases);
+    }
+    let file: PathBuf = artifacts::root().join(OUTPUT);
+    let json = serde_json::to_string_pretty(&report).map_err(|error| Error::Contract {
+        what: OUTPUT.to_owned(),
+        reason: error.to_string(),
+    })?;
+    std::fs::write(&file, json).map_err(Error::io(OUTPUT))?;
+    show(format!("\nAll of it in {OUTPUT}."))
+}
+
+/// The middle one; of an even number the upper of the two.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// What a target says about a value.
+fn judged(met: bool) -> &'static str {
+    if met { "met" } else { "MISSED" }
+}
