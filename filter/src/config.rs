@@ -158,7 +158,7 @@ mod tests {
             (r#"{"failMode":"ajar"}"#, "unknown variant `ajar`"),
             (r#"{"cluster":""}"#, "cluster: 0 bytes"),
             (r#"{"cluster":7}"#, "invalid type"),
-            (r#"["#, "EOF"),
+            (r"[", "EOF"),
             (
                 r#"{"policy":{"apiVersion":"knhk.dev/v1","kind":"Policy","epoch":7,"n":3,"rollout":[]}}"#,
                 "rollout",

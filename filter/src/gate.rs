@@ -39,6 +39,16 @@ pub(crate) struct Gate {
     reported: Option<(Totals, Mono)>,
     /// Whether a stream was ever opened.
     opened: bool,
+    /// Whether the log says that there is no stream.
+    told_lost: bool,
+}
+
+/// A plugin's way to the service.
+#[derive(Debug)]
+pub(crate) struct Link {
+    /// Envoy's cluster of the service.
+    pub(crate) cluster: String,
+    pub(crate) stream: Stream,
 }
 
 /// Counts over all requests since the VM started.
@@ -66,6 +76,7 @@ impl Gate {
             seq: 0,
             reported: None,
             opened: false,
+            told_lost: false,
         }
     }
 
@@ -110,38 +121,35 @@ impl Gate {
         }
     }
 
-    /// Time has passed. `speaks`: the plugin whose stream this is speaks for the VM.
-    pub(crate) fn tick<H: Host>(&mut self, host: &mut H, cluster: &str, stream: &mut Stream, speaks: bool) {
+    /// Time has passed for the plugin that speaks for the VM.
+    pub(crate) fn tick<H: Host>(&mut self, host: &mut H, link: &mut Link) {
         let now = host.mono();
-        let event = if speaks { Event::Tick } else { Event::Replaced };
-        self.advance(host, cluster, stream, event, now);
-        if !speaks {
-            return;
+        self.advance(host, link, Event::Tick, now);
+        if link.stream.is_good(now) {
+            self.tell_found(host, link);
         }
-        if let Some(token) = stream.token()
+        if let Some(token) = link.stream.token()
             && self.say_what_is_new(host, token, now).is_err()
         {
-            self.broke(host, cluster, stream, token, now);
+            self.broke(host, link, token, now);
         }
         self.stats.flush(host);
     }
 
+    /// Another plugin speaks for the VM.
+    pub(crate) fn replaced<H: Host>(&mut self, host: &mut H, link: &mut Link) {
+        let now = host.mono();
+        self.advance(host, link, Event::Replaced, now);
+    }
+
     /// The service said something.
-    pub(crate) fn receive<H: Host>(
-        &mut self,
-        host: &mut H,
-        cluster: &str,
-        stream: &mut Stream,
-        token: StreamToken,
-    ) {
-        if stream.token() != Some(token) {
+    pub(crate) fn receive<H: Host>(&mut self, host: &mut H, link: &mut Link, token: StreamToken) {
+        if link.stream.token() != Some(token) {
             return;
         }
         let now = host.mono();
-        if stream.is_failing() {
-            host.log(LogLevel::Info, &format!("knhk: cluster {cluster} answers again"));
-        }
-        self.advance(host, cluster, stream, Event::Received(token), now);
+        self.advance(host, link, Event::Received(token), now);
+        self.tell_found(host, link);
         let Ok(bytes) = host.received() else {
             return;
         };
@@ -151,9 +159,9 @@ impl Gate {
                 message: Some(Down::Snapshot(snapshot)),
             }) => Some(self.install(host, &snapshot)),
             Ok(v1::Down {
-                message: Some(Down::BatchAck(v1::BatchAck { through })),
+                message: Some(Down::BatchAck(ack)),
             }) => {
-                self.waiting.acknowledge(through);
+                self.waiting.acknowledge(ack.through);
                 None
             }
             // A newer service may say what this filter does not know.
@@ -162,50 +170,29 @@ impl Gate {
         if let Some(answer) = answer
             && host.send(token, &up(answer)).is_err()
         {
-            self.broke(host, cluster, stream, token, now);
+            self.broke(host, link, token, now);
         }
     }
 
     /// The service closed a stream, or it broke.
-    pub(crate) fn closed<H: Host>(
-        &mut self,
-        host: &mut H,
-        cluster: &str,
-        stream: &mut Stream,
-        token: StreamToken,
-        status: u32,
-    ) {
-        // One line when it is lost, not one each attempt after that.
-        if stream.token() == Some(token) && !stream.is_failing() && status != GRPC_OK {
-            let decides = match self.snapshot.as_ref().and_then(Snapshot::name) {
-                Some(name) => format!("decides by snapshot {} meanwhile", name.id),
-                None => "has no snapshot yet".to_owned(),
-            };
-            let line =
-                format!("knhk: lost the stream to cluster {cluster} (gRPC status {status}); {decides}");
-            host.log(LogLevel::Warn, &line);
+    pub(crate) fn closed<H: Host>(&mut self, host: &mut H, link: &mut Link, token: StreamToken, status: u32) {
+        if link.stream.token() == Some(token) && status != GRPC_OK {
+            self.tell_lost(host, link, &format!("gRPC status {status}"));
         }
         let now = host.mono();
         let event = Event::Closed(token, roll(host));
-        self.advance(host, cluster, stream, event, now);
+        self.advance(host, link, event, now);
     }
 
     /// Steps the stream's state and does what follows, until nothing does.
-    fn advance<H: Host>(
-        &mut self,
-        host: &mut H,
-        cluster: &str,
-        stream: &mut Stream,
-        event: Event,
-        now: Mono,
-    ) {
+    fn advance<H: Host>(&mut self, host: &mut H, link: &mut Link, event: Event, now: Mono) {
         let mut next = Some(event);
         while let Some(event) = next.take() {
-            let (state, effect) = stream.step(event, now);
-            *stream = state;
+            let (state, effect) = link.stream.step(event, now);
+            link.stream = state;
             match effect {
                 None => {}
-                Some(Effect::Open) => next = Some(self.open(host, cluster)),
+                Some(Effect::Open) => next = Some(self.open(host, link)),
                 Some(Effect::Greet(token)) => next = self.greet(host, token),
                 Some(Effect::Close(token)) => host.close(token),
                 Some(Effect::Cancel(token)) => host.cancel(token),
@@ -214,30 +201,30 @@ impl Gate {
     }
 
     /// The host would not send on a stream.
-    fn broke<H: Host>(
-        &mut self,
-        host: &mut H,
-        cluster: &str,
-        stream: &mut Stream,
-        token: StreamToken,
-        now: Mono,
-    ) {
+    fn broke<H: Host>(&mut self, host: &mut H, link: &mut Link, token: StreamToken, now: Mono) {
         host.cancel(token);
         let event = Event::Closed(token, roll(host));
-        self.advance(host, cluster, stream, event, now);
+        self.advance(host, link, event, now);
     }
 
-    fn open<H: Host>(&mut self, host: &mut H, cluster: &str) -> Event {
+    fn open<H: Host>(&mut self, host: &mut H, link: &Link) -> Event {
+        // Without a nonce nothing that is said can be told apart from another worker's words.
         if self.nonce.is_none() {
             self.nonce = host.random().ok();
+        }
+        if self.nonce.is_none() {
+            self.tell_lost(host, link, "the proxy has no randomness");
+            return Event::Refused(roll(host));
         }
         if std::mem::replace(&mut self.opened, true) {
             self.stats.reconnects += 1;
         }
-        // Without a nonce nothing that is said can be told apart from another worker's words.
-        match self.nonce.map(|_| host.open_stream(cluster, SERVICE, METHOD)) {
-            Some(Ok(token)) => Event::Opened(token),
-            Some(Err(_)) | None => Event::Refused(roll(host)),
+        match host.open_stream(&link.cluster, SERVICE, METHOD) {
+            Ok(token) => Event::Opened(token),
+            Err(refused) => {
+                self.tell_lost(host, link, &format!("{refused}; is it a cluster of this proxy?"));
+                Event::Refused(roll(host))
+            }
         }
     }
 
@@ -255,6 +242,31 @@ impl Gate {
         host.send(token, &up(Up::Hello(hello))).err()?;
         host.cancel(token);
         Some(Event::Closed(token, roll(host)))
+    }
+
+    /// Writes one line when the stream is lost, and none for the attempts that follow.
+    fn tell_lost<H: Host>(&mut self, host: &mut H, link: &Link, why: &str) {
+        if std::mem::replace(&mut self.told_lost, true) {
+            return;
+        }
+        let meanwhile = match self.snapshot.as_ref().and_then(Snapshot::name) {
+            Some(name) => format!("snapshot {} decides meanwhile", name.id),
+            None => "there is no snapshot yet".to_owned(),
+        };
+        let message = format!(
+            "knhk: no stream to cluster {} ({why}): {meanwhile}, tries again",
+            link.cluster
+        );
+        host.log(LogLevel::Warn, &message);
+    }
+
+    fn tell_found<H: Host>(&mut self, host: &mut H, link: &Link) {
+        if std::mem::take(&mut self.told_lost) {
+            host.log(
+                LogLevel::Info,
+                &format!("knhk: has a stream to cluster {} again", link.cluster),
+            );
+        }
     }
 
     fn say_what_is_new<H: Host>(

@@ -12,9 +12,9 @@
 //! - It is over a threshold when it took longer, not when it took as long.
 //!
 //! Counts only grow for as long as the VM lives. A window is dropped when neither the present snapshot nor the one
-//! before it names it; requests that end after that are not counted.
+//! before it names it and its counts have been reported; requests that end after that are not counted.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 
 use knhk_decision::{RolloutRule, Variant};
 use knhk_proto::v1;
@@ -38,7 +38,7 @@ pub enum Outcome {
 }
 
 /// A window that requests are counted in. Never given out twice in a VM.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WindowRef(u64);
 
 /// Why rules cannot be observed.
@@ -57,7 +57,9 @@ pub struct Observations {
     /// Ordered by `id`, as they were made.
     windows: Vec<Window>,
     /// The windows that the present snapshot names.
-    present: Vec<WindowRef>,
+    present: BTreeSet<WindowRef>,
+    /// The windows that the snapshot before it names.
+    before: BTreeSet<WindowRef>,
     /// The next window's reference.
     next: u64,
 }
@@ -87,7 +89,8 @@ impl Observations {
     pub const fn new() -> Self {
         Self {
             windows: Vec::new(),
-            present: Vec::new(),
+            present: BTreeSet::new(),
+            before: BTreeSet::new(),
             next: 0,
         }
     }
@@ -126,12 +129,8 @@ impl Observations {
         }
         self.next += made.len() as u64;
         self.windows.append(&mut made);
-        let before: HashSet<_> = std::mem::replace(&mut self.present, adopted.clone())
-            .into_iter()
-            .collect();
-        let now: HashSet<_> = adopted.iter().copied().collect();
-        self.windows
-            .retain(|window| now.contains(&window.id) || before.contains(&window.id));
+        self.before = std::mem::replace(&mut self.present, adopted.iter().copied().collect());
+        self.drop_windows();
         adopted
     }
 
@@ -162,9 +161,7 @@ impl Observations {
 
     /// Whether anything was counted since the last [`Self::take_changed`].
     pub fn changed(&self) -> bool {
-        self.windows
-            .iter()
-            .any(|window| window.stable.changed || window.canary.changed)
+        self.windows.iter().any(Window::changed)
     }
 
     /// The counts that changed since they were last taken.
@@ -180,6 +177,7 @@ impl Observations {
                 observed.push(counts.observed(&window.rollout, window.number, variant));
             }
         }
+        self.drop_windows();
         observed
     }
 
@@ -192,6 +190,13 @@ impl Observations {
         {
             counts.changed = counts.requests > 0;
         }
+    }
+
+    /// Lets go of windows that no snapshot names, once what they counted has been reported.
+    fn drop_windows(&mut self) {
+        let (present, before) = (&self.present, &self.before);
+        self.windows
+            .retain(|window| present.contains(&window.id) || before.contains(&window.id) || window.changed());
     }
 
     fn by_name(&self) -> HashMap<(u64, &str), &Window> {
@@ -212,6 +217,12 @@ impl Window {
             stable: Counts::new(rule.thresholds.len()),
             canary: Counts::new(rule.thresholds.len()),
         }
+    }
+}
+
+impl Window {
+    fn changed(&self) -> bool {
+        self.stable.changed || self.canary.changed
     }
 }
 

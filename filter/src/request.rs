@@ -11,9 +11,9 @@ use crate::pairs::Pairs;
 #[derive(Clone, Copy, Debug)]
 pub struct Headers<'a> {
     pairs: Pairs<'a>,
-    method: &'a [u8],
-    authority: &'a [u8],
-    path: &'a [u8],
+    method: Option<&'a [u8]>,
+    authority: Option<&'a [u8]>,
+    path: Option<&'a [u8]>,
     /// Whether the client sent headers that are ours to set.
     spoofed: bool,
 }
@@ -21,18 +21,19 @@ pub struct Headers<'a> {
 impl<'a> Headers<'a> {
     /// Reads serialised headers.
     pub fn new(serialized: &'a [u8]) -> Self {
+        let pairs = Pairs::new(serialized);
         let mut headers = Self {
-            pairs: Pairs::new(serialized),
-            method: &[],
-            authority: &[],
-            path: &[],
+            pairs,
+            method: None,
+            authority: None,
+            path: None,
             spoofed: false,
         };
-        for (name, value) in headers.pairs.iter() {
+        for (name, value) in pairs.iter() {
             match name {
-                b":method" => headers.method = value,
-                b":authority" => headers.authority = value,
-                b":path" => headers.path = value,
+                b":method" => _ = headers.method.get_or_insert(value),
+                b":authority" => _ = headers.authority.get_or_insert(value),
+                b":path" => _ = headers.path.get_or_insert(value),
                 _ => headers.spoofed |= is_ours(name),
             }
         }
@@ -89,15 +90,15 @@ impl<'a, H: Host> Request<'a, H> {
 
 impl<H: Host> Facts for Request<'_, H> {
     fn method(&self) -> &[u8] {
-        self.headers.method
+        self.headers.method.unwrap_or_default()
     }
 
     fn authority(&self) -> &[u8] {
-        self.headers.authority
+        self.headers.authority.unwrap_or_default()
     }
 
     fn path(&self) -> &[u8] {
-        self.headers.path
+        self.headers.path.unwrap_or_default()
     }
 
     fn header(&self, lower_case_name: &str) -> Option<&[u8]> {

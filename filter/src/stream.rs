@@ -1,6 +1,6 @@
 //! The life of the stream to the service, as a state machine: (state, event, now) -> (state, effect).
 //!
-//! A lost stream is opened again for ever. The wait doubles with each attempt that the service did not answer, and is
+//! A lost stream is opened again for ever. The wait doubles with each attempt that came to nothing, and is
 //! drawn at random from its upper half, so that a fleet that lost its service does not come back as one.
 
 use crate::host::{Mono, StreamToken};
@@ -23,20 +23,22 @@ pub enum Stream {
     Waiting {
         /// When the wait is over.
         until: Mono,
-        /// Attempts in a row that the service did not answer.
+        /// Attempts in a row that were no good.
         failures: u32,
     },
-    /// It is open, as far as this side knows: a service that cannot be reached shows as a close.
-    Open {
-        /// Which one.
-        token: StreamToken,
-        /// Since when.
-        since: Mono,
-        /// Whether the service has said something on it.
-        answered: bool,
-        /// Attempts in a row before this one that the service did not answer.
-        failures: u32,
-    },
+    /// There is one.
+    Open(Open),
+}
+
+/// An open stream: as far as this side knows, for a service that cannot be reached shows as a close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Open {
+    token: StreamToken,
+    since: Mono,
+    /// Whether the service has said something on it.
+    answered: bool,
+    /// Attempts in a row before this one that were no good.
+    failures: u32,
 }
 
 /// What happened.
@@ -78,19 +80,17 @@ impl Stream {
 
     /// The stream that messages go out on.
     pub fn token(&self) -> Option<StreamToken> {
-        match *self {
-            Self::Open { token, .. } => Some(token),
+        match self {
+            Self::Open(open) => Some(open.token),
             Self::Waiting { .. } => None,
         }
     }
 
-    /// Whether the service has been silent since the stream before this one, or this one, was lost.
-    pub fn is_failing(&self) -> bool {
-        match *self {
-            Self::Waiting { failures, .. } => failures > 0,
-            Self::Open {
-                answered, failures, ..
-            } => failures > 0 && !answered,
+    /// Whether there is a good stream.
+    pub fn is_good(&self, now: Mono) -> bool {
+        match self {
+            Self::Open(open) => open.is_good(now),
+            Self::Waiting { .. } => false,
         }
     }
 
@@ -99,52 +99,37 @@ impl Stream {
     pub fn step(self, event: Event, now: Mono) -> (Self, Option<Effect>) {
         match (self, event) {
             (Self::Waiting { until, .. }, Event::Tick) if now >= until => (self, Some(Effect::Open)),
-            (Self::Waiting { failures, .. }, Event::Opened(token)) => (
-                Self::Open {
+            (Self::Waiting { failures, .. }, Event::Opened(token)) => {
+                let open = Open {
                     token,
                     since: now,
                     answered: false,
                     failures,
-                },
-                Some(Effect::Greet(token)),
-            ),
+                };
+                (Self::Open(open), Some(Effect::Greet(token)))
+            }
             (Self::Waiting { failures, .. }, Event::Refused(roll)) => {
                 (Self::waiting(failures.saturating_add(1), now, roll), None)
             }
-            (
-                Self::Open {
-                    token,
-                    since,
-                    failures,
-                    ..
-                },
-                Event::Received(from),
-            ) if from == token => (
-                Self::Open {
-                    token,
-                    since,
+            (Self::Open(open), Event::Received(token)) if token == open.token => (
+                Self::Open(Open {
                     answered: true,
-                    failures,
-                },
+                    ..open
+                }),
                 None,
             ),
-            (
-                Self::Open {
-                    token,
-                    since,
-                    answered,
-                    failures,
-                },
-                Event::Closed(closed, roll),
-            ) if closed == token => {
-                let good = answered || now >= since.plus_millis(PROVEN_AFTER_MILLIS);
-                let failures = if good { 0 } else { failures.saturating_add(1) };
+            (Self::Open(open), Event::Closed(token, roll)) if token == open.token => {
+                let failures = if open.is_good(now) {
+                    0
+                } else {
+                    open.failures.saturating_add(1)
+                };
                 (Self::waiting(failures, now, roll), Some(Effect::Close(token)))
             }
-            (Self::Open { token, .. }, Event::Replaced) => (Self::NEW, Some(Effect::Cancel(token))),
+            (Self::Open(open), Event::Replaced) => (Self::NEW, Some(Effect::Cancel(open.token))),
             // A stream that is not this one's (any more).
             (_, Event::Closed(token, _)) => (self, Some(Effect::Close(token))),
-            (Self::Open { .. }, Event::Opened(token)) => (self, Some(Effect::Cancel(token))),
+            (Self::Open(_), Event::Opened(token)) => (self, Some(Effect::Cancel(token))),
             (_, Event::Tick | Event::Replaced | Event::Refused(_) | Event::Received(_)) => (self, None),
         }
     }
@@ -157,6 +142,13 @@ impl Stream {
     }
 }
 
+impl Open {
+    /// Whether the service said something on it, or it has lived long.
+    fn is_good(&self, now: Mono) -> bool {
+        self.answered || now >= self.since.plus_millis(PROVEN_AFTER_MILLIS)
+    }
+}
+
 /// How long to wait after `failures` attempts in a row: between half of the doubled wait and all of it.
 fn backoff_millis(failures: u32, roll: Roll) -> u64 {
     let full = 1_u64
@@ -165,4 +157,98 @@ fn backoff_millis(failures: u32, roll: Roll) -> u64 {
         .map_or(MAX_BACKOFF_MILLIS, |wait| wait.min(MAX_BACKOFF_MILLIS));
     let half = full / 2;
     half + (((full - half) * u64::from(roll.0)) >> u32::BITS)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What the world does to the machine; `Opened` and `Refused` are the host's answers to `Effect::Open`.
+    fn worlds() -> impl Strategy<Value = Vec<(u64, bool, Option<Event>)>> {
+        let event = prop_oneof![
+            3 => Just(None),
+            2 => any::<u32>().prop_map(|roll| Some(Event::Closed(StreamToken(0), Roll(roll)))),
+            1 => Just(Some(Event::Received(StreamToken(0)))),
+            1 => Just(Some(Event::Replaced)),
+            1 => any::<u32>().prop_map(|roll| Some(Event::Closed(StreamToken(u32::MAX), Roll(roll)))),
+            1 => Just(Some(Event::Received(StreamToken(u32::MAX)))),
+        ];
+        prop::collection::vec((0..20_000_u64, any::<bool>(), event), 1..100)
+    }
+
+    proptest! {
+        #[test]
+        fn at_most_one_stream_and_none_is_forgotten(worlds in worlds()) {
+            let mut stream = Stream::NEW;
+            let mut now = Mono(0);
+            let mut opened = 0;
+            let mut live = Vec::new();
+            for (pass_millis, refuses, event) in worlds {
+                now = now.plus_millis(pass_millis);
+                // Token 0 stands for the present stream.
+                let event = match (event, stream.token()) {
+                    (Some(Event::Closed(StreamToken(0), roll)), Some(token)) => Event::Closed(token, roll),
+                    (Some(Event::Received(StreamToken(0))), Some(token)) => Event::Received(token),
+                    (Some(event), _) => event,
+                    (None, _) => Event::Tick,
+                };
+                let mut next = Some(event);
+                while let Some(event) = next.take() {
+                    let (state, effect) = stream.step(event, now);
+                    stream = state;
+                    match effect {
+                        Some(Effect::Open) if refuses => next = Some(Event::Refused(Roll(opened))),
+                        Some(Effect::Open) => {
+                            opened += 1;
+                            live.push(StreamToken(opened));
+                            next = Some(Event::Opened(StreamToken(opened)));
+                        }
+                        Some(Effect::Greet(token)) => prop_assert_eq!(Some(token), stream.token()),
+                        Some(Effect::Close(token) | Effect::Cancel(token)) => live.retain(|known| *known != token),
+                        None => {}
+                    }
+                    if let Event::Closed(token, _) = event {
+                        prop_assert_eq!(effect, Some(Effect::Close(token)), "the host keeps it otherwise");
+                    }
+                }
+                prop_assert_eq!(live.clone(), stream.token().into_iter().collect::<Vec<_>>());
+                // However bad things went, the wait is bounded: the tick after it opens a stream.
+                let (_, effect) = stream.step(Event::Tick, now.plus_millis(MAX_BACKOFF_MILLIS));
+                prop_assert_eq!(effect, stream.token().is_none().then_some(Effect::Open));
+            }
+        }
+
+        #[test]
+        fn the_wait_doubles_up_to_its_bound(failures in 0..100_u32, roll: u32) {
+            let full = (FIRST_BACKOFF_MILLIS << failures.min(10)).min(MAX_BACKOFF_MILLIS);
+            let wait = backoff_millis(failures, Roll(roll));
+            prop_assert!((full / 2..=full).contains(&wait), "{wait} of {full}");
+        }
+    }
+
+    #[test]
+    fn a_good_stream_starts_the_wait_anew() {
+        let after = |stream: Stream, now: Mono| match stream
+            .step(Event::Closed(StreamToken(1), Roll(u32::MAX)), now)
+            .0
+        {
+            Stream::Waiting { until, failures } => (until.micros_since(now) / 1_000, failures),
+            Stream::Open(_) => panic!("it was closed"),
+        };
+        let failing = Stream::Waiting {
+            until: Mono(0),
+            failures: 5,
+        };
+        let (open, _) = failing.step(Event::Opened(StreamToken(1)), Mono(0));
+        let soon = Mono(0).plus_millis(10);
+        assert_eq!(after(open, soon), (MAX_BACKOFF_MILLIS - 1, 6));
+        let (answered, _) = open.step(Event::Received(StreamToken(1)), soon);
+        assert_eq!(after(answered, soon), (FIRST_BACKOFF_MILLIS - 1, 0));
+        assert_eq!(
+            after(open, Mono(0).plus_millis(PROVEN_AFTER_MILLIS)),
+            (FIRST_BACKOFF_MILLIS - 1, 0)
+        );
+    }
 }

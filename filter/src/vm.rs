@@ -11,7 +11,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use knhk_decision::{Routed, Variant, Verdict, decide, evidence, headers};
 
 use crate::config::{Config, FailMode, Recording};
-use crate::gate::Gate;
+use crate::gate::{Gate, Link};
 use crate::host::{Host, LogLevel, Mono, StreamToken};
 use crate::observe::{Outcome, WindowRef, is_error};
 use crate::record::{self, Decided};
@@ -55,12 +55,11 @@ pub struct Vm {
 /// One plugin context.
 #[derive(Debug)]
 struct Plugin {
-    cluster: String,
+    link: Link,
     fail_mode: FailMode,
     record: Recording,
     /// What to decide by until the service has sent a snapshot.
     inline: Option<Snapshot>,
-    stream: Stream,
     /// The how-manieth configuration it is; host numbers wrap round, this does not.
     age: u64,
 }
@@ -117,13 +116,15 @@ impl Vm {
         let stream = self
             .plugins
             .get(&context)
-            .map_or(Stream::NEW, |plugin| plugin.stream);
+            .map_or(Stream::NEW, |plugin| plugin.link.stream);
         let plugin = Plugin {
-            cluster: config.cluster,
+            link: Link {
+                cluster: config.cluster,
+                stream,
+            },
             fail_mode: config.fail_mode,
             record: config.record,
             inline: config.policy.map(Snapshot::inline),
-            stream,
             age: self.configured,
         };
         self.plugins.insert(context, plugin);
@@ -133,8 +134,10 @@ impl Vm {
     /// The tick's period has passed for a plugin.
     pub fn on_tick<H: Host>(&mut self, host: &mut H, context: ContextId) {
         let speaks = self.speaks(context);
-        if let Some(plugin) = self.plugins.get_mut(&context) {
-            self.gate.tick(host, &plugin.cluster, &mut plugin.stream, speaks);
+        match self.plugins.get_mut(&context) {
+            Some(plugin) if speaks => self.gate.tick(host, &mut plugin.link),
+            Some(plugin) => self.gate.replaced(host, &mut plugin.link),
+            None => {}
         }
     }
 
@@ -145,17 +148,14 @@ impl Vm {
             return;
         }
         if let Some(plugin) = self.plugins.get_mut(&context) {
-            self.gate
-                .receive(host, &plugin.cluster, &mut plugin.stream, stream);
+            self.gate.receive(host, &mut plugin.link, stream);
         }
     }
 
     /// A stream of a plugin was closed by the service, or broke.
     pub fn on_close<H: Host>(&mut self, host: &mut H, context: ContextId, stream: StreamToken, status: u32) {
         match self.plugins.get_mut(&context) {
-            Some(plugin) => self
-                .gate
-                .closed(host, &plugin.cluster, &mut plugin.stream, stream, status),
+            Some(plugin) => self.gate.closed(host, &mut plugin.link, stream, status),
             None => host.close(stream),
         }
     }

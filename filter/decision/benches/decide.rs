@@ -6,7 +6,8 @@
 use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use knhk_decision::spec::{KeySpec, MatchSpec, Record, Weight};
+use knhk_decision::limits::MAX_ROLLOUTS_PER_PLACE;
+use knhk_decision::spec::{HeaderMatch, KeySpec, MatchSpec, Record, ValueMatch, Weight};
 use knhk_decision::{Facts, Policy, PolicyDoc, PolicyId, RolloutRule, Verdict, decide};
 
 struct Request {
@@ -161,5 +162,48 @@ fn requests(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decisions, requests);
+/// Where a decision has more to look at: suffixes of a deep host, and as many rollouts in one place as there may be.
+fn crowded_places(c: &mut Criterion) {
+    let mut group = c.benchmark_group("decide, crowded places");
+    let hosts = |i| vec![format!("*.s{i}.example.com")];
+    let suffixes = (0..20).map(|i| rule(&format!("rollout-{i}"), hosts(i), "/api", &[]));
+    let suffix = Request {
+        authority: b"a.b.c.s7.example.com",
+        ..request()
+    };
+    let tenants = (0..MAX_ROLLOUTS_PER_PLACE).map(|i| {
+        let mut rule = rule(&format!("rollout-{i:02}"), Vec::new(), "/api", &[]);
+        rule.r#match.headers = vec![HeaderMatch {
+            name: "x-user-id".to_owned(),
+            value: ValueMatch::Exact(format!("user-{i:07}")),
+        }];
+        rule
+    });
+    let last = Request {
+        headers: HEADERS.map(|(name, value)| {
+            (
+                name,
+                if name == "x-user-id" {
+                    b"user-0000063"
+                } else {
+                    value
+                },
+            )
+        }),
+        ..request()
+    };
+    for (name, rules, request) in [
+        ("host by suffix, 6 labels", suffixes.collect::<Vec<_>>(), suffix),
+        ("the last of 64 rollouts in one place", tenants.collect(), last),
+    ] {
+        let policy = Policy::compile(PolicyDoc::new(PolicyId::default(), rules)).expect("a policy");
+        assert!(matches!(decide(&policy, &request), Verdict::Routed(_)));
+        group.bench_function(name, |b| {
+            b.iter(|| decide(black_box(&policy), black_box(&request)));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, decisions, requests, crowded_places);
 criterion_main!(benches);
