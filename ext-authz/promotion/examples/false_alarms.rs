@@ -34,7 +34,7 @@ const WHOLE: &str = "    - { name: canary, steps: [ { setWeight: 1, pause: 30s }
     - { name: production, watch: 15m }";
 
 /// The same number of windows, but the first step lasts for as long as a bad canary needs.
-const ONE_STEP: &str = "    - { name: canary, steps: [ { setWeight: 5, pause: 1day }, { setWeight: 25 }, { setWeight: 50 }, { setWeight: 75 } ] }
+const ONE_STEP: &str = "    - { name: canary, steps: [ { setWeight: WEIGHT, pause: 1day }, { setWeight: 25 }, { setWeight: 50 }, { setWeight: 75 } ] }
     - { name: production, watch: 15m }";
 
 fn main() -> ExitCode {
@@ -104,15 +104,15 @@ fn clusters(runs: u32) {
 }
 
 fn detection(runs: u32) {
-    let spec = spec(ONE_STEP);
     println!(
-        "| canary's requests/s | extra errors | requests to roll back: median | 99 of 100 | seconds: median | 99 of 100 |"
+        "| requests/s | canary | extra errors | requests to roll back: median | 99 of 100 | seconds: median | 99 of 100 |"
     );
-    println!("|---|---|---|---|---|---|");
-    for canary_rate in [10.0, 50.0] {
+    println!("|---|---|---|---|---|---|---|");
+    for (rate, weight) in [(200.0, 5), (1_000.0, 1), (1_000.0, 5)] {
+        let spec = spec(&ONE_STEP.replace("WEIGHT", &weight.to_string()));
         for extra in [0.3, 0.05, 0.01] {
             let traffic = Traffic {
-                rate: canary_rate / 0.05,
+                rate,
                 stable: 0.001,
                 canary: 0.001 + extra,
                 burst: 1,
@@ -127,7 +127,7 @@ fn detection(runs: u32) {
             let requests = sorted(outcomes.iter().map(|outcome| outcome.requests));
             let ms = sorted(outcomes.iter().map(|outcome| outcome.ms));
             println!(
-                "| {canary_rate} | {} | {} | {} | {} | {}{} |",
+                "| {rate} | {weight} % | {} | {} | {} | {} | {}{} |",
                 percent(extra),
                 at(&requests, 50),
                 at(&requests, 99),

@@ -48,15 +48,12 @@ pub(crate) fn run(spec: &RolloutSpec, traffic: Traffic, limit_ms: u64, seed: u64
         mono_ms: 0,
     };
     let (mut rollout, _) = create(spec.clone(), "simulation", now);
-    let mut counts = WindowCounts::default();
+    let mut counts = nothing(&rollout);
     while now.mono_ms < limit_ms {
         now.wall_ms += LOOK_EVERY_MS;
         now.mono_ms += LOOK_EVERY_MS;
         if counts.window != rollout.window() {
-            counts = WindowCounts {
-                window: rollout.window(),
-                ..WindowCounts::default()
-            };
+            counts = nothing(&rollout);
         }
         let share = rollout.weight().percent() / 100.0;
         serve(
@@ -89,6 +86,20 @@ pub(crate) fn run(spec: &RolloutSpec, traffic: Traffic, limit_ms: u64, seed: u64
         end: End::Holding,
         ms: now.mono_ms,
         requests: counts.canary.requests,
+    }
+}
+
+/// No requests yet, none of them slow.
+fn nothing(rollout: &Rollout) -> WindowCounts {
+    let rule = rollout.rule();
+    let none = Counts {
+        over: vec![0; rule.thresholds.len()],
+        ..Counts::default()
+    };
+    WindowCounts {
+        window: rule.window,
+        stable: none.clone(),
+        canary: none,
     }
 }
 
