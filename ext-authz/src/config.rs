@@ -109,7 +109,7 @@ pub(crate) fn first_line(message: &str) -> String {
         .lines()
         .map(str::trim)
         .find(|line| !line.is_empty())
-        .unwrap_or("not valid YAML")
+        .map_or("not valid YAML", |line| line.trim_start_matches("error: "))
         .to_owned()
 }
 

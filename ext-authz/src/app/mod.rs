@@ -59,6 +59,10 @@ pub(crate) struct App {
 pub(crate) enum StartError {
     #[error("{path}: cannot be created: {source}; check `data` and the directory's owner")]
     DataDirectory { path: PathBuf, source: std::io::Error },
+    #[error(
+        "{0}: the key that signs this log is missing; restore it from a copy, or give another `data` for a new log"
+    )]
+    LostKey(PathBuf),
     #[error(transparent)]
     Key(#[from] KmsError),
     #[error(transparent)]
@@ -77,7 +81,7 @@ impl App {
         let clock = Clock::start();
         create_private(&config.data)?;
         let metrics = Arc::new(ServiceMetrics::new(env!("CARGO_PKG_VERSION")));
-        let kms = Arc::new(LocalKms::open(config.data.join("keys"))?);
+        let kms = Arc::new(open_key(&config.data)?);
         let signer = KmsSigner::new(kms).await?;
         let key = signer.describe().await?;
         let log = open_log(config, signer).await?;
@@ -177,6 +181,16 @@ fn create_private(data: &Path) -> Result<(), StartError> {
             path: data.to_owned(),
             source,
         })
+}
+
+/// The local key; made on the first start, and only then: a log goes on with the key that signed it.
+fn open_key(data: &Path) -> Result<LocalKms, StartError> {
+    let keys = data.join("keys");
+    let has_key = fs::read_dir(&keys).is_ok_and(|mut entries| entries.next().is_some());
+    if data.join("log/checkpoint").exists() && !has_key {
+        return Err(StartError::LostKey(keys));
+    }
+    Ok(LocalKms::open(&keys)?)
 }
 
 async fn open_log(config: &Config, signer: KmsSigner) -> Result<Log, StartError> {

@@ -20,7 +20,7 @@ pub(crate) use probe::probe_routes;
 use crate::app::App;
 
 /// Largest rollout that is read, in bytes.
-pub(crate) const MAX_SPEC_BYTES: usize = 256 * 1024;
+pub(crate) const MAX_SPEC_BYTES: usize = knhk_promotion::spec::MAX_SPEC_BYTES;
 
 /// What a handler needs.
 #[derive(Clone)]
