@@ -341,8 +341,9 @@ impl Opened {
                 Arc::clone(&lock),
             );
             move || {
+                let _lock = lock;
+                let _told = TellWaiting(&queue);
                 write(&queue, writer, &last_error);
-                drop(lock);
             }
         };
         let writer = thread::Builder::new()
@@ -379,6 +380,15 @@ impl Opened {
         Ok(Log {
             inner: Arc::new(inner),
         })
+    }
+}
+
+/// When the writer's thread ends, even by a panic, nobody waits for it any longer.
+struct TellWaiting<'q>(&'q Queue);
+
+impl Drop for TellWaiting<'_> {
+    fn drop(&mut self) {
+        self.0.abandon();
     }
 }
 

@@ -90,6 +90,13 @@ impl Queue {
         self.changed.notify_all();
     }
 
+    /// Lets no more requests in, and drops those that wait: there is no one to write them.
+    pub(crate) fn abandon(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.requests.clear();
+    }
+
     /// Bytes that wait or are being written.
     pub(crate) fn bytes(&self) -> usize {
         self.lock().bytes
@@ -134,6 +141,19 @@ mod tests {
         );
         assert_eq!(queue.take().expect("the next group, the first is done").len(), 1);
         queue.push(request(1).0).expect("there is room again");
+    }
+
+    #[test]
+    fn whoever_waits_in_an_abandoned_queue_is_told() {
+        let queue = Queue::default();
+        let (request, mut answer) = request(1);
+        queue.push(request).expect("there is room");
+        queue.abandon();
+        assert_eq!(
+            answer.try_recv().expect_err("no answer"),
+            oneshot::error::TryRecvError::Closed
+        );
+        assert!(queue.take().is_none());
     }
 
     #[test]

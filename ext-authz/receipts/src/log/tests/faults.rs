@@ -67,6 +67,10 @@ fn a_full_disk_refuses_entries_and_takes_them_again_when_there_is_room() {
         assert_eq!(error.label(), "disk_full");
         assert!(error.to_string().contains("free room on the disk"), "{error}");
         assert_holds(&writer, 5);
+        for seed in 0..4 {
+            let crashed = storage.copy().crash(Crash::Scramble, seed);
+            assert_holds(&open(&crashed, ORIGIN).expect("opens").0, 5);
+        }
         storage.set_capacity(None);
         assert_eq!(commit(&mut writer, 5..9).expect("there is room"), 5);
         assert_holds(&writer, 9);
@@ -103,6 +107,41 @@ fn a_full_disk_at_the_beginning_of_a_segment_does_no_harm() {
         &open(&storage.crash(Crash::LoseAll, 0), ORIGIN).expect("opens").0,
         count,
     );
+}
+
+/// Once a segment's file may be on disk, no entry goes to the one before it.
+#[test]
+fn a_segment_that_was_not_begun_well_is_begun_again() {
+    // The syncs of the old segment's table, and of the new segment's header.
+    for failing in 0..2 {
+        let storage = ModelStorage::new();
+        let (mut writer, _) = open(&storage, ORIGIN).expect("opens");
+        let mut count = 0;
+        while writer.segments().current().1 + 7 * 168 <= SEGMENT_BYTES {
+            commit(&mut writer, count..count + 7).expect("commits");
+            count += 7;
+        }
+        assert!(
+            writer.segments().current().1 + 168 <= SEGMENT_BYTES,
+            "one would still fit"
+        );
+        storage.fail_sync_after(failing);
+        commit(&mut writer, count..count + 7).expect_err("the sync failed");
+        commit(&mut writer, count..count + 1).expect("begins the segment");
+        assert_eq!(writer.segments().current().0, count, "it went to the new segment");
+        assert!(
+            storage
+                .paths()
+                .contains(&"log/segments/00000000000000000000.idx".to_owned()),
+            "a table is kept"
+        );
+        assert_holds(&writer, count + 1);
+        drop(writer);
+        assert_holds(
+            &open(&storage.crash(Crash::LoseAll, 0), ORIGIN).expect("opens").0,
+            count + 1,
+        );
+    }
 }
 
 #[test]

@@ -1,0 +1,203 @@
+//! How fast appends become durable, receipts available and verified, beside what the disk itself can do.
+//!
+//! `cargo bench -p knhk-receipts --features testing --bench append [-- DIR]`: DIR is on the disk to measure, else the
+//! system's temporary directory. About 40 s.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    reason = "a benchmark looks at the clock, prints, and rounds"
+)]
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use knhk_receipts::payload::samples;
+use knhk_receipts::testing::TestSigner;
+use knhk_receipts::{DiskStorage, Env, Log, LogOptions};
+use tokio::task::JoinSet;
+
+const RUN: Duration = Duration::from_secs(4);
+const APPENDERS: [u64; 5] = [1, 16, 128, 1024, 8192];
+const RAW_SYNCS: usize = 2000;
+const RAW_BYTES: usize = 4096;
+const VERIFIED: usize = 2000;
+/// Of the paced appends one in so many waits for its receipt too.
+const RECEIPT_SAMPLE: u64 = 97;
+
+fn main() {
+    let root = std::env::args()
+        .skip(1)
+        .find(|arg| !arg.starts_with('-'))
+        .map_or_else(std::env::temp_dir, Into::into);
+    let dir = tempfile::tempdir_in(root).expect("a directory to measure in");
+    let raw = raw_syncs(dir.path());
+    println!(
+        "raw write of {RAW_BYTES} bytes and fdatasync, one after the other: {}",
+        raw.line()
+    );
+
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let mut best = 0.0_f64;
+    for appenders in APPENDERS {
+        let log = runtime.block_on(open(&dir.path().join(format!("full-{appenders}"))));
+        let times = runtime.block_on(saturate(&log, appenders));
+        best = best.max(times.rate());
+        println!("{appenders:>5} appenders, append to durable: {}", times.line());
+        runtime.block_on(log.close()).expect("closes");
+    }
+
+    let log = runtime.block_on(open(&dir.path().join("paced")));
+    let (durable, receipt) = runtime.block_on(pace(&log, best / 2.0));
+    println!("paced at half of the best, append to durable: {}", durable.line());
+    println!("paced at half of the best, append to receipt: {}", receipt.line());
+    println!(
+        "p99 append to durable is {:.1} raw syncs' p99",
+        durable.percentile(0.99) / raw.percentile(0.99)
+    );
+
+    let verify = runtime.block_on(verify(&log));
+    println!("verify, one thread: {}", verify.line());
+    runtime.block_on(log.close()).expect("closes");
+}
+
+/// Durations of a run, in seconds.
+struct Times {
+    sorted: Vec<f64>,
+    over: Duration,
+}
+
+impl Times {
+    fn new(times: impl IntoIterator<Item = Duration>, over: Duration) -> Self {
+        let mut sorted: Vec<_> = times.into_iter().map(|time| time.as_secs_f64()).collect();
+        sorted.sort_unstable_by(f64::total_cmp);
+        Self { sorted, over }
+    }
+
+    fn rate(&self) -> f64 {
+        self.sorted.len() as f64 / self.over.as_secs_f64()
+    }
+
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a place in a list"
+    )]
+    fn percentile(&self, p: f64) -> f64 {
+        let at = (self.sorted.len() as f64 * p) as usize;
+        self.sorted[at.min(self.sorted.len() - 1)]
+    }
+
+    fn line(&self) -> String {
+        let [p50, p99, max] = [0.5, 0.99, 1.0].map(|p| self.percentile(p) * 1e3);
+        format!(
+            "{:>9.0}/s  p50 {p50:.3} ms  p99 {p99:.3} ms  max {max:.3} ms",
+            self.rate()
+        )
+    }
+}
+
+fn raw_syncs(dir: &Path) -> Times {
+    let mut file = OpenOptions::new()
+        .create_new(true)
+        .append(true)
+        .open(dir.join("raw"))
+        .expect("a file");
+    let block = vec![7; RAW_BYTES];
+    let start = Instant::now();
+    let times: Vec<_> = (0..RAW_SYNCS)
+        .map(|_| {
+            let start = Instant::now();
+            file.write_all(&block).expect("writes");
+            file.sync_data().expect("syncs");
+            start.elapsed()
+        })
+        .collect();
+    Times::new(times, start.elapsed())
+}
+
+async fn open(dir: &Path) -> Log {
+    let storage = Arc::new(DiskStorage::open(dir).expect("a directory"));
+    let signer = Arc::new(TestSigner::new(1));
+    Log::open(storage, LogOptions::new("test"), signer, Env::system())
+        .await
+        .expect("opens")
+}
+
+/// Each appender appends one decision after the other.
+async fn saturate(log: &Log, appenders: u64) -> Times {
+    let start = Instant::now();
+    let mut running = JoinSet::new();
+    for appender in 0..appenders {
+        let log = log.clone();
+        running.spawn(async move {
+            let mut times = Vec::new();
+            while start.elapsed() < RUN {
+                let begun = Instant::now();
+                log.append(vec![samples::decision(appender)])
+                    .await
+                    .expect("appends");
+                times.push(begun.elapsed());
+            }
+            times
+        });
+    }
+    let times = running.join_all().await.concat();
+    Times::new(times, start.elapsed())
+}
+
+/// Appends come at a fixed rate, whatever happens to those before. Times count from when one was due.
+async fn pace(log: &Log, rate: f64) -> (Times, Times) {
+    let start = Instant::now();
+    let due = |n: u64| start + Duration::from_secs_f64(n as f64 / rate);
+    let (mut running, mut n) = (JoinSet::new(), 0);
+    while start.elapsed() < RUN {
+        while due(n) <= Instant::now() {
+            let (log, due, sampled) = (log.clone(), due(n), n.is_multiple_of(RECEIPT_SAMPLE));
+            running.spawn(async move {
+                let indexes = log.append(vec![samples::decision(n)]).await.expect("appends");
+                let durable = due.elapsed();
+                if !sampled {
+                    return (durable, None);
+                }
+                log.covered(indexes[0]).await.expect("is covered");
+                log.receipt(indexes[0]).await.expect("a receipt");
+                (durable, Some(due.elapsed()))
+            });
+            n += 1;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let over = start.elapsed();
+    let (durable, receipt): (Vec<_>, Vec<_>) = running.join_all().await.into_iter().unzip();
+    (
+        Times::new(durable, over),
+        Times::new(receipt.into_iter().flatten(), over),
+    )
+}
+
+async fn verify(log: &Log) -> Times {
+    let keys = [TestSigner::new(1).public_key()];
+    let size = log.checkpoint().expect("published").size();
+    let mut files = Vec::new();
+    for i in 0..VERIFIED as u64 {
+        files.push(log.receipt(i * 7919 % size).await.expect("covered").to_bytes());
+    }
+    let start = Instant::now();
+    let times: Vec<_> = files
+        .iter()
+        .map(|bytes| {
+            let start = Instant::now();
+            let file = knhk_receipts::ReceiptFile::from_bytes(bytes).expect("a receipt");
+            file.verify(&keys).expect("genuine");
+            start.elapsed()
+        })
+        .collect();
+    Times::new(times, start.elapsed())
+}
