@@ -289,3 +289,32 @@ fn proof(d: &mut Decoder<'_>) -> Result<Vec<[u8; 32]>, DecodeError> {
     }
     (0..len).map(|_| fixed_bytes(d, "proof")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_a_region_and_an_index_and_nothing_else() {
+        let id: ReceiptId = "us-east-1/42".parse().expect("an ID");
+        assert_eq!(
+            (id.region.as_str(), id.index, id.to_string().as_str()),
+            ("us-east-1", 42, "us-east-1/42")
+        );
+        for bad in [
+            "",
+            "/",
+            "us-east-1",
+            "us-east-1/",
+            "/42",
+            "a/b/42",
+            "a/042",
+            "a/+42",
+            "a/-1",
+            "a/18446744073709551616",
+        ] {
+            let error = bad.parse::<ReceiptId>().expect_err(bad);
+            assert!(error.to_string().contains("REGION/INDEX"), "{error}");
+        }
+    }
+}
