@@ -121,7 +121,7 @@ pub(crate) struct KeySet {
 /// A public key that signs or signed this region's checkpoints.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct KeyInfo {
-    /// SHA-256 of the SPKI DER, hex.
+    /// `sha256:` and the SHA-256 of the SPKI DER in hexadecimal, as `knhk receipt verify` shows it.
     pub(crate) id: String,
     pub(crate) provider: String,
     pub(crate) version: String,
@@ -156,6 +156,13 @@ pub(crate) fn rfc3339(unix_ms: u64) -> String {
         .ok()
         .and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok())
         .map_or_else(|| format!("{unix_ms} ms"), |time| format!("{time:.3}"))
+}
+
+/// A key's ID as text.
+pub(crate) fn key_id(sha256: &[u8; 32]) -> String {
+    sha256
+        .iter()
+        .fold("sha256:".to_owned(), |shown, byte| shown + &format!("{byte:02x}"))
 }
 
 /// What a payload says, in one line for a person.

@@ -88,7 +88,6 @@ impl Ledger {
             Payload::Action(action) if action.what.starts_with(ROLLOUT_ACTIONS) => {
                 self.apply_action(index, action)?;
             }
-            Payload::Action(_) => {}
             Payload::Policy(policy) => {
                 let document = String::from_utf8_lossy(&policy.bytes).into_owned();
                 self.policies.push_back((policy.id, document));
@@ -101,7 +100,7 @@ impl Ledger {
                     self.raise_watermark(nonce, seq);
                 }
             }
-            Payload::Genesis(_) => {}
+            Payload::Action(_) | Payload::Genesis(_) => {}
         }
         self.through = index.saturating_add(1);
         Ok(())
@@ -166,7 +165,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 fn hex(nonce: &Nonce) -> String {
-    nonce.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:032x}", u128::from_be_bytes(*nonce))
 }
 
 fn unhex(text: &str) -> Option<Nonce> {

@@ -11,6 +11,9 @@ pub(crate) mod signer;
 pub(crate) mod snapshots;
 pub(crate) mod workers;
 
+#[cfg(test)]
+mod tests;
+
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};

@@ -39,7 +39,7 @@ struct Request {
 
 #[derive(Debug)]
 enum Action {
-    Command(Command),
+    Command(Box<Command>),
     Delete,
 }
 
@@ -52,8 +52,8 @@ pub(crate) enum CommandError {
         "rollout `{0}`: there are {MAX_ROLLOUTS} already, the most that one service holds; delete one first"
     )]
     TooMany(String),
-    #[error(transparent)]
-    Refused(#[from] Refusal),
+    #[error("rollout `{name}`: {refusal}")]
+    Refused { name: String, refusal: Refusal },
     #[error(transparent)]
     Policy(#[from] PolicyError),
     #[error("nothing was changed: it could not be recorded: {0}")]
@@ -70,7 +70,7 @@ impl CommandError {
         match self {
             Self::NoSuchRollout(_) => "not_found",
             Self::TooMany(_) => "too_many_rollouts",
-            Self::Refused(_) => "refused",
+            Self::Refused { refusal, .. } => refusal.label(),
             Self::Policy(_) => "invalid_policy",
             Self::NotRecorded(_) => "not_recorded",
             Self::Behind => "log_behind",
@@ -109,7 +109,7 @@ impl Rollouts {
         by: String,
         command: Command,
     ) -> Result<(), CommandError> {
-        self.send(name, by, Action::Command(command)).await
+        self.send(name, by, Action::Command(Box::new(command))).await
     }
 
     /// Removes a rollout; its requests go to stable.

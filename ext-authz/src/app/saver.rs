@@ -53,11 +53,11 @@ impl Saver {
                 () = stop.cancelled() => true,
                 _ = tick.tick() => false,
             };
-            let (saver, saved) = match tokio::task::spawn_blocking(move || self.save()).await {
-                Ok(back) => back,
+            let (back, saved) = match tokio::task::spawn_blocking(move || self.save()).await {
+                Ok(ended) => ended,
                 Err(error) => return tracing::error!(%error, "the ledger's shortcut is no longer written"),
             };
-            self = saver;
+            self = back;
             if let Err(error) = saved {
                 tracing::warn!(%error, "the ledger's shortcut was not written; the next start reads more of the log");
             }

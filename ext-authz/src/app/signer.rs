@@ -32,12 +32,7 @@ impl KmsSigner {
             .and_then(|info| info.created_unix_ms)
             .unwrap_or(0);
         Ok(KeyInfo {
-            id: self
-                .public
-                .key_id()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
+            id: crate::api::key_id(&self.public.key_id()),
             provider: metadata.provider.to_owned(),
             version: self.version.as_str().to_owned(),
             algorithm: metadata.algorithm.as_str().to_owned(),

@@ -209,15 +209,13 @@ async fn replay_file(
             "is not the receipt of a decision; only decisions can be replayed".to_owned(),
         ));
     };
-    let document = match policy {
-        Some(path) => std::fs::read(path)
-            .map_err(|error| Failure::new(format!("{}: cannot be read: {error}", path.display())))?,
-        None => {
-            let client = Client::new(server)?;
-            client
-                .bytes(client.request(Method::GET, &format!("/v1/policies/{}", decision.policy)))
-                .await?
-        }
+    let document = if let Some(path) = policy {
+        std::fs::read(path)
+            .map_err(|error| Failure::new(format!("{}: cannot be read: {error}", path.display())))?
+    } else {
+        let client = Client::new(server)?;
+        let request = client.request(Method::GET, &format!("/v1/policies/{}", decision.policy));
+        client.bytes(request).await?
     };
     if <[u8; 32]>::from(Sha256::digest(&document)) != decision.policy_sha256 {
         let message = format!(

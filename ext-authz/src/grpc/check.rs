@@ -305,7 +305,7 @@ mod tests {
     fn the_first_value_of_a_repeated_raw_header_counts() {
         let header = |value: &str| HeaderValue {
             key: "x-user-id".into(),
-            raw_value: value.as_bytes().to_vec().into(),
+            raw_value: value.as_bytes().to_vec(),
             ..HeaderValue::default()
         };
         let http = HttpRequest {

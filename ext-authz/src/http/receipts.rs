@@ -171,10 +171,10 @@ pub(super) async fn policy(
 /// An old policy is looked for in the whole log: replays of old decisions are rare.
 fn recorded_policy(log: &Log, wanted: PolicyId) -> Result<Option<Vec<u8>>, LogError> {
     for entry in log.scan(0) {
-        if let (_, Payload::Policy(policy)) = entry? {
-            if policy.id == wanted {
-                return Ok(Some(policy.bytes));
-            }
+        if let (_, Payload::Policy(policy)) = entry?
+            && policy.id == wanted
+        {
+            return Ok(Some(policy.bytes));
         }
     }
     Ok(None)

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use knhk_decision::{PolicyDoc, PolicyId, RolloutRule};
 use knhk_promotion::{
-    Command, Effect, Event, Finding, HistoryEntry, LOOK_EVERY_MS, Phase, Rollout, What, WindowCounts,
+    Command, Effect, Event, Finding, HistoryEntry, LOOK_EVERY_MS, Now, Phase, Rollout, What, WindowCounts,
 };
 use knhk_receipts::{ActionReceipt, Payload, PolicyReceipt};
 use knhk_telemetry::{ServiceMetrics, attribute};
@@ -85,7 +85,7 @@ impl Driver {
     fn resume(&mut self, recorded: BTreeMap<String, Rollout>) -> Result<(), CommandError> {
         let now = self.parts.clock.now();
         for (name, rollout) in recorded {
-            let (rollout, _) = knhk_promotion::step(&rollout, Event::Restarted, now)?;
+            let (rollout, _) = step(&rollout, Event::Restarted, now)?;
             self.set(name, Arc::new(rollout));
         }
         Ok(())
@@ -109,23 +109,35 @@ impl Driver {
     }
 
     async fn carry_out(&mut self, name: String, by: String, action: Action) -> Result<(), CommandError> {
-        let now = self.parts.clock.now();
-        let before = self.rollouts.get(&name).map(Arc::clone);
-        let (after, effects) = match (action, &before) {
-            (Action::Delete, None) => return Err(CommandError::NoSuchRollout(name)),
-            (Action::Delete, Some(before)) => return self.delete(name, &by, before).await,
-            (Action::Command(Command::Apply(spec)), None) => {
-                if self.rollouts.len() >= MAX_ROLLOUTS {
-                    return Err(CommandError::TooMany(name));
-                }
-                knhk_promotion::create(spec, &by, now)
-            }
-            (Action::Command(_), None) => return Err(CommandError::NoSuchRollout(name)),
-            (Action::Command(command), Some(before)) => {
-                knhk_promotion::step(before, Event::Command { by: &by, command }, now)?
-            }
+        let Some(before) = self.rollouts.get(&name).map(Arc::clone) else {
+            return match action {
+                Action::Command(command) => self.create(name, &by, *command).await,
+                Action::Delete => Err(CommandError::NoSuchRollout(name)),
+            };
         };
-        self.change(name, &by, before.as_deref(), after, effects).await
+        match action {
+            Action::Command(command) => {
+                let event = Event::Command {
+                    by: &by,
+                    command: *command,
+                };
+                let (after, effects) = step(&before, event, self.parts.clock.now())?;
+                self.change(name, &by, Some(&before), after, effects).await
+            }
+            Action::Delete => self.delete(name, &by, &before).await,
+        }
+    }
+
+    /// Only `apply` makes a rollout.
+    async fn create(&mut self, name: String, by: &str, command: Command) -> Result<(), CommandError> {
+        let Command::Apply(spec) = command else {
+            return Err(CommandError::NoSuchRollout(name));
+        };
+        if self.rollouts.len() >= MAX_ROLLOUTS {
+            return Err(CommandError::TooMany(name));
+        }
+        let (rollout, effects) = knhk_promotion::create(spec, by, self.parts.clock.now());
+        self.change(name, by, None, rollout, effects).await
     }
 
     /// Looks at the evidence of every rollout.
@@ -139,7 +151,7 @@ impl Driver {
                 continue;
             };
             let counts = self.counts(&name, &before);
-            let stepped = knhk_promotion::step(&before, Event::Tick(&counts), now);
+            let stepped = step(&before, Event::Tick(&counts), now);
             let changed = match stepped {
                 Ok((after, effects)) if effects.is_empty() => {
                     // Only the lived time went on; the book sees it with the next change.
@@ -147,7 +159,7 @@ impl Driver {
                     Ok(())
                 }
                 Ok((after, effects)) => self.change(name, SERVICE, Some(&before), after, effects).await,
-                Err(refusal) => Err(refusal.into()),
+                Err(refused) => Err(refused),
             };
             if let Err(error) = changed {
                 tracing::error!(%error, rollout = before.name(), "a rollout could not go on");
@@ -332,6 +344,13 @@ impl Driver {
             bytes: snapshot.bytes.to_vec(),
         })
     }
+}
+
+fn step(rollout: &Rollout, event: Event<'_>, now: Now) -> Result<(Rollout, Vec<Effect>), CommandError> {
+    knhk_promotion::step(rollout, event, now).map_err(|refusal| CommandError::Refused {
+        name: rollout.name().to_owned(),
+        refusal,
+    })
 }
 
 fn state(rollout: &Rollout) -> Vec<u8> {
