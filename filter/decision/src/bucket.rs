@@ -15,7 +15,7 @@ pub fn bucket(salt: &str, key: &[u8]) -> u32 {
     hash.bucket()
 }
 
-/// A key's hash in the making, for keys that are put together from pieces. Inlined, so that it is not moved about.
+/// A key's hash in the making, for keys that are put together from pieces.
 pub(crate) struct KeyHash {
     short: [u8; KeyHash::SHORT],
     len: usize,

@@ -140,7 +140,6 @@ pub(crate) struct Host<'a> {
 
 impl<'a> Host<'a> {
     /// The host of an authority. One that is too long to be a name is empty: no pattern names it.
-    // Inlined, so that the buffer is not moved about.
     pub(crate) fn of(authority: &'a [u8]) -> Self {
         let given = without_port(authority);
         let given = if given.len() > MAX_HOST_BYTES { &[] } else { given };
