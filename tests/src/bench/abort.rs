@@ -1,18 +1,17 @@
 //! How long a rollback takes to reach a fleet: from `abort` to the last of 1,000 workers.
 
 use std::fmt;
-use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use knhk_proto::v1;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::{judged, proxy};
+use super::{judged, proxy, us};
 use crate::Error;
 use crate::gate::{Worker, connect};
+use crate::load::Latencies;
 use crate::mesh::{NAME, RolloutFile};
 use crate::rollout::Status;
 use crate::service::Service;
@@ -23,7 +22,7 @@ const WORKERS: usize = 1_000;
 /// Aborts that are measured.
 const ROUNDS: usize = 100;
 /// The target for the p99, in microseconds.
-const TARGET_US: u64 = 20_000;
+const TARGET_US: f64 = 20_000.0;
 
 /// From sending the command to the acknowledgement of the last worker.
 #[derive(Debug, Serialize)]
@@ -31,9 +30,9 @@ const TARGET_US: u64 = 20_000;
 pub(super) struct Propagation {
     workers: usize,
     aborts: usize,
-    p50_us: u64,
-    p99_us: u64,
-    max_us: u64,
+    p50_us: f64,
+    p99_us: f64,
+    max_us: f64,
 }
 
 /// A worker has acknowledged snapshot `n`.
@@ -71,21 +70,21 @@ pub(super) async fn measure() -> Result<Propagation, Error> {
     let mut newest = operator.status().await?;
     until_all(&mut acknowledged, &newest).await?;
 
-    let mut times = Histogram::<u64>::new(3).map_err(|error| wrong(error.to_string()))?;
+    let mut times = Latencies::new();
     for _ in 0..ROUNDS {
         let began = Instant::now();
         newest = operator.act("abort").await?;
         let last = until_all(&mut acknowledged, &newest).await?;
-        times.saturating_record(u64::try_from((last - began).as_micros()).unwrap_or(u64::MAX));
+        times.add(last - began);
         newest = operator.act("retry").await?;
         until_all(&mut acknowledged, &newest).await?;
     }
     Ok(Propagation {
         workers: WORKERS,
         aborts: ROUNDS,
-        p50_us: times.value_at_quantile(0.5),
-        p99_us: times.value_at_quantile(0.99),
-        max_us: times.max(),
+        p50_us: us(times.quantile(0.5)),
+        p99_us: us(times.quantile(0.99)),
+        max_us: us(times.max()),
     })
 }
 
@@ -190,7 +189,7 @@ fn wrong(reason: String) -> Error {
 
 impl fmt::Display for Propagation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ms = |us: u64| Duration::from_micros(us).as_secs_f64() * 1e3;
+        let ms = |us: f64| us / 1e3;
         write!(
             f,
             "\nFrom abort to the acknowledgement of the last of {} connected workers, {} times: p50 {:.1} ms, p99 {:.1} ms, max {:.1} ms.\n\
@@ -200,7 +199,7 @@ impl fmt::Display for Propagation {
             ms(self.p50_us),
             ms(self.p99_us),
             ms(self.max_us),
-            TARGET_US / 1_000,
+            TARGET_US / 1e3,
             judged(self.p99_us <= TARGET_US)
         )
     }

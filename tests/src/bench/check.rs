@@ -5,7 +5,6 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use knhk_proto::envoy::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use knhk_proto::envoy::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
 use knhk_proto::envoy::pb::envoy::service::auth::v3::authorization_client::AuthorizationClient;
@@ -17,9 +16,10 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 
 use super::disk::Disk;
-use super::{disk, proxy};
+use super::{disk, proxy, us};
 use crate::Error;
 use crate::gate::connect;
+use crate::load::Latencies;
 use crate::mesh::{HOST, RolloutFile};
 use crate::service::Service;
 
@@ -34,8 +34,8 @@ const CONCURRENCY: usize = 64;
 pub(super) struct Receipts {
     concurrency: usize,
     requests_per_second: f64,
-    p50_us: u64,
-    p99_us: u64,
+    p50_us: f64,
+    p99_us: f64,
     disk: Disk,
 }
 
@@ -59,17 +59,17 @@ pub(super) async fn measure(seconds: u64) -> Result<Receipts, Error> {
     let began = Instant::now();
     let times = load(service.addresses().grpc, Duration::from_secs(seconds.max(1))).await?;
     #[allow(clippy::cast_precision_loss)]
-    let requests_per_second = times.len() as f64 / began.elapsed().as_secs_f64();
+    let requests_per_second = times.count() as f64 / began.elapsed().as_secs_f64();
     Ok(Receipts {
         concurrency: CONCURRENCY,
         requests_per_second,
-        p50_us: times.value_at_quantile(0.5),
-        p99_us: times.value_at_quantile(0.99),
+        p50_us: us(times.quantile(0.5)),
+        p99_us: us(times.quantile(0.99)),
         disk,
     })
 }
 
-async fn load(grpc: SocketAddr, duration: Duration) -> Result<Histogram<u64>, Error> {
+async fn load(grpc: SocketAddr, duration: Duration) -> Result<Latencies, Error> {
     let end = Instant::now() + duration;
     let mut workers = JoinSet::new();
     for connection in 0..CONNECTIONS {
@@ -78,17 +78,17 @@ async fn load(grpc: SocketAddr, duration: Duration) -> Result<Histogram<u64>, Er
             workers.spawn(check(channel.clone(), connection * CONCURRENCY + slot, end));
         }
     }
-    let mut all = histogram()?;
+    let mut all = Latencies::new();
     while let Some(worker) = workers.join_next().await {
         let times = worker.map_err(|error| wrong(error.to_string()))??;
-        all.add(&times).map_err(|error| wrong(error.to_string()))?;
+        all.merge(&times);
     }
     Ok(all)
 }
 
-async fn check(channel: Channel, worker: usize, end: Instant) -> Result<Histogram<u64>, Error> {
+async fn check(channel: Channel, worker: usize, end: Instant) -> Result<Latencies, Error> {
     let mut client = AuthorizationClient::new(channel);
-    let mut times = histogram()?;
+    let mut times = Latencies::new();
     for number in 0.. {
         let began = Instant::now();
         if began >= end {
@@ -101,7 +101,7 @@ async fn check(channel: Channel, worker: usize, end: Instant) -> Result<Histogra
         if !has_receipt(&answer.into_inner()) {
             return Err(wrong("an answer without a receipt".to_owned()));
         }
-        times.saturating_record(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+        times.add(began.elapsed());
     }
     Ok(times)
 }
@@ -155,10 +155,6 @@ fn has_receipt(answer: &CheckResponse) -> bool {
         .any(|header| header.key == "x-knhk-receipt")
 }
 
-fn histogram() -> Result<Histogram<u64>, Error> {
-    Histogram::new(3).map_err(|error| wrong(error.to_string()))
-}
-
 fn wrong(reason: String) -> Error {
     Error::Contract {
         what: "Check".to_owned(),
@@ -177,8 +173,8 @@ impl fmt::Display for Receipts {
         } = self;
         write!(
             f,
-            "\nCheck with a durable receipt, {concurrency} requests at a time: {requests_per_second:.0}/s, p50 {p50_us} us, p99 {p99_us} us.\n\
-             The disk alone, one 4 KiB write and fdatasync at a time: {:.0}/s, p50 {} us, p99 {} us.",
+            "\nCheck with a durable receipt, {concurrency} requests at a time: {requests_per_second:.0}/s, p50 {p50_us:.0} us, p99 {p99_us:.0} us.\n\
+             The disk alone, one 4 KiB write and fdatasync at a time: {:.0}/s, p50 {:.0} us, p99 {:.0} us.",
             disk.syncs_per_second, disk.p50_us, disk.p99_us
         )
     }

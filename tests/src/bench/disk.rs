@@ -4,11 +4,12 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::us;
 use crate::Error;
+use crate::load::Latencies;
 
 /// Bytes of each write: one page, about what a group of receipts takes.
 const WRITE: usize = 4096;
@@ -20,8 +21,8 @@ const FILE: u64 = 16 * 1024 * 1024;
 #[serde(rename_all = "camelCase")]
 pub(super) struct Disk {
     pub(super) syncs_per_second: f64,
-    pub(super) p50_us: u64,
-    pub(super) p99_us: u64,
+    pub(super) p50_us: f64,
+    pub(super) p99_us: f64,
 }
 
 /// Measures `fdatasync` in this directory. Blocks for that long.
@@ -32,10 +33,7 @@ pub(super) fn measure(directory: &Path, seconds: u64) -> Result<Disk, Error> {
         file.write_all(&[0; WRITE]).map_err(io())?;
     }
     file.sync_all().map_err(io())?;
-    let mut times = Histogram::<u64>::new(3).map_err(|error| Error::Contract {
-        what: "a histogram".to_owned(),
-        reason: error.to_string(),
-    })?;
+    let mut times = Latencies::new();
     let start = Instant::now();
     let end = Duration::from_secs(seconds.max(1));
     for round in 1_u64.. {
@@ -47,13 +45,13 @@ pub(super) fn measure(directory: &Path, seconds: u64) -> Result<Disk, Error> {
             .map_err(io())?;
         file.write_all(&[round.to_le_bytes()[0]; WRITE]).map_err(io())?;
         file.sync_data().map_err(io())?;
-        times.saturating_record(u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+        times.add(began.elapsed());
     }
     #[allow(clippy::cast_precision_loss)]
-    let syncs_per_second = times.len() as f64 / start.elapsed().as_secs_f64();
+    let syncs_per_second = times.count() as f64 / start.elapsed().as_secs_f64();
     Ok(Disk {
         syncs_per_second,
-        p50_us: times.value_at_quantile(0.5),
-        p99_us: times.value_at_quantile(0.99),
+        p50_us: us(times.quantile(0.5)),
+        p99_us: us(times.quantile(0.99)),
     })
 }

@@ -128,3 +128,8 @@ fn median(mut values: Vec<f64>) -> f64 {
 fn judged(met: bool) -> &'static str {
     if met { "met" } else { "MISSED" }
 }
+
+/// As the report writes times.
+fn us(duration: std::time::Duration) -> f64 {
+    duration.as_secs_f64() * 1e6
+}

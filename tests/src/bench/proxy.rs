@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::chains::{Chain, WEIGHT};
 use super::table;
-use super::{Options, judged, median, wrk};
+use super::{Options, judged, median, us, wrk};
 use crate::envoy::{Envoy, EnvoyOptions};
 use crate::load::{Client, USER, ask_each};
 use crate::mesh::RolloutFile;
@@ -175,14 +175,13 @@ fn rows(stands: &[Stand]) -> Vec<Row> {
         let of = |value: &dyn Fn(&Sample) -> f64| median(stand.runs.iter().map(value).collect());
         let requests_per_second = of(&|sample| sample.run.per_second);
         #[allow(clippy::cast_precision_loss)]
-        let cpu_us_per_request =
-            of(&|sample| sample.cpu.as_secs_f64() * 1e6 / sample.run.requests.max(1) as f64);
+        let cpu_us_per_request = of(&|sample| us(sample.cpu) / sample.run.requests.max(1) as f64);
         let native = rows.first();
         rows.push(Row {
             chain: stand.chain.name(),
             requests_per_second,
-            p50_us: of(&|sample| sample.run.p50.as_secs_f64() * 1e6),
-            p99_us: of(&|sample| sample.run.p99.as_secs_f64() * 1e6),
+            p50_us: of(&|sample| us(sample.run.p50)),
+            p99_us: of(&|sample| us(sample.run.p99)),
             cpu_us_per_request,
             cpu_us_above_native: cpu_us_per_request
                 - native.map_or(cpu_us_per_request, |row| row.cpu_us_per_request),

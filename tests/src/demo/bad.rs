@@ -97,10 +97,10 @@ pub(super) async fn roll_out(
     let bad = bad.and(after.version("v3"));
     let gone = last.saturating_duration_since(first);
     timeline.detail(&format!(
-        "first failure of v3 → rolled back {:.2} s → on every worker {:.2} s → last request to v3 {:.2} s",
+        "after the first failure of v3: last request to v3 {:.2} s, rolled back {:.2} s, on every worker {:.2} s",
+        gone.as_secs_f64(),
         decided.saturating_duration_since(first).as_secs_f64(),
-        everywhere.saturating_duration_since(first).as_secs_f64(),
-        gone.as_secs_f64()
+        everywhere.saturating_duration_since(first).as_secs_f64()
     ))?;
     timeline.detail(&format!(
         "v3 served {} requests in all and failed {} of them ({})",

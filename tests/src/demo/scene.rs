@@ -213,11 +213,11 @@ impl Traffic {
         check(flips == 0, || {
             format!("{flips} requests got another version than their user had under the same snapshot")
         })?;
-        #[allow(clippy::cast_precision_loss)]
-        let rate = answered as f64 / self.lasted.as_secs_f64();
+        let rate = answered / self.lasted.as_secs().max(1);
         timeline.event(&format!(
-            "{} requests ({rate:.0}/s), every one answered; {} failed, {} of those because of v3",
+            "{} requests ({}/s), every one answered; {} failed, {} of those because of v3",
             count(answered),
+            count(rate),
             count(failed),
             count(back.failed)
         ))?;

@@ -1,6 +1,7 @@
 //! Real traffic: users who call through the proxy at a rate that does not wait for answers.
 
 mod client;
+mod latencies;
 mod sticky;
 mod tally;
 
@@ -13,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 pub use client::{Answer, Ask, Client, ask_each};
+pub use latencies::Latencies;
 pub use sticky::Sticky;
 pub use tally::{Served, Tally, five_sigma, share};
 

@@ -3,17 +3,16 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use hdrhistogram::Histogram;
 use tokio::time::Instant;
 
-use super::Sample;
+use super::{Latencies, Sample};
 
 /// What came of the requests of some time.
 #[derive(Debug)]
 pub struct Tally {
     /// By the snapshot that decided, then by version.
     served: HashMap<String, HashMap<String, Served>>,
-    latency: Histogram<u64>,
+    latency: Latencies,
     began: Instant,
     /// Requests without an answer.
     pub transport_errors: u64,
@@ -33,9 +32,6 @@ pub struct Served {
     /// When the last request was sent that it answered.
     pub last_sent: Option<Instant>,
 }
-
-/// The longest latency told apart from longer ones, in microseconds.
-const LONGEST_US: u64 = 60_000_000;
 
 impl Served {
     /// Both together.
@@ -57,12 +53,9 @@ impl Served {
 
 impl Tally {
     pub(super) fn new() -> Self {
-        // The bounds are constants that the histogram takes.
-        #[allow(clippy::expect_used)]
-        let latency = Histogram::new_with_bounds(1, LONGEST_US, 3).expect("constant bounds");
         Self {
             served: HashMap::new(),
-            latency,
+            latency: Latencies::new(),
             began: Instant::now(),
             transport_errors: 0,
             first_error: None,
@@ -78,8 +71,7 @@ impl Tally {
                 return;
             }
         };
-        self.latency
-            .saturating_record(u64::try_from(sample.latency.as_micros()).unwrap_or(LONGEST_US));
+        self.latency.add(sample.latency);
         let served = entry(
             entry(&mut self.served, answer.seen("policy").unwrap_or_default()),
             answer.version(),
@@ -145,7 +137,7 @@ impl Tally {
 
     /// A quantile of the latency, such as 0.99.
     pub fn latency(&self, quantile: f64) -> Duration {
-        Duration::from_micros(self.latency.value_at_quantile(quantile))
+        self.latency.quantile(quantile)
     }
 }
 
