@@ -2,7 +2,8 @@
 
 use super::document::Document;
 use super::{MAX_SPEC_BYTES, MAX_YAML_DEPTH, MAX_YAML_NODES, SpecError};
-use serde_path_to_error::Path;
+use serde_path_to_error::{Path, Segment};
+use serde_saphyr::{Error, UserMessageFormatter};
 
 pub(super) fn yaml(text: &str) -> Result<Document, SpecError> {
     bounded(text)?;
@@ -29,7 +30,7 @@ pub(super) fn yaml(text: &str) -> Result<Document, SpecError> {
     })
     .map_err(|refusal| SpecError::Document {
         field,
-        problem: one_line(&refusal.render()),
+        problem: yaml_problem(&refusal),
     })
 }
 
@@ -55,12 +56,40 @@ fn bounded(text: &str) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// The root is no field: its path is empty.
+/// The path as far as it is known: of the root, and of a key that could not be read, there is none.
 fn path(path: &Path) -> String {
-    if path.iter().len() == 0 {
-        String::new()
-    } else {
-        path.to_string()
+    let known = path
+        .iter()
+        .take_while(|segment| !matches!(segment, Segment::Unknown));
+    let mut text = String::new();
+    for segment in known {
+        if !text.is_empty() && !matches!(segment, Segment::Seq { .. }) {
+            text.push('.');
+        }
+        text.push_str(&segment.to_string());
+    }
+    text
+}
+
+/// The reader's reason in the words of a rollout file, with the line where it knows one.
+fn yaml_problem(refusal: &Error) -> String {
+    let place = refusal.location().map_or_else(String::new, |at| {
+        format!(" at line {}, column {}", at.line(), at.column())
+    });
+    match refusal.without_snippet() {
+        Error::Unexpected { expected, .. } => {
+            let expected = match *expected {
+                "sequence start" => "a list, such as [ a, b ]",
+                "mapping start" => "a mapping, such as { name: value }",
+                "string scalar" => "a text or a number",
+                other => other,
+            };
+            format!("expected {expected}{place}")
+        }
+        Error::Budget { .. } => format!(
+            "too much{place}: write one document of at most {MAX_YAML_NODES} values, {MAX_YAML_DEPTH} levels deep, without aliases"
+        ),
+        other => one_line(&other.render_with_formatter(&UserMessageFormatter)),
     }
 }
 

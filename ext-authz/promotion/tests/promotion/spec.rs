@@ -173,9 +173,11 @@ const REFUSALS: &[(&str, &str, &str, &str)] = &[
     ("autoRollback: true", "autorollback: true", "spec.autorollback: ", "autoRollback"),
     ("metadata: { name: checkout }", "metadata: { name: checkout, labels: {} }", "metadata.labels: ", "name"),
     ("version: v42", "version: *anchor", "", ""),
-    ("kind: Rollout", "kind: Rollout\nkind: Rollout", "", "kind"),
-    ("autoRollback: true", "autoRollback: true\n---\nmore: true", "", ""),
-    ("kind: Rollout", "kind: [", "", ""),
+    ("kind: Rollout", "kind: Rollout\nkind: Rollout", "duplicate", "`kind` is not allowed here at line"),
+    ("autoRollback: true", "autoRollback: true\n---\nmore: true", "too much", "one document of at most 4096"),
+    ("kind: Rollout", "kind: [", "kind: ", "expected a text"),
+    ("hosts: [checkout.example.com]", "hosts: checkout.example.com", "spec.match.hosts: ", "expected a list"),
+    ("metadata: { name: checkout }", "metadata: checkout", "metadata: ", "expected a mapping"),
 ];
 
 #[test]
