@@ -23,7 +23,8 @@ use tokio::task::JoinSet;
 const RUN: Duration = Duration::from_secs(4);
 const APPENDERS: [u64; 5] = [1, 16, 128, 1024, 8192];
 const RAW_SYNCS: usize = 2000;
-const RAW_BYTES: usize = 4096;
+/// About one record, and one page: a file system has more to do where a block is new.
+const RAW_BYTES: [usize; 2] = [400, 4096];
 const VERIFIED: usize = 2000;
 /// Of the paced appends one in so many waits for its receipt too.
 const RECEIPT_SAMPLE: u64 = 97;
@@ -34,11 +35,14 @@ fn main() {
         .find(|arg| !arg.starts_with('-'))
         .map_or_else(std::env::temp_dir, Into::into);
     let dir = tempfile::tempdir_in(root).expect("a directory to measure in");
-    let raw = raw_syncs(dir.path());
-    println!(
-        "raw write of {RAW_BYTES} bytes and fdatasync, one after the other: {}",
-        raw.line()
-    );
+    let [raw, _] = RAW_BYTES.map(|bytes| {
+        let times = raw_syncs(dir.path(), bytes);
+        println!(
+            "raw write of {bytes:>4} bytes and fdatasync, one by one:  {}",
+            times.line()
+        );
+        times
+    });
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -103,13 +107,13 @@ impl Times {
     }
 }
 
-fn raw_syncs(dir: &Path) -> Times {
+fn raw_syncs(dir: &Path, bytes: usize) -> Times {
     let mut file = OpenOptions::new()
         .create_new(true)
         .append(true)
-        .open(dir.join("raw"))
+        .open(dir.join(format!("raw-{bytes}")))
         .expect("a file");
-    let block = vec![7; RAW_BYTES];
+    let block = vec![7; bytes];
     let start = Instant::now();
     let times: Vec<_> = (0..RAW_SYNCS)
         .map(|_| {
