@@ -14,7 +14,7 @@ CARGO ?= cargo
 WASM := wasm32-unknown-unknown
 
 # Scripts that `make lint` parses.
-SCRIPTS := .ci/run filter/build-wasm.sh $(wildcard tests/peers/*.sh)
+SCRIPTS := .ci/run filter/build-wasm.sh $(wildcard tests/peers/*.sh) tests/fuzz/run.sh
 
 .PHONY: help
 help: ## List the targets
@@ -36,6 +36,11 @@ test: build envoy ## Run every test, the ones with a real Envoy included
 .PHONY: soak
 soak: build envoy ## Run the long tests, such as 1,000 restarts of the service under open streams
 	$(CARGO) test --release --workspace --tests -- --ignored
+	./tests/fuzz/run.sh 60
+
+.PHONY: fuzz
+fuzz: tools ## Fuzz each parser that meets the network for a minute
+	./tests/fuzz/run.sh 60
 
 .PHONY: bench
 bench: build harness ## Measure, and print the tables of the README

@@ -1,0 +1,39 @@
+//! A snapshot's bytes, as a filter gets them: refused, or compiled into a policy that decides anything.
+#![no_main]
+
+use knhk_decision::{Facts, Policy, decide, evidence, replay};
+use libfuzzer_sys::fuzz_target;
+
+/// One request, cut out of the same bytes.
+struct Request<'a>(&'a [u8]);
+
+impl Facts for Request<'_> {
+    fn method(&self) -> &[u8] {
+        b"GET"
+    }
+
+    fn authority(&self) -> &[u8] {
+        self.0.split(|byte| *byte == b'"').nth(1).unwrap_or_default()
+    }
+
+    fn path(&self) -> &[u8] {
+        self.0
+    }
+
+    fn header(&self, name: &str) -> Option<&[u8]> {
+        (!name.is_empty()).then_some(self.0)
+    }
+
+    fn peer_spiffe_id(&self) -> Option<&str> {
+        None
+    }
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let Ok(policy) = Policy::parse(bytes) else { return };
+    let request = Request(bytes);
+    let verdict = decide(&policy, &request);
+    let evidence = evidence(&policy, &request, &verdict);
+    let again = replay(&policy, &evidence).expect("evidence is enough to replay");
+    assert!(again.agrees_with(&evidence), "a replay differs from its decision");
+});
