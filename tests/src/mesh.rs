@@ -186,11 +186,16 @@ impl RolloutFile {
         self
     }
 
-    /// Writes it beside the service's data. JSON is YAML.
+    /// Its text. JSON is YAML.
+    pub fn text(&self) -> String {
+        self.0.to_string()
+    }
+
+    /// Writes it beside the service's data.
     pub fn write(&self, service: &Service) -> Result<PathBuf, Error> {
         let name = self.0["metadata"]["name"].as_str().unwrap_or_default();
         let file = service.directory().join(format!("{name}.yaml"));
-        std::fs::write(&file, self.0.to_string()).map_err(Error::io(format!("{}", file.display())))?;
+        std::fs::write(&file, self.text()).map_err(Error::io(format!("{}", file.display())))?;
         Ok(file)
     }
 }

@@ -2,12 +2,14 @@
 
 use std::process::ExitCode;
 
+use tokio::signal::unix::{SignalKind, signal};
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let ended = tokio::select! {
         ended = knhk_tests::demo::run(std::io::stdout()) => ended,
         // Dropping the run ends everything that it started.
-        _ = tokio::signal::ctrl_c() => return ExitCode::from(130),
+        code = told_to_end() => return code,
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -15,5 +17,20 @@ async fn main() -> ExitCode {
             eprintln!("knhk-demo: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Ctrl-C, or a terminal or a runner that ends.
+async fn told_to_end() -> ExitCode {
+    let mut ends = match (signal(SignalKind::terminate()), signal(SignalKind::hangup())) {
+        (Ok(terminate), Ok(hangup)) => [terminate, hangup],
+        // Without them a signal ends this process as it does by default; the kernel then ends what it started.
+        _ => return std::future::pending().await,
+    };
+    let [terminate, hangup] = &mut ends;
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => ExitCode::from(130),
+        _ = terminate.recv() => ExitCode::from(143),
+        _ = hangup.recv() => ExitCode::from(129),
     }
 }

@@ -47,6 +47,7 @@ pub enum DemoError {
 
 /// Runs the whole demo and writes the timeline.
 pub async fn run(out: impl Write) -> Result<(), DemoError> {
+    scene::check_ports()?;
     let mut timeline = Timeline::new(out);
     timeline.title("KNHK: a canary in front of a real Envoy")?;
     let mut scene = Scene::set().await?;

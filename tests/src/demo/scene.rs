@@ -63,7 +63,6 @@ pub struct Traffic {
 impl Scene {
     /// Starts everyone on the ports of the contract.
     pub async fn set() -> Result<Self, DemoError> {
-        check_ports()?;
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let stable = Upstream::start_at(local(STABLE_PORT), "v1").await?;
         let canary = Upstream::start_at(local(CANARY_PORT), "v2").await?;
@@ -229,7 +228,8 @@ impl Traffic {
     }
 }
 
-fn check_ports() -> Result<(), DemoError> {
+/// Fails with the first port of the contract that somebody listens on.
+pub(super) fn check_ports() -> Result<(), DemoError> {
     for (role, port) in [
         ("knhk's gRPC", 9191),
         ("knhk's HTTP", 9192),

@@ -1,0 +1,134 @@
+//! The command line as scripts use it: exit codes, one line of error, nothing half applied.
+#![allow(clippy::expect_used)]
+
+use knhk_tests::cli::{Cli, Output};
+use knhk_tests::mesh::{Mesh, NAME, RolloutFile};
+use serde_json::{Value, json};
+
+fn one_line(output: &Output, parts: &[&str]) {
+    assert_eq!((output.code, output.stderr.lines().count()), (1, 1), "{output:?}");
+    for part in parts {
+        assert!(
+            output.stderr.contains(part),
+            "{part} is not in: {}",
+            output.stderr
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_usage_exits_2_and_an_absent_service_1_with_what_to_do() {
+    let offline = Cli::offline().expect("the command line");
+    for usage in [
+        &["rollout", "aply"][..],
+        &["decide"],
+        &["receipt", "verify", "x"],
+        &["--no-such"],
+    ] {
+        assert_eq!(offline.run(usage).await.expect("it runs").code, 2, "{usage:?}");
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let absent = Cli::of(directory.path()).expect("the command line");
+    one_line(
+        &absent.run(&["rollout", "list"]).await.expect("it runs"),
+        &["knhk.sock", "knhk serve"],
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollout_that_is_wrong_is_refused_by_field_and_changes_nothing() {
+    let mesh = Mesh::start().await.expect("the mesh starts");
+    mesh.apply(&RolloutFile::at(10.0)).await.expect("it is applied");
+    let before = mesh.rollouts().status(NAME).await.expect("a status");
+    let cli = mesh.cli().expect("the command line");
+    let steps = |weights: Value| json!([ { "name": "canary", "steps": weights } ]);
+    let wrong: [(&str, Value, &str); 8] = [
+        ("wieght", json!(5), "wieght"),
+        ("stages", steps(json!([ { "setWeight": 101 } ])), "setWeight"),
+        ("stages", steps(json!([ { "setWeight": 0.00001 } ])), "setWeight"),
+        (
+            "stages",
+            steps(json!([ { "setWeight": 20 }, { "setWeight": 10 } ])),
+            "steps[1].setWeight",
+        ),
+        ("stages", json!([ { "name": "staging" } ]), "staging stage is not supported"),
+        ("match", json!({ "pathPrefix": "no-slash" }), "pathPrefix"),
+        ("key", json!([]), "key"),
+        ("stable", json!("v2"), "version"),
+    ];
+    for (field, value, part) in wrong {
+        let file = RolloutFile::at(90.0)
+            .with(field, value)
+            .write(&mesh.service)
+            .expect("a file");
+        let output = cli
+            .run(&[
+                "rollout".as_ref(),
+                "apply".as_ref(),
+                "-f".as_ref(),
+                file.as_os_str(),
+            ])
+            .await
+            .expect("it runs");
+        one_line(&output, &[part]);
+        let after = mesh.rollouts().status(NAME).await.expect("a status");
+        assert_eq!(
+            (&after.policy, after.generation),
+            (&before.policy, before.generation),
+            "nothing changed"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_is_wrong_starts_nothing() {
+    let cli = Cli::offline().expect("the command line");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("knhk.yaml");
+    for (text, part) in [
+        ("region: eu\nlistne: {}\n", "listne"),
+        ("region: EU\n", "region"),
+        ("region: eu\nlisten: { grpc: 0.0.0.0:9191 }\n", "listen.grpc"),
+        ("region: eu\nkms: { provider: hsm }\n", "kms.provider"),
+    ] {
+        let data = directory.path().join("data");
+        std::fs::write(&file, format!("{text}data: '{}'\n", data.display())).expect("it can be written");
+        let path = file.as_os_str();
+        one_line(
+            &cli.run(&["config".as_ref(), "check".as_ref(), path])
+                .await
+                .expect("it runs"),
+            &["knhk.yaml", part],
+        );
+        let served = cli
+            .run(&["serve".as_ref(), "--config".as_ref(), path])
+            .await
+            .expect("it runs");
+        assert_eq!(served.code, 1);
+        assert!(served.stderr.contains(part), "{}", served.stderr);
+        assert!(!data.exists(), "nothing was begun");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_key_at_a_time_decides_as_the_library_does() {
+    let cli = Cli::offline().expect("the command line");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("rollout.yaml");
+    std::fs::write(&file, RolloutFile::at(50.0).text()).expect("it can be written");
+    for number in 0..50 {
+        let key = format!("user {number} \u{e9}");
+        let path = file.to_string_lossy();
+        let answer = cli
+            .json(&["decide", "--policy", &path, "--rollout", NAME, "--key", &key])
+            .await
+            .expect("it decides");
+        let bucket = knhk_decision::bucket(NAME, key.as_bytes());
+        let variant = if bucket < 500_000 { "canary" } else { "stable" };
+        assert_eq!(
+            (answer["bucket"].as_u64(), answer["variant"].as_str()),
+            (Some(bucket.into()), Some(variant)),
+            "{key}"
+        );
+    }
+}
