@@ -24,6 +24,7 @@ use knhk_decision::{PolicyDoc, PolicyId};
 use knhk_kms::KmsError;
 use knhk_kms::local::LocalKms;
 use knhk_promotion::WindowCounts;
+use knhk_receipts::storage::Storage;
 use knhk_receipts::{DiskStorage, Log, LogError, LogOptions, Payload, PolicyReceipt};
 use knhk_telemetry::ServiceMetrics;
 use thiserror::Error;
@@ -81,13 +82,25 @@ pub(crate) enum StartError {
 impl App {
     /// Opens `data`, reads what it holds, and goes on from there. The tasks returned are not running yet.
     pub(crate) async fn open(config: &Config) -> Result<(Arc<Self>, Driver, Saver), StartError> {
-        let clock = Clock::start();
         create_private(&config.data)?;
+        let storage = DiskStorage::open(&config.data).map_err(|source| StartError::DataDirectory {
+            path: config.data.clone(),
+            source,
+        })?;
+        Self::open_on(config, Arc::new(storage)).await
+    }
+
+    /// As [`App::open`], in a directory that is there, with its log on `storage`.
+    async fn open_on(
+        config: &Config,
+        storage: Arc<dyn Storage>,
+    ) -> Result<(Arc<Self>, Driver, Saver), StartError> {
+        let clock = Clock::start();
         let metrics = Arc::new(ServiceMetrics::new(env!("CARGO_PKG_VERSION")));
         let kms = Arc::new(open_key(&config.data)?);
         let signer = KmsSigner::new(kms).await?;
         let key = signer.describe().await?;
-        let log = open_log(config, signer).await?;
+        let log = open_log(config, storage, signer).await?;
         let (ledger, snapshots) = recover(config, &log).await?;
         let journal = Journal::new(log.clone(), clock, Arc::clone(&metrics));
         let evidence = Arc::new(Evidence::default());
@@ -196,22 +209,12 @@ fn open_key(data: &Path) -> Result<LocalKms, StartError> {
     Ok(LocalKms::open(&keys)?)
 }
 
-async fn open_log(config: &Config, signer: KmsSigner) -> Result<Log, StartError> {
-    let storage = DiskStorage::open(&config.data).map_err(|source| StartError::DataDirectory {
-        path: config.data.clone(),
-        source,
-    })?;
+async fn open_log(config: &Config, storage: Arc<dyn Storage>, signer: KmsSigner) -> Result<Log, StartError> {
     let options = LogOptions {
         flush: config.flush,
         ..LogOptions::new(&config.region)
     };
-    Ok(Log::open(
-        Arc::new(storage),
-        options,
-        Arc::new(signer),
-        knhk_receipts::Env::system(),
-    )
-    .await?)
+    Ok(Log::open(storage, options, Arc::new(signer), knhk_receipts::Env::system()).await?)
 }
 
 /// The ledger at the log's end, and the snapshots that it names. A new log gets its first, empty policy.

@@ -2,6 +2,7 @@
 
 mod backlog;
 mod book;
+mod change;
 mod driver;
 
 use std::sync::Arc;
@@ -58,8 +59,12 @@ pub(crate) enum CommandError {
     Policy(#[from] PolicyError),
     #[error("nothing was changed: it could not be recorded: {0}")]
     NotRecorded(#[from] LogError),
-    #[error("nothing was changed: receipts of a rollback still wait for the log; see /readyz, and try again")]
+    #[error("nothing was changed: earlier receipts still wait for the log; see /readyz, and try again")]
     Behind,
+    #[error(
+        "rollout `{0}`: it was rolled back or aborted while this waited for the log, and stays so; see its history"
+    )]
+    Overtaken(String),
     #[error("nothing was changed: the service is stopping")]
     Stopping,
 }
@@ -74,6 +79,7 @@ impl CommandError {
             Self::Policy(_) => "invalid_policy",
             Self::NotRecorded(_) => "not_recorded",
             Self::Behind => "log_behind",
+            Self::Overtaken(_) => "overtaken",
             Self::Stopping => "stopping",
         }
     }

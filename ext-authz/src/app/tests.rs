@@ -1,5 +1,7 @@
 //! The service's parts together, on a real disk, without listeners.
 
+mod faults;
+
 use std::sync::Arc;
 
 use knhk_decision::PolicyId;
@@ -11,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::App;
 use super::recorder::{Batch, Reporter};
-use super::rollouts::CommandError;
+use super::rollouts::{CommandError, Driver};
+use super::saver::Saver;
 use crate::config::Config;
 
 const SPEC: &str = "
@@ -40,7 +43,10 @@ impl Running {
     async fn start(data: &std::path::Path) -> Self {
         let text = format!("region: eu-west-1\ndata: {}", data.display());
         let config = Config::parse(&text).expect("valid");
-        let (app, driver, saver) = App::open(&config).await.expect("opens");
+        Self::run(App::open(&config).await.expect("opens"))
+    }
+
+    fn run((app, driver, saver): (Arc<App>, Driver, Saver)) -> Self {
         let stop = CancellationToken::new();
         let tasks = vec![
             tokio::spawn(driver.run(stop.clone())),
@@ -56,7 +62,8 @@ impl Running {
             task.await.expect("ends");
         }
         let app = Arc::into_inner(self.app).expect("nobody else holds the service");
-        app.log.clone().close().await.expect("closes");
+        // A log that fails cannot be signed to its end; its lock is free all the same.
+        let _ = app.log.clone().close().await;
         drop(app);
         if ending == Ending::Killed {
             std::fs::remove_file(data.join("state.json")).expect("was written");

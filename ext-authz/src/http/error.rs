@@ -59,7 +59,7 @@ impl From<CommandError> for ApiError {
     fn from(error: CommandError) -> Self {
         let status = match &error {
             CommandError::NoSuchRollout(_) => StatusCode::NOT_FOUND,
-            CommandError::Refused { .. } => StatusCode::CONFLICT,
+            CommandError::Refused { .. } | CommandError::Overtaken(_) => StatusCode::CONFLICT,
             CommandError::Policy(_) | CommandError::TooMany(_) => StatusCode::UNPROCESSABLE_ENTITY,
             CommandError::NotRecorded(_) | CommandError::Behind | CommandError::Stopping => {
                 StatusCode::SERVICE_UNAVAILABLE

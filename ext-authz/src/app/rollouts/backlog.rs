@@ -8,24 +8,39 @@ use std::time::Duration;
 use knhk_receipts::{LogError, Payload};
 use tokio::task::JoinHandle;
 
+use super::change::Appended;
 use crate::app::journal::Journal;
 
-/// How long a rollback waits for its receipts.
-const RECORD_WITHIN: Duration = Duration::from_millis(500);
+/// How long the driver waits for the log before it turns to other things.
+pub(super) const RECORD_WITHIN: Duration = Duration::from_millis(500);
 /// Receipts that wait at most; what comes after them is lost, and said so.
 const MAX_WAITING: usize = 4 * 1024;
+
+/// An append that goes on while nobody waits for it.
+#[derive(Debug)]
+pub(super) struct Append(JoinHandle<Result<Vec<u64>, LogError>>);
+
+impl Append {
+    pub(super) fn start(journal: &Journal, payloads: Vec<Payload>) -> Self {
+        let journal = journal.clone();
+        Self(tokio::spawn(async move { journal.append(payloads).await }))
+    }
+
+    /// The log's answer, if it comes within `limit`. Not to be called again once it came.
+    pub(super) async fn answer(&mut self, limit: Duration) -> Option<Appended> {
+        let joined = tokio::time::timeout(limit, &mut self.0).await.ok()?;
+        Some(match joined {
+            Ok(appended) => appended.map(|indexes| indexes.last().copied()),
+            Err(_) => Err(LogError::Closed),
+        })
+    }
+}
 
 /// What waits, oldest first, and the append that is under way.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     waiting: Vec<Payload>,
-    under_way: Option<Append>,
-}
-
-#[derive(Debug)]
-struct Append {
-    payloads: Vec<Payload>,
-    task: JoinHandle<Result<Vec<u64>, LogError>>,
+    under_way: Option<(Append, Vec<Payload>)>,
 }
 
 impl Backlog {
@@ -33,8 +48,8 @@ impl Backlog {
         self.waiting.is_empty() && self.under_way.is_none()
     }
 
-    /// Adds receipts and tries to record everything that waits. Returns the last index that was recorded.
-    pub(super) async fn record(&mut self, journal: &Journal, payloads: Vec<Payload>) -> Option<u64> {
+    /// Adds receipts that wait for the next [`Backlog::retry`].
+    pub(super) fn add(&mut self, payloads: Vec<Payload>) {
         let room = MAX_WAITING.saturating_sub(self.waiting.len());
         if payloads.len() > room {
             let lost = payloads.len() - room;
@@ -44,39 +59,28 @@ impl Backlog {
             );
         }
         self.waiting.extend(payloads.into_iter().take(room));
-        let recorded = self.retry(journal).await;
-        if !self.is_empty() {
-            tracing::error!("the log does not take a rollback's receipts; traffic is taken off all the same");
-        }
-        recorded
     }
 
-    /// Tries to record everything that waits. Returns the last index that was recorded.
-    pub(super) async fn retry(&mut self, journal: &Journal) -> Option<u64> {
-        let mut append = match self.under_way.take() {
-            Some(append) => append,
+    /// Tries to record everything that waits, and waits for the log no longer than `limit`. Returns the last index
+    /// that was recorded.
+    pub(super) async fn retry(&mut self, journal: &Journal, limit: Duration) -> Option<u64> {
+        let (mut append, mut payloads) = match self.under_way.take() {
+            Some(under_way) => under_way,
             None if self.waiting.is_empty() => return None,
             None => {
                 let payloads = std::mem::take(&mut self.waiting);
-                let (journal, copy) = (journal.clone(), payloads.clone());
-                Append {
-                    payloads,
-                    task: tokio::spawn(async move { journal.append(copy).await }),
-                }
+                (Append::start(journal, payloads.clone()), payloads)
             }
         };
-        let failure = match tokio::time::timeout(RECORD_WITHIN, &mut append.task).await {
-            Err(_) => {
-                self.under_way = Some(append);
-                return None;
+        match append.answer(limit).await {
+            None => self.under_way = Some((append, payloads)),
+            Some(Ok(last)) => return last,
+            Some(Err(error)) => {
+                tracing::debug!(%error, "receipts of a rollback wait for the log");
+                payloads.append(&mut self.waiting);
+                self.waiting = payloads;
             }
-            Ok(Ok(Ok(indexes))) => return indexes.last().copied(),
-            Ok(Ok(Err(error))) => error.to_string(),
-            Ok(Err(error)) => error.to_string(),
-        };
-        tracing::debug!(failure, "receipts of a rollback wait for the log");
-        append.payloads.append(&mut self.waiting);
-        self.waiting = append.payloads;
+        }
         None
     }
 }

@@ -4,27 +4,31 @@
 //! refuse is refused before anything happened), then one append of its receipts, then publication. Nothing is
 //! published that is not durable, with one exception: what takes traffic off a version (a rollback, an abort) is
 //! published at once even when the log fails, and recorded as soon as the log works again.
+//!
+//! The driver waits for nobody for long: a change that the log does not take within [`RECORD_WITHIN`] is put aside
+//! until the log has answered, and rollbacks go on meanwhile.
+
+mod effect;
+mod receipts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use knhk_decision::{PolicyDoc, PolicyId, RolloutRule};
-use knhk_promotion::{
-    Command, Effect, Event, Finding, HistoryEntry, LOOK_EVERY_MS, Now, Phase, Rollout, What, WindowCounts,
-};
-use knhk_receipts::{ActionReceipt, Payload, PolicyReceipt};
-use knhk_telemetry::{ServiceMetrics, attribute};
+use knhk_promotion::{Command, Effect, Event, LOOK_EVERY_MS, Now, Rollout, WindowCounts};
+use knhk_telemetry::ServiceMetrics;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::backlog::Backlog;
+use self::effect::{Made, say_that_it_stands_still};
+use super::backlog::{Backlog, RECORD_WITHIN};
+use super::change::{Change, Pending};
 use super::{Action, Book, CommandError, MAX_ROLLOUTS, Request, Rollouts, WAITING_COMMANDS};
 use crate::app::clock::Clock;
 use crate::app::evidence::Evidence;
 use crate::app::journal::Journal;
-use crate::app::ledger::ROLLOUT_ACTIONS;
 use crate::app::snapshots::{Snapshot, Snapshots};
 
 /// How often the evidence is looked at: the rate of false alarms in docs/analysis.md holds for this one.
@@ -49,6 +53,7 @@ pub(crate) struct Driver {
     book: Book,
     commands: mpsc::Receiver<Request>,
     backlog: Backlog,
+    pending: Option<Pending>,
     newest: PolicyId,
     last_recorded: Option<u64>,
 }
@@ -68,10 +73,12 @@ impl Driver {
             book: book.clone(),
             commands,
             backlog: Backlog::default(),
+            pending: None,
             newest,
             last_recorded,
             parts,
         };
+        driver.parts.metrics.snapshot_made(newest.n);
         driver.resume(recorded)?;
         Ok((
             driver,
@@ -91,29 +98,58 @@ impl Driver {
         Ok(())
     }
 
-    /// Runs until told to stop.
+    /// Runs until told to stop, then gives the log a last moment to take what waits.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
+        self.restore().await;
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
-                Some(request) = self.commands.recv() => {
-                    let answer = self.carry_out(request.name, request.by, request.action).await;
-                    // An operator who went away has been served all the same.
-                    let _ = request.done.send(answer);
-                }
+                Some(request) = self.commands.recv() => self.carry_out(request).await,
                 _ = look.tick() => self.look().await,
             }
         }
+        // Twice: what is under way, then what waits behind it.
+        self.settle(RECORD_WITHIN).await;
+        self.settle(RECORD_WITHIN).await;
     }
 
-    async fn carry_out(&mut self, name: String, by: String, action: Action) -> Result<(), CommandError> {
+    async fn carry_out(&mut self, request: Request) {
+        let Request {
+            name,
+            by,
+            action,
+            done,
+        } = request;
+        let made = match self.prepare(name, by, action) {
+            Ok(change) => self.make(change).await,
+            Err(error) => Made::Now(Err(error)),
+        };
+        match (made, &mut self.pending) {
+            // An operator who went away has been served all the same.
+            (Made::Now(answer), _) => drop(done.send(answer)),
+            (Made::Later, Some(pending)) => pending.done = Some(done),
+            (Made::Later, None) => {}
+        }
+    }
+
+    /// What an operator's command changes, if it is one that can be carried out.
+    fn prepare(&self, name: String, by: String, action: Action) -> Result<Change, CommandError> {
+        let now = self.parts.clock.now();
         let Some(before) = self.rollouts.get(&name).map(Arc::clone) else {
-            return match action {
-                Action::Command(command) => self.create(name, &by, *command).await,
-                Action::Delete => Err(CommandError::NoSuchRollout(name)),
+            // Only `apply` makes a rollout.
+            let Action::Command(command) = action else {
+                return Err(CommandError::NoSuchRollout(name));
             };
+            let Command::Apply(spec) = *command else {
+                return Err(CommandError::NoSuchRollout(name));
+            };
+            if self.rollouts.len() >= MAX_ROLLOUTS {
+                return Err(CommandError::TooMany(name));
+            }
+            let (rollout, effects) = knhk_promotion::create(spec, &by, now);
+            return self.changed(name, by, None, rollout, effects);
         };
         match action {
             Action::Command(command) => {
@@ -121,29 +157,16 @@ impl Driver {
                     by: &by,
                     command: *command,
                 };
-                let (after, effects) = step(&before, event, self.parts.clock.now())?;
-                self.change(name, &by, Some(&before), after, effects).await
+                let (after, effects) = step(&before, event, now)?;
+                self.changed(name, by, Some(&before), after, effects)
             }
-            Action::Delete => self.delete(name, &by, &before).await,
+            Action::Delete => self.deleted(name, by, &before),
         }
-    }
-
-    /// Only `apply` makes a rollout.
-    async fn create(&mut self, name: String, by: &str, command: Command) -> Result<(), CommandError> {
-        let Command::Apply(spec) = command else {
-            return Err(CommandError::NoSuchRollout(name));
-        };
-        if self.rollouts.len() >= MAX_ROLLOUTS {
-            return Err(CommandError::TooMany(name));
-        }
-        let (rollout, effects) = knhk_promotion::create(spec, by, self.parts.clock.now());
-        self.change(name, by, None, rollout, effects).await
     }
 
     /// Looks at the evidence of every rollout.
     async fn look(&mut self) {
-        let recorded = self.backlog.retry(&self.parts.journal).await;
-        self.last_recorded = recorded.or(self.last_recorded);
+        self.settle(Duration::ZERO).await;
         let now = self.parts.clock.now();
         let names: Vec<_> = self.rollouts.keys().cloned().collect();
         for name in names {
@@ -151,18 +174,21 @@ impl Driver {
                 continue;
             };
             let counts = self.counts(&name, &before);
-            let stepped = step(&before, Event::Tick(&counts), now);
-            let changed = match stepped {
+            let change = match step(&before, Event::Tick(&counts), now) {
                 Ok((after, effects)) if effects.is_empty() => {
                     // Only the lived time went on; the book sees it with the next change.
                     self.rollouts.insert(name, Arc::new(after));
-                    Ok(())
+                    continue;
                 }
-                Ok((after, effects)) => self.change(name, SERVICE, Some(&before), after, effects).await,
+                Ok((after, effects)) => self.changed(name, SERVICE.to_owned(), Some(&before), after, effects),
                 Err(refused) => Err(refused),
             };
-            if let Err(error) = changed {
-                tracing::error!(%error, rollout = before.name(), "a rollout could not go on");
+            let made = match change {
+                Ok(change) => self.make(change).await,
+                Err(error) => Made::Now(Err(error)),
+            };
+            if let Made::Now(Err(error)) = made {
+                say_that_it_stands_still(before.name(), &error);
             }
         }
     }
@@ -174,175 +200,81 @@ impl Driver {
         })
     }
 
-    /// Records and publishes one rollout's next state.
-    async fn change(
-        &mut self,
+    /// One rollout's next state, with its receipts and the policy that follows from it.
+    fn changed(
+        &self,
         name: String,
-        by: &str,
+        by: String,
         before: Option<&Rollout>,
         after: Rollout,
         effects: Vec<Effect>,
-    ) -> Result<(), CommandError> {
+    ) -> Result<Change, CommandError> {
         let after = Arc::new(after);
+        let changes_policy = effects.contains(&Effect::PolicyChanged);
+        let snapshot = changes_policy
+            .then(|| self.snapshot_with(&name, Some(&after)))
+            .transpose()?;
         let entries: Vec<_> = effects
-            .iter()
+            .into_iter()
             .filter_map(|effect| match effect {
-                Effect::Recorded(entry) => Some(entry.clone()),
+                Effect::Recorded(entry) => Some(entry),
                 Effect::PolicyChanged | Effect::Changed => None,
             })
             .collect();
-        let snapshot = if effects
+        let actions = entries
             .iter()
-            .any(|effect| matches!(effect, Effect::PolicyChanged))
-        {
-            Some(self.snapshot_with(&name, Some(&after))?)
-        } else {
-            None
-        };
-        let mut payloads: Vec<_> = entries
-            .iter()
-            .map(|entry| self.action(&name, by, before, Some(&after), entry))
+            .map(|entry| self.action(&name, &by, before, &after, entry))
             .collect();
-        payloads.extend(snapshot.as_deref().map(|snapshot| self.policy(snapshot)));
-        if entries
-            .iter()
-            .any(|entry| matches!(entry.what, What::RolledBack | What::Aborted))
-        {
-            self.record_if_possible(payloads).await;
-        } else {
-            self.record(payloads).await?;
-        }
-        for entry in &entries {
-            tracing::info!(rollout = name, by, what = entry.what.label(), why = entry.why, weight = %entry.weight);
-        }
-        self.count_rollbacks(&name, &entries);
-        self.set(name, after);
-        if let Some(snapshot) = snapshot {
-            self.publish(snapshot);
-        }
-        Ok(())
+        Ok(Change {
+            name,
+            by,
+            after: Some(after),
+            entries,
+            actions,
+            snapshot,
+        })
     }
 
-    async fn delete(&mut self, name: String, by: &str, before: &Rollout) -> Result<(), CommandError> {
+    fn deleted(&self, name: String, by: String, before: &Rollout) -> Result<Change, CommandError> {
         let snapshot = self.snapshot_with(&name, None)?;
-        let action = ActionReceipt {
-            region: self.parts.region.clone(),
-            time_unix_ms: self.parts.clock.now().wall_ms,
-            who: by.to_owned(),
-            what: format!("{ROLLOUT_ACTIONS}deleted"),
-            target: name.clone(),
-            before: Some(state(before)),
+        let action = self.deletion(&name, &by, before);
+        Ok(Change {
+            name,
+            by,
             after: None,
-            reason: "deleted; its requests go to stable".to_owned(),
-        };
-        let payloads = vec![Payload::Action(action), self.policy(&snapshot)];
-        self.record(payloads).await?;
-        tracing::info!(rollout = name, by, "deleted");
-        self.rollouts.remove(&name);
-        self.book.remove(&name, self.last_recorded);
-        self.parts.evidence.close(&name);
-        self.parts.metrics.rollout_deleted(&name);
-        self.publish(snapshot);
-        Ok(())
+            entries: Vec::new(),
+            actions: vec![action],
+            snapshot: Some(snapshot),
+        })
+    }
+
+    /// The rules when `name` becomes `next`, by name.
+    fn rules(&self, name: Option<&str>, next: Option<&Arc<Rollout>>) -> Vec<RolloutRule> {
+        let others = self
+            .rollouts
+            .iter()
+            .filter(|(other, _)| Some(other.as_str()) != name)
+            .map(|(_, rollout)| rollout);
+        let mut rules: Vec<_> = others.chain(next).map(|rollout| rollout.rule()).collect();
+        rules.sort_by(|one, other| one.name.cmp(&other.name));
+        rules
     }
 
     /// The snapshot that follows when `name` becomes `next`.
     fn snapshot_with(&self, name: &str, next: Option<&Arc<Rollout>>) -> Result<Arc<Snapshot>, CommandError> {
-        let others = self
-            .rollouts
-            .iter()
-            .filter(|(other, _)| *other != name)
-            .map(|(_, rollout)| rollout);
-        let mut rules: Vec<RolloutRule> = others.chain(next).map(|rollout| rollout.rule()).collect();
-        rules.sort_by(|one, other| one.name.cmp(&other.name));
-        let id = PolicyId {
+        self.snapshot(self.rules(Some(name), next))
+    }
+
+    fn snapshot(&self, rules: Vec<RolloutRule>) -> Result<Arc<Snapshot>, CommandError> {
+        let document = PolicyDoc::new(self.next_id(), rules);
+        Ok(Arc::new(Snapshot::parse(document.to_bytes())?))
+    }
+
+    fn next_id(&self) -> PolicyId {
+        PolicyId {
             epoch: self.newest.epoch,
             n: self.newest.n.saturating_add(1),
-        };
-        Ok(Arc::new(Snapshot::parse(PolicyDoc::new(id, rules).to_bytes())?))
-    }
-
-    /// Makes receipts durable, after the ones that wait: the log holds actions in the order in which they happened.
-    async fn record(&mut self, payloads: Vec<Payload>) -> Result<(), CommandError> {
-        if payloads.is_empty() {
-            return Ok(());
         }
-        if !self.backlog.is_empty() {
-            return Err(CommandError::Behind);
-        }
-        let indexes = self.parts.journal.append(payloads).await?;
-        self.last_recorded = indexes.last().copied().or(self.last_recorded);
-        Ok(())
-    }
-
-    /// Makes receipts durable if the log takes them at once; else they wait, and nothing is held up.
-    async fn record_if_possible(&mut self, payloads: Vec<Payload>) {
-        let recorded = self.backlog.record(&self.parts.journal, payloads).await;
-        self.last_recorded = recorded.or(self.last_recorded);
-    }
-
-    fn publish(&mut self, snapshot: Arc<Snapshot>) {
-        self.newest = snapshot.id;
-        self.parts.metrics.snapshot_made(snapshot.id.n);
-        self.parts.snapshots.publish(snapshot);
-    }
-
-    fn set(&mut self, name: String, rollout: Arc<Rollout>) {
-        let rule = rollout.rule();
-        self.parts
-            .evidence
-            .open(&name, rule.window, rule.thresholds.len());
-        self.parts
-            .metrics
-            .rollout(&name, rollout.weight().percent(), phase_label(rollout.phase()));
-        self.book
-            .insert(name.clone(), Arc::clone(&rollout), self.last_recorded);
-        self.rollouts.insert(name, rollout);
-    }
-
-    fn count_rollbacks(&self, name: &str, entries: &[HistoryEntry]) {
-        for entry in entries.iter().filter(|entry| entry.what == What::RolledBack) {
-            let worst = entry
-                .readings
-                .iter()
-                .find(|reading| reading.finding == Finding::Worse);
-            let metric = worst.map_or("", |reading| {
-                reading.slo.split_whitespace().next().unwrap_or_default()
-            });
-            self.parts
-                .metrics
-                .rolled_back(name, attribute::RollbackReason::from_label(metric));
-        }
-    }
-
-    fn action(
-        &self,
-        name: &str,
-        by: &str,
-        before: Option<&Rollout>,
-        after: Option<&Rollout>,
-        entry: &HistoryEntry,
-    ) -> Payload {
-        Payload::Action(ActionReceipt {
-            region: self.parts.region.clone(),
-            time_unix_ms: entry.wall_ms,
-            who: by.to_owned(),
-            what: format!("{ROLLOUT_ACTIONS}{}", entry.what.label()),
-            target: name.to_owned(),
-            before: before.map(state),
-            after: after.map(state),
-            reason: entry.why.clone(),
-        })
-    }
-
-    fn policy(&self, snapshot: &Snapshot) -> Payload {
-        Payload::Policy(PolicyReceipt {
-            region: self.parts.region.clone(),
-            time_unix_ms: self.parts.clock.now().wall_ms,
-            id: snapshot.id,
-            sha256: snapshot.sha256,
-            bytes: snapshot.bytes.to_vec(),
-        })
     }
 }
 
@@ -351,17 +283,4 @@ fn step(rollout: &Rollout, event: Event<'_>, now: Now) -> Result<(Rollout, Vec<E
         name: rollout.name().to_owned(),
         refusal,
     })
-}
-
-fn state(rollout: &Rollout) -> Vec<u8> {
-    rollout.to_receipt_json()
-}
-
-fn phase_label(phase: Phase) -> attribute::Phase {
-    match phase {
-        Phase::Progressing => attribute::Phase::Progressing,
-        Phase::Paused(_) => attribute::Phase::Paused,
-        Phase::Succeeded => attribute::Phase::Succeeded,
-        Phase::Failed(_) => attribute::Phase::Failed,
-    }
 }

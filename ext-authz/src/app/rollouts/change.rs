@@ -1,0 +1,53 @@
+//! A change of one rollout on its way: made ready, recorded, then in force.
+
+use std::sync::Arc;
+
+use knhk_promotion::{HistoryEntry, Rollout, What};
+use knhk_receipts::{LogError, Payload};
+use tokio::sync::oneshot;
+
+use super::CommandError;
+use super::backlog::Append;
+use crate::app::snapshots::Snapshot;
+
+/// Where the answer to an operator goes.
+pub(super) type Done = oneshot::Sender<Result<(), CommandError>>;
+
+/// A rollout's next state and all that follows from it. Nothing of it is in force yet.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) name: String,
+    pub(super) by: String,
+    /// The next state; `None` when the rollout is deleted.
+    pub(super) after: Option<Arc<Rollout>>,
+    /// What the rollout's history says of it.
+    pub(super) entries: Vec<HistoryEntry>,
+    /// The receipts of `entries`.
+    pub(super) actions: Vec<Payload>,
+    /// The policy, where it becomes another one.
+    pub(super) snapshot: Option<Arc<Snapshot>>,
+}
+
+impl Change {
+    /// Whether it takes traffic off a version that fails, which waits for nothing.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.entries
+            .iter()
+            .any(|entry| matches!(entry.what, What::RolledBack | What::Aborted))
+    }
+}
+
+/// A change that the log did not take at once. Its receipts may become durable at any time, so it is neither given up
+/// nor in force until the log has answered.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) change: Change,
+    pub(super) append: Append,
+    /// Who waits for it; nobody when the service made the change itself.
+    pub(super) done: Option<Done>,
+    /// Its rollout was rolled back or aborted meanwhile, which counts.
+    pub(super) overtaken: bool,
+}
+
+/// How the log answered an append: the index of the last entry.
+pub(super) type Appended = Result<Option<u64>, LogError>;
