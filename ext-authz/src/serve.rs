@@ -1,6 +1,8 @@
 //! `knhk serve`: start, listen, drain.
 
+use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use axum::Router;
 use knhk_proto::envoy::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
 use knhk_proto::v1::gate_server::GateServer;
 use knhk_telemetry::logging::LoggingError;
+use rustix::fs::Mode;
 use serde_json::json;
 use thiserror::Error;
 use tokio::net::{TcpListener, UnixListener};
@@ -29,6 +32,11 @@ use crate::http::{Access, PeerIdentity, api_routes, probe_routes};
 
 /// After SIGTERM, requests under way have so long to finish.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+/// Then the log and the shortcut have so long to be written. A disk that hangs does not keep the service from ending:
+/// what was acknowledged is durable, and the next start does the rest.
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+/// No file or socket of the service is for others than its user: not for a moment.
+const OTHERS_MAY_NOTHING: u32 = 0o077;
 /// Largest message of a filter, in bytes: 1 MiB of recorded decisions and some room.
 const MAX_UP_BYTES: usize = 2 * 1024 * 1024;
 /// Envoy holds one connection a worker; ending it now and then lets replicas share the load. Streams finish first.
@@ -43,35 +51,51 @@ pub(crate) enum ServeError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Start(#[from] StartError),
-    #[error("{field}: cannot listen on {address}: {source}; is another `knhk serve` running?")]
+    #[error("{field}: cannot listen on {address}: {source}; {}", remedy(source))]
     Listen {
         field: &'static str,
         address: String,
-        source: std::io::Error,
+        source: io::Error,
     },
     #[error("{path}: {source}; check the directory's owner and the disk")]
-    Data { path: PathBuf, source: std::io::Error },
+    Data { path: PathBuf, source: io::Error },
     #[error(transparent)]
     Logging(#[from] LoggingError),
     #[error("signals cannot be received: {0}")]
-    Signals(std::io::Error),
-    #[error("the {0} listener stopped: {1}")]
+    Signals(io::Error),
+    #[error("{0} ended by itself: {1}; start the service again, and report this with its log")]
     Stopped(&'static str, String),
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another program has it: is a `knhk serve` running?",
+        io::ErrorKind::PermissionDenied => "ports below 1024 and other users' directories need more rights",
+        io::ErrorKind::InvalidInput => "a socket's path has at most 107 bytes: give a shorter `data`",
+        _ => "is it an address of this machine?",
+    }
 }
 
 /// Runs the service until SIGTERM or SIGINT.
 pub(crate) async fn serve(config: &Path, log: &str) -> Result<(), ServeError> {
     let config = Config::load(config)?;
     knhk_telemetry::logging::init(log)?;
+    rustix::process::umask(Mode::from_raw_mode(OTHERS_MAY_NOTHING));
     let signals = Signals::listen()?;
     let (app, driver, saver) = App::open(&config).await?;
     let listeners = Listeners::bind(&config).await?;
     warn_of_development_settings(&config);
 
     let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
-    let driver = tokio::spawn(driver.run(stop.clone()));
+    // Without the saver a start takes longer, and that is all: it may end by itself, and says so.
     let saver = tokio::spawn(saver.run(stop.clone()));
-    let keeper = tokio::spawn(look_after(app.journal.clone(), stop.clone()));
+    let inner = Tasks::of([
+        (
+            "the rollouts' driver",
+            spawn(never_fails(driver.run(stop.clone()))),
+        ),
+        ("the log", spawn(look_after(app.journal.clone(), stop.clone()))),
+    ]);
     let servers = listeners.serve(&config, &app, &draining);
     tracing::info!(
         region = config.region,
@@ -82,18 +106,33 @@ pub(crate) async fn serve(config: &Path, log: &str) -> Result<(), ServeError> {
     let ended = tokio::select! {
         () = signals.received() => Ok(()),
         ended = servers.ended() => ended,
+        ended = inner.ended() => ended,
     };
     tracing::info!("draining");
     app.drain();
     draining.cancel();
-    servers.drained().await;
+    servers.finished("connections", DRAIN_WITHIN).await;
     stop.cancel();
-    let _ = tokio::join!(driver, saver, keeper);
-    if let Err(error) = app.log.clone().close().await {
-        tracing::error!(%error, "the last receipts are durable but not signed; the next start signs them");
+    inner.finished("the rollouts and the log", CLOSE_WITHIN).await;
+    let closed = async {
+        let _ = saver.await;
+        app.log.clone().close().await
+    };
+    match tokio::time::timeout(CLOSE_WITHIN, closed).await {
+        Ok(Ok(())) => tracing::info!("stopped"),
+        Ok(Err(error)) => {
+            tracing::error!(%error, "the last receipts are durable but not signed; the next start signs them");
+        }
+        Err(_) => {
+            tracing::error!("the disk did not answer within {CLOSE_WITHIN:?}; the next start does the rest")
+        }
     }
-    tracing::info!("stopped");
     ended
+}
+
+async fn never_fails(task: impl Future<Output = ()>) -> Result<(), Infallible> {
+    task.await;
+    Ok(())
 }
 
 fn warn_of_development_settings(config: &Config) {
@@ -166,7 +205,7 @@ impl Listeners {
         })
     }
 
-    fn serve(self, config: &Config, app: &Arc<App>, draining: &CancellationToken) -> Servers {
+    fn serve(self, config: &Config, app: &Arc<App>, draining: &CancellationToken) -> Tasks {
         let tcp = if config.insecure_dev {
             Access::AnybodyWrites
         } else {
@@ -188,12 +227,12 @@ impl Listeners {
                 .with_graceful_shutdown(drained())
                 .into_future()
         };
-        Servers(tokio::sync::Mutex::new(vec![
-            ("grpc", spawn(grpc)),
-            ("http", spawn(serve_tcp(self.http, routes(tcp)))),
-            ("probe", spawn(serve_tcp(self.probe, probe))),
-            ("socket", spawn(socket)),
-        ]))
+        Tasks::of([
+            ("the gRPC listener", spawn(grpc)),
+            ("the HTTP listener", spawn(serve_tcp(self.http, routes(tcp)))),
+            ("the probe listener", spawn(serve_tcp(self.probe, probe))),
+            ("the socket's listener", spawn(socket)),
+        ])
     }
 }
 
@@ -215,10 +254,10 @@ fn bind_socket(path: &Path) -> Result<UnixListener, ServeError> {
         source,
     };
     match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
         _ => {}
     }
-    // The directory is 0700, so nobody connects between the two calls.
+    // Nobody connects between the two calls: the umask lets only our user in.
     let listener = UnixListener::bind(path).map_err(failed)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
     Ok(listener)
@@ -248,20 +287,24 @@ async fn serve_grpc(
         .await
 }
 
-type Served = JoinHandle<Result<(), String>>;
+type Task = JoinHandle<Result<(), String>>;
 
-fn spawn<E: std::fmt::Display>(server: impl Future<Output = Result<(), E>> + Send + 'static) -> Served {
-    tokio::spawn(async move { server.await.map_err(|error| error.to_string()) })
+fn spawn<E: std::fmt::Display + 'static>(task: impl Future<Output = Result<(), E>> + Send + 'static) -> Task {
+    tokio::spawn(async move { task.await.map_err(|error| error.to_string()) })
 }
 
-/// The running listeners.
-struct Servers(tokio::sync::Mutex<Vec<(&'static str, Served)>>);
+/// Tasks that run as long as the service does, each with its name for people.
+struct Tasks(tokio::sync::Mutex<Vec<(&'static str, Task)>>);
 
-impl Servers {
-    /// Resolves when a listener ends by itself, which none should.
+impl Tasks {
+    fn of<const N: usize>(tasks: [(&'static str, Task); N]) -> Self {
+        Self(tokio::sync::Mutex::new(tasks.into()))
+    }
+
+    /// Resolves when a task ends by itself, also by a panic. None should, and the service is not whole without it.
     async fn ended(&self) -> Result<(), ServeError> {
-        let mut servers = self.0.lock().await;
-        let handles = servers
+        let mut tasks = self.0.lock().await;
+        let handles = tasks
             .iter_mut()
             .map(|(name, handle)| Box::pin(async move { (*name, handle.await) }));
         let ((name, ended), _, _) = futures::future::select_all(handles).await;
@@ -273,16 +316,39 @@ impl Servers {
         Err(ServeError::Stopped(name, reason))
     }
 
-    /// Waits for what is under way, at most [`DRAIN_WITHIN`].
-    async fn drained(self) {
-        let servers = self
+    /// Waits until all have ended, at most `limit`; says which kind of thing was still under way.
+    async fn finished(self, what: &str, limit: Duration) {
+        let running = self
             .0
             .into_inner()
             .into_iter()
             .filter(|(_, handle)| !handle.is_finished());
-        let finished = futures::future::join_all(servers.map(|(_, handle)| handle));
-        if tokio::time::timeout(DRAIN_WITHIN, finished).await.is_err() {
-            tracing::warn!("connections were still open after {DRAIN_WITHIN:?}; they are cut");
+        let all = futures::future::join_all(running.map(|(_, handle)| handle));
+        if tokio::time::timeout(limit, all).await.is_err() {
+            tracing::warn!("{what}: still busy after {limit:?}; cut off");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_ends_the_service_and_is_named() {
+        let waits = spawn(never_fails(std::future::pending()));
+        let panics = spawn(never_fails(async { panic!("a bug") }));
+        let tasks = Tasks::of([("the one", waits), ("the other", panics)]);
+        let message = tasks.ended().await.expect_err("ended").to_string();
+        assert!(
+            message.starts_with("the other ended by itself: ") && message.contains("a bug"),
+            "{message}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_does_not_end_is_cut_off_at_the_limit() {
+        let tasks = Tasks::of([("the one", spawn(never_fails(std::future::pending())))]);
+        tasks.finished("it", Duration::ZERO).await;
     }
 }

@@ -163,6 +163,9 @@ impl App {
         if let Some(error) = &log.last_write_error {
             detail.push(format!("the log cannot be written: {error}"));
         }
+        if self.journal.hangs() {
+            detail.push("the log hangs: what is to be recorded waits for the disk".to_owned());
+        }
         let ready = detail.is_empty();
         if let Some(error) = &log.last_flush_error {
             detail.push(format!("{} receipts wait for a signature: {error}", log.unsigned));

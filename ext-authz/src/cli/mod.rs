@@ -118,7 +118,10 @@ pub(crate) fn run() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return report(&failed(error)),
     };
-    match runtime.block_on(dispatch(cli.verb)) {
+    let done = runtime.block_on(dispatch(cli.verb));
+    // Not waited for: a thread that a disk holds would keep the process from ending.
+    runtime.shutdown_background();
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => report(&failure),
     }

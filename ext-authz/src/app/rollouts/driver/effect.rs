@@ -261,7 +261,7 @@ impl Driver {
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "the rollouts' policy does not compile; the last one stays")
+                tracing::error!(%error, "the rollouts' policy does not compile; the last one stays");
             }
         }
     }
