@@ -165,8 +165,24 @@ pub(crate) fn key_id(sha256: &[u8; 32]) -> String {
         .fold("sha256:".to_owned(), |shown, byte| shown + &format!("{byte:02x}"))
 }
 
+/// The same text without what would break its line or draw on a terminal.
+pub(crate) fn in_one_line(text: &str) -> String {
+    let plain = |c: char| {
+        if c.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            c
+        }
+    };
+    text.chars().map(plain).collect()
+}
+
 /// What a payload says, in one line for a person.
-pub(crate) fn in_one_line(payload: &Payload) -> String {
+pub(crate) fn summary(payload: &Payload) -> String {
+    in_one_line(&summarised(payload))
+}
+
+fn summarised(payload: &Payload) -> String {
     match payload {
         Payload::Genesis(_) => "the log begins".to_owned(),
         Payload::Policy(policy) => format!("policy {} published, {} bytes", policy.id, policy.bytes.len()),
@@ -174,11 +190,11 @@ pub(crate) fn in_one_line(payload: &Payload) -> String {
             "{} {} by {}: {}",
             action.what, action.target, action.who, action.reason
         ),
-        Payload::Decision(decision) => in_one_line_decision(decision),
+        Payload::Decision(decision) => decision_summary(decision),
     }
 }
 
-fn in_one_line_decision(decision: &DecisionReceipt) -> String {
+fn decision_summary(decision: &DecisionReceipt) -> String {
     let evidence = &decision.evidence;
     let route = evidence
         .rollout

@@ -124,7 +124,7 @@ pub(crate) async fn serve(config: &Path, log: &str) -> Result<(), ServeError> {
             tracing::error!(%error, "the last receipts are durable but not signed; the next start signs them");
         }
         Err(_) => {
-            tracing::error!("the disk did not answer within {CLOSE_WITHIN:?}; the next start does the rest")
+            tracing::error!("the disk did not answer within {CLOSE_WITHIN:?}; the next start does the rest");
         }
     }
     ended

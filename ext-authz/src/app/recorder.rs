@@ -8,12 +8,17 @@ use knhk_proto::v1;
 use knhk_receipts::{DecisionReceipt, LogError, Payload, Reporter as ReceiptReporter, Verdict, Via};
 use knhk_telemetry::ServiceMetrics;
 use knhk_telemetry::attribute::DecisionVia;
+use thiserror::Error;
 
 use super::journal::Journal;
 use super::workers::Nonce;
 
-/// Decisions in one batch.
-const MAX_BATCH: usize = 16 * 1024;
+/// Bytes of decisions in one append: half of what the log takes, since they are estimated.
+const MAX_APPEND_BYTES: usize = knhk_receipts::MAX_APPEND_BYTES / 2;
+/// More than the fixed parts of a recorded decision take, in bytes.
+const FIXED_BYTES: usize = 1024;
+/// More than the fixed parts of a recorded path or condition take, in bytes.
+const FIXED_ITEM_BYTES: usize = 64;
 /// Worker VMs whose last sequence number is remembered across a restart; the least recently heard goes first.
 pub(crate) const MAX_WATERMARKS: usize = 100_000;
 /// The reporter of what the service decided itself.
@@ -37,12 +42,26 @@ pub(crate) struct Batch {
     decisions: Vec<v1::Decision>,
 }
 
-impl From<v1::DecisionBatch> for Batch {
-    fn from(batch: v1::DecisionBatch) -> Self {
-        Self {
-            first: batch.first,
-            decisions: batch.decisions,
+/// Sequence numbers begin at 1, and the last one is below the largest number.
+#[derive(Debug, Error)]
+#[error("decisions.first: {first} with {count} decisions is out of range; sequence numbers begin at 1")]
+pub(crate) struct BadSequence {
+    first: u64,
+    count: usize,
+}
+
+impl TryFrom<v1::DecisionBatch> for Batch {
+    type Error = BadSequence;
+
+    fn try_from(batch: v1::DecisionBatch) -> Result<Self, BadSequence> {
+        let (first, count) = (batch.first, batch.decisions.len());
+        if first == 0 || first.checked_add(count as u64).is_none() {
+            return Err(BadSequence { first, count });
         }
+        Ok(Self {
+            first,
+            decisions: batch.decisions,
+        })
     }
 }
 
@@ -118,18 +137,24 @@ impl Recorder {
                 "recorded decisions are missing: the filter dropped them"
             );
         }
-        let fresh: Vec<_> = (batch.first..)
+        let fresh = (batch.first..)
             .zip(batch.decisions)
             .filter(|(seq, _)| *seq > *through)
-            .collect();
-        let Some((last, _)) = fresh.last() else {
-            return Ok(*through);
-        };
-        let last = *last;
-        let mut payloads = Vec::with_capacity(fresh.len().min(MAX_BATCH));
+            .collect::<Vec<_>>();
+        let (mut payloads, mut bytes, mut last) = (Vec::new(), 0, *through);
         for (seq, decision) in fresh {
-            match self.payload(reporter, seq, decision) {
-                Ok(payload) => payloads.push(payload),
+            let size = size_at_most(reporter, &decision);
+            if bytes + size > MAX_APPEND_BYTES {
+                self.append(std::mem::take(&mut payloads)).await?;
+                // What follows may fail and be resent, and then begins here.
+                *through = seq - 1;
+                bytes = 0;
+            }
+            match payload(self.region.clone(), reporter, seq, decision) {
+                Ok(payload) => {
+                    bytes += size;
+                    payloads.push(payload);
+                }
                 Err(Malformed(what)) => {
                     self.metrics.decision_malformed();
                     tracing::warn!(
@@ -140,14 +165,21 @@ impl Recorder {
                     );
                 }
             }
+            last = seq;
         }
-        let recorded = payloads.len() as u64;
-        for chunk in chunks(payloads) {
-            self.journal.append(chunk).await?;
-        }
-        self.metrics.decisions_recorded(DecisionVia::Filter, recorded);
+        self.append(payloads).await?;
         *through = last;
         Ok(last)
+    }
+
+    async fn append(&self, payloads: Vec<Payload>) -> Result<(), LogError> {
+        if payloads.is_empty() {
+            return Ok(());
+        }
+        let recorded = payloads.len() as u64;
+        self.journal.append(payloads).await?;
+        self.metrics.decisions_recorded(DecisionVia::Filter, recorded);
+        Ok(())
     }
 
     /// Makes one decision of `ext_authz` durable. Returns its index.
@@ -179,29 +211,6 @@ impl Recorder {
             .unwrap_or_else(PoisonError::into_inner)
             .of(nonce)
     }
-
-    fn payload(&self, reporter: &Reporter, seq: u64, decision: v1::Decision) -> Result<Payload, Malformed> {
-        let policy = decision.policy.as_ref().ok_or(Malformed("policy is missing"))?;
-        Ok(Payload::Decision(DecisionReceipt {
-            region: self.region.clone(),
-            time_unix_ms: decision.time_unix_ms,
-            policy: PolicyId {
-                epoch: policy.epoch,
-                n: policy.n,
-            },
-            policy_sha256: digest(&decision.policy_sha256, "policy_sha256 must be 32 bytes")?,
-            via: Via::Filter,
-            reporter: ReceiptReporter {
-                node: reporter.node.clone(),
-                vm_nonce: Some(reporter.nonce),
-                seq: Some(seq),
-            },
-            verdict: Verdict::Admitted,
-            status: status(decision.status)?,
-            duration_us: Some(decision.duration_us),
-            evidence: evidence(decision)?,
-        }))
-    }
 }
 
 /// A decision of `ext_authz`, before it is recorded.
@@ -216,6 +225,34 @@ pub(crate) struct CheckedDecision {
 /// A decision that a filter sent is not one.
 #[derive(Debug)]
 struct Malformed(&'static str);
+
+fn payload(
+    region: String,
+    reporter: &Reporter,
+    seq: u64,
+    decision: v1::Decision,
+) -> Result<Payload, Malformed> {
+    let policy = decision.policy.as_ref().ok_or(Malformed("policy is missing"))?;
+    Ok(Payload::Decision(DecisionReceipt {
+        region,
+        time_unix_ms: decision.time_unix_ms,
+        policy: PolicyId {
+            epoch: policy.epoch,
+            n: policy.n,
+        },
+        policy_sha256: digest(&decision.policy_sha256, "policy_sha256 must be 32 bytes")?,
+        via: Via::Filter,
+        reporter: ReceiptReporter {
+            node: reporter.node.clone(),
+            vm_nonce: Some(reporter.nonce),
+            seq: Some(seq),
+        },
+        verdict: Verdict::Admitted,
+        status: status(decision.status)?,
+        duration_us: Some(decision.duration_us),
+        evidence: evidence(decision)?,
+    }))
+}
 
 fn evidence(decision: v1::Decision) -> Result<Evidence, Malformed> {
     let texts = [
@@ -281,10 +318,81 @@ fn status(status: u32) -> Result<Option<u16>, Malformed> {
     Ok(Some(status).filter(|status| *status != 0))
 }
 
-fn chunks(mut payloads: Vec<Payload>) -> impl Iterator<Item = Vec<Payload>> {
-    std::iter::from_fn(move || {
-        let rest = payloads.split_off(payloads.len().min(MAX_BATCH));
-        let chunk = std::mem::replace(&mut payloads, rest);
-        (!chunk.is_empty()).then_some(chunk)
-    })
+/// How many bytes a decision takes in the log, and rather too many.
+fn size_at_most(reporter: &Reporter, decision: &v1::Decision) -> usize {
+    let texts = [
+        &reporter.node,
+        &decision.method,
+        &decision.host,
+        &decision.subject,
+        &decision.rollout,
+    ];
+    let conditions = decision.conditions.iter().map(|condition| &condition.rollout);
+    let items = decision.paths.iter().chain(conditions);
+    FIXED_BYTES
+        + texts.into_iter().map(String::len).sum::<usize>()
+        + items.map(|item| item.len() + FIXED_ITEM_BYTES).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(first: u64, count: usize) -> Result<Batch, BadSequence> {
+        Batch::try_from(v1::DecisionBatch {
+            first,
+            decisions: vec![v1::Decision::default(); count],
+        })
+    }
+
+    #[test]
+    fn sequence_numbers_that_cannot_be_are_refused() {
+        assert!(batch(1, 2).is_ok() && batch(u64::MAX - 2, 2).is_ok());
+        for (first, count) in [(0, 1), (u64::MAX, 1), (u64::MAX - 1, 2)] {
+            let message = batch(first, count).expect_err("refused").to_string();
+            assert!(message.starts_with("decisions.first: "), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_size_of_a_decision_is_never_guessed_too_small() {
+        let reporter = Reporter {
+            node: "n".repeat(1024),
+            nonce: [255; 16],
+        };
+        for (paths, conditions) in [(0, 0), (4, 4), (100, 0), (0, 4096)] {
+            let decision = v1::Decision {
+                time_unix_ms: u64::MAX,
+                policy: Some(v1::SnapshotId {
+                    epoch: u64::MAX,
+                    n: u64::MAX,
+                }),
+                method: "M".repeat(32),
+                host: "h".repeat(253),
+                path_sha256: vec![255; 32],
+                subject: "s".repeat(2048),
+                paths: vec!["/p".repeat(512); paths],
+                conditions: vec![
+                    v1::Condition {
+                        rollout: "r".repeat(63),
+                        index: u32::MAX,
+                        holds: true,
+                    };
+                    conditions
+                ],
+                rollout: "r".repeat(63),
+                generation: u64::MAX,
+                bucket: Some(999_999),
+                variant: v1::Variant::Canary.into(),
+                key: Some(7),
+                status: 599,
+                duration_us: u64::MAX,
+                policy_sha256: vec![255; 32],
+            };
+            let guessed = size_at_most(&reporter, &decision);
+            let payload = payload("r".repeat(63), &reporter, u64::MAX, decision).expect("well formed");
+            let encoded = payload.to_bytes().len();
+            assert!(encoded <= guessed, "{encoded} > {guessed}");
+        }
+    }
 }

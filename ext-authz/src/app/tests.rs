@@ -126,7 +126,8 @@ fn batch(first: u64, count: usize) -> Batch {
         first,
         decisions: vec![decision; count],
     }
-    .into()
+    .try_into()
+    .expect("in range")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -274,7 +275,7 @@ async fn a_gap_and_a_malformed_decision_are_counted() {
         service
             .app
             .recorder
-            .record_batch(&reporter(), malformed.into())
+            .record_batch(&reporter(), malformed.try_into().expect("in range"))
             .await
             .expect("read"),
         5

@@ -47,16 +47,20 @@ struct Refused {
 pub(crate) struct TooManyWorkers;
 
 impl WorkerTable {
-    /// A stream opened.
+    /// A stream opened; it is open until the answer is dropped.
     pub(crate) fn connected(
         &self,
         nonce: Nonce,
         node: &str,
         running: Option<PolicyId>,
-    ) -> Result<(), TooManyWorkers> {
+        now: Duration,
+    ) -> Result<Connected<'_>, TooManyWorkers> {
         let mut workers = self.lock();
         if !workers.contains_key(&nonce) && workers.len() >= MAX_WORKERS {
-            return Err(TooManyWorkers);
+            forget_those_that_are_gone(&mut workers, now);
+            if workers.len() >= MAX_WORKERS {
+                return Err(TooManyWorkers);
+            }
         }
         let worker = workers.entry(nonce).or_insert_with(|| Worker {
             node: node.to_owned(),
@@ -68,11 +72,11 @@ impl WorkerTable {
         });
         worker.streams = worker.streams.saturating_add(1);
         worker.running = running;
-        Ok(())
+        drop(workers);
+        Ok(Connected { table: self, nonce })
     }
 
-    /// A stream ended.
-    pub(crate) fn disconnected(&self, nonce: &Nonce) {
+    fn disconnected(&self, nonce: &Nonce) {
         if let Some(worker) = self.lock().get_mut(nonce) {
             worker.streams = worker.streams.saturating_sub(1);
         }
@@ -111,7 +115,7 @@ impl WorkerTable {
     /// How far the newest snapshot has come. Forgets workers that are gone and no longer active.
     pub(crate) fn summary(&self, newest: PolicyId, now: Duration) -> Workers {
         let mut workers = self.lock();
-        workers.retain(|_, worker| worker.streams > 0 || worker.is_active(now));
+        forget_those_that_are_gone(&mut workers, now);
         let mut summary = Workers::default();
         for worker in workers.values() {
             summary.connected += u64::from(worker.streams > 0);
@@ -138,6 +142,24 @@ impl WorkerTable {
     }
 }
 
+fn forget_those_that_are_gone(workers: &mut HashMap<Nonce, Worker>, now: Duration) {
+    workers.retain(|_, worker| worker.streams > 0 || worker.is_active(now));
+}
+
+/// An open stream of a worker; dropping it, also by a panic, says that it ended.
+#[derive(Debug)]
+#[must_use = "the stream counts as open until this is dropped"]
+pub(crate) struct Connected<'t> {
+    table: &'t WorkerTable,
+    nonce: Nonce,
+}
+
+impl Drop for Connected<'_> {
+    fn drop(&mut self) {
+        self.table.disconnected(&self.nonce);
+    }
+}
+
 impl Worker {
     fn is_active(&self, now: Duration) -> bool {
         self.active_at
@@ -161,8 +183,8 @@ mod tests {
     #[test]
     fn a_worker_counts_once_it_carried_a_request() {
         let table = WorkerTable::default();
-        table.connected(ONE, "a", None).expect("room");
-        table.connected(TWO, "b", None).expect("room");
+        let _one = table.connected(ONE, "a", None, seconds(0)).expect("room");
+        let _two = table.connected(TWO, "b", None, seconds(0)).expect("room");
         table.reported(&ONE, Some(OLD), 10, seconds(1));
         table.reported(&TWO, Some(OLD), 0, seconds(1));
         let summary = table.summary(NEW, seconds(1));
@@ -174,9 +196,9 @@ mod tests {
     #[test]
     fn a_worker_that_went_silent_is_forgotten_after_five_minutes() {
         let table = WorkerTable::default();
-        table.connected(ONE, "a", None).expect("room");
+        let stream = table.connected(ONE, "a", None, seconds(0)).expect("room");
         table.reported(&ONE, Some(NEW), 10, seconds(1));
-        table.disconnected(&ONE);
+        drop(stream);
         assert_eq!(table.summary(NEW, seconds(300)).active, 1);
         assert_eq!(table.summary(NEW, seconds(301)).active, 0);
         assert!(table.lock().is_empty());
@@ -185,7 +207,7 @@ mod tests {
     #[test]
     fn a_resent_report_does_not_make_a_worker_active() {
         let table = WorkerTable::default();
-        table.connected(ONE, "a", None).expect("room");
+        let _stream = table.connected(ONE, "a", None, seconds(0)).expect("room");
         table.reported(&ONE, Some(NEW), 10, seconds(1));
         table.reported(&ONE, Some(NEW), 10, seconds(200));
         assert_eq!(table.summary(NEW, seconds(302)).active, 0);
@@ -194,7 +216,7 @@ mod tests {
     #[test]
     fn a_refusal_is_shown_until_a_snapshot_is_accepted() {
         let table = WorkerTable::default();
-        table.connected(ONE, "a", Some(OLD)).expect("room");
+        let _stream = table.connected(ONE, "a", Some(OLD), seconds(0)).expect("room");
         table.reported(&ONE, Some(OLD), 1, seconds(1));
         table.refused(&ONE, NEW, "sha256".into(), "digest differs".into());
         let summary = table.summary(NEW, seconds(1));
@@ -202,5 +224,22 @@ mod tests {
         assert_eq!(summary.newest, 0);
         table.acknowledged(&ONE, NEW);
         assert!(table.summary(NEW, seconds(1)).refusals.is_empty());
+    }
+
+    #[test]
+    fn workers_that_are_gone_make_room_for_new_ones_though_nobody_looks() {
+        let table = WorkerTable::default();
+        let nonce = |n: usize| (n as u128).to_be_bytes();
+        for n in 0..MAX_WORKERS {
+            drop(table.connected(nonce(n), "a", None, seconds(0)).expect("room"));
+        }
+        let stream = table.connected(nonce(MAX_WORKERS), "a", None, seconds(0));
+        drop(stream.expect("the others are gone"));
+        let open: Vec<_> = (0..MAX_WORKERS)
+            .map(|n| table.connected(nonce(n), "a", None, seconds(0)).expect("room"))
+            .collect();
+        let refused = table.connected(nonce(MAX_WORKERS), "a", None, seconds(0));
+        assert_eq!(refused.expect_err("full"), TooManyWorkers);
+        drop(open);
     }
 }

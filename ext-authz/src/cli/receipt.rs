@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::client::Client;
 use super::{Failure, OutputArgs, ServerArgs, failed, output};
-use crate::api::{ReceiptList, in_one_line, rfc3339};
+use crate::api::{ReceiptList, rfc3339, summary};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ReceiptVerb {
@@ -122,7 +122,7 @@ async fn get(id: &str, out: Option<&Path>, server: &ServerArgs, format: OutputAr
                 "{id}  {}  {}\n{}",
                 rfc3339(payload.time_unix_ms()),
                 payload.kind(),
-                in_one_line(&payload)
+                summary(&payload)
             )
         });
     };
@@ -229,7 +229,7 @@ async fn replay_file(
     if !again.agrees_with(&decision.evidence) {
         let message = format!(
             "the receipt says `{}`, its policy gives `{}`: the receipt is not of this policy's decision",
-            in_one_line(&Payload::Decision(decision)),
+            summary(&Payload::Decision(decision)),
             describe_replay(&again)
         );
         return Err(located(message));

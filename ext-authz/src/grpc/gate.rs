@@ -8,16 +8,18 @@ use futures::Stream;
 use knhk_decision::PolicyId;
 use knhk_proto::v1::{self, DecisionBatch, Down, Hello, Up, down, gate_server, up};
 use knhk_telemetry::attribute::NackReason;
+use prost::Message;
 use rand::RngExt;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::api::in_one_line;
 use crate::app::App;
 use crate::app::recorder::{Batch, Reporter};
 use crate::app::snapshots::Snapshot;
-use crate::app::workers::Nonce;
+use crate::app::workers::{MAX_WORKERS, Nonce};
 
 /// A stream is ended after this age, plus up to a tenth more, so that replicas share the load again.
 const MAX_STREAM_AGE: Duration = Duration::from_secs(30 * 60);
@@ -27,8 +29,10 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 const SEND_WITHIN: Duration = Duration::from_secs(10);
 /// Messages waiting to be sent on one stream.
 const OUTBOX: usize = 16;
-/// Batches of recorded decisions waiting for the log on one stream. The filter holds at most 1 MiB unacknowledged.
+/// Batches of recorded decisions waiting for the log on one stream.
 const WAITING_BATCHES: usize = 256;
+/// Bytes of these batches. The filter holds at most 1 MiB unacknowledged.
+const WAITING_BYTES: usize = 4 * 1024 * 1024;
 /// Longest node name, in bytes.
 const MAX_NODE_BYTES: usize = 1024;
 /// Longest label and detail of a refusal, in bytes.
@@ -76,15 +80,16 @@ async fn run(
 ) -> Result<(), Status> {
     let hello = receive_hello(&mut inbound).await?;
     let worker = Worker::parse(&hello)?;
-    app.workers
-        .connected(worker.nonce, &worker.node, worker.last)
-        .map_err(|_| Status::resource_exhausted("too many workers; see MAX_WORKERS"))?;
-    let open = app.metrics.stream_opened();
-    let session = Session::new(&app, &worker, outbox);
-    let ended = session.serve(inbound, draining).await;
-    drop(open);
-    app.workers.disconnected(&worker.nonce);
-    ended
+    let _connected = app
+        .workers
+        .connected(worker.nonce, &worker.node, worker.last, app.clock.mono())
+        .map_err(|_| {
+            let message =
+                format!("there are {MAX_WORKERS} workers already, the most that one service serves");
+            Status::resource_exhausted(message)
+        })?;
+    let _open = app.metrics.stream_opened();
+    Session::new(&app, &worker, outbox).serve(inbound, draining).await
 }
 
 async fn receive_hello(inbound: &mut Streaming<Up>) -> Result<Hello, Status> {
@@ -114,7 +119,7 @@ impl Worker {
         }
         Ok(Self {
             nonce,
-            node: hello.node.clone(),
+            node: in_one_line(&hello.node),
             last: hello.last.as_ref().map(policy_id),
         })
     }
@@ -125,8 +130,13 @@ struct Session {
     nonce: Nonce,
     last: Option<PolicyId>,
     outbox: Outbox,
-    batches: mpsc::Sender<DecisionBatch>,
+    batches: mpsc::Sender<Waiting>,
+    /// As many permits as bytes of batches may wait.
+    room: Arc<Semaphore>,
 }
+
+/// A batch that waits for the log, and the room that it takes.
+type Waiting = (Batch, OwnedSemaphorePermit);
 
 impl Session {
     fn new(app: &Arc<App>, worker: &Worker, outbox: Outbox) -> Self {
@@ -142,6 +152,7 @@ impl Session {
             last: worker.last,
             outbox,
             batches,
+            room: Arc::new(Semaphore::new(WAITING_BYTES)),
         }
     }
 
@@ -162,6 +173,8 @@ impl Session {
                     self.send_newest(&mut snapshots).await?;
                 }
                 () = draining.cancelled() => return Ok(()),
+                // The answers' side is gone: the peer cut it, or the log failed and the peer was told.
+                () = self.outbox.closed() => return Ok(()),
                 () = &mut old => return Ok(()),
                 message = inbound.message() => match message? {
                     Some(up) => self.receive(up)?,
@@ -193,7 +206,7 @@ impl Session {
     fn receive(&self, up: Up) -> Result<(), Status> {
         match up.message {
             Some(up::Message::Ack(ack)) => self.acknowledged(ack.id),
-            Some(up::Message::Nack(nack)) => self.refused(nack),
+            Some(up::Message::Nack(nack)) => self.refused(&nack),
             Some(up::Message::Report(report)) => return self.reported(&report),
             Some(up::Message::Decisions(batch)) => return self.decided(batch),
             Some(up::Message::Hello(_)) => return Err(Status::invalid_argument("Hello may come once")),
@@ -210,12 +223,12 @@ impl Session {
         }
     }
 
-    fn refused(&self, nack: v1::Nack) {
+    fn refused(&self, nack: &v1::Nack) {
         let Some(id) = nack.id.as_ref().map(policy_id) else {
             return;
         };
-        let reason = clip(nack.reason);
-        let detail = clip(nack.detail);
+        let reason = clip(&nack.reason);
+        let detail = clip(&nack.detail);
         tracing::warn!(policy = %id, reason, detail, "a filter refused a snapshot");
         self.app.metrics.snapshot_nacked(NackReason::from_label(&reason));
         self.app.workers.refused(&self.nonce, id, reason, detail);
@@ -243,22 +256,21 @@ impl Session {
     }
 
     fn decided(&self, batch: DecisionBatch) -> Result<(), Status> {
-        self.batches.try_send(batch).map_err(|_| {
-            // The filter resends what was not acknowledged on its next stream.
-            Status::resource_exhausted("recorded decisions arrive faster than the log takes them")
-        })
+        // The filter resends what was not acknowledged on its next stream.
+        let too_fast =
+            || Status::resource_exhausted("recorded decisions arrive faster than the log takes them");
+        let bytes = u32::try_from(batch.encoded_len()).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).try_acquire_many_owned(bytes);
+        let batch = Batch::try_from(batch).map_err(|bad| Status::invalid_argument(bad.to_string()))?;
+        let waiting = (batch, room.map_err(|_| too_fast())?);
+        self.batches.try_send(waiting).map_err(|_| too_fast())
     }
 }
 
 /// Makes one session's batches durable in order, then acknowledges them.
-async fn record(
-    app: Arc<App>,
-    reporter: Reporter,
-    mut waiting: mpsc::Receiver<DecisionBatch>,
-    outbox: Outbox,
-) {
-    while let Some(batch) = waiting.recv().await {
-        match app.recorder.record_batch(&reporter, Batch::from(batch)).await {
+async fn record(app: Arc<App>, reporter: Reporter, mut waiting: mpsc::Receiver<Waiting>, outbox: Outbox) {
+    while let Some((batch, _room)) = waiting.recv().await {
+        match app.recorder.record_batch(&reporter, batch).await {
             Ok(through) => {
                 let ack = down::Message::BatchAck(v1::BatchAck { through });
                 if send(&outbox, ack).await.is_err() {
@@ -293,14 +305,36 @@ fn policy_id(id: &v1::SnapshotId) -> PolicyId {
     }
 }
 
-/// Keeps what a peer says short, at a character's border.
-fn clip(mut text: String) -> String {
-    if text.len() > MAX_NACK_BYTES {
-        let end = (0..=MAX_NACK_BYTES)
-            .rev()
-            .find(|end| text.is_char_boundary(*end))
-            .unwrap_or(0);
-        text.truncate(end);
+/// Keeps what a peer says short, and fit for a log and a terminal.
+fn clip(text: &str) -> String {
+    let end = (0..=MAX_NACK_BYTES.min(text.len()))
+        .rev()
+        .find(|end| text.is_char_boundary(*end))
+        .unwrap_or(0);
+    in_one_line(&text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_says_is_short_and_draws_nothing_on_a_terminal() {
+        assert_eq!(clip("policy: \u{1b}[2Jn\nm"), "policy: \u{fffd}[2Jn\u{fffd}m");
+        let long = "\u{e4}".repeat(MAX_NACK_BYTES);
+        assert_eq!(clip(&long).len(), MAX_NACK_BYTES);
     }
-    text
+
+    #[test]
+    fn a_worker_without_a_proper_name_is_refused() {
+        let hello = |node: &str, nonce: usize| Hello {
+            node: node.into(),
+            vm_nonce: vec![1; nonce],
+            ..Hello::default()
+        };
+        let node = Worker::parse(&hello("a\nb", 16)).map(|worker| worker.node);
+        assert_eq!(node.expect("taken"), "a\u{fffd}b");
+        assert!(Worker::parse(&hello("a", 15)).is_err());
+        assert!(Worker::parse(&hello(&"a".repeat(MAX_NODE_BYTES + 1), 16)).is_err());
+    }
 }

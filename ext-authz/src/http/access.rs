@@ -1,8 +1,15 @@
 //! Who calls, and whether that may write.
 
-use axum::extract::FromRequestParts;
+use std::net::IpAddr;
+
 use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::{FromRequestParts, Request};
+use axum::http::header::{HOST, ORIGIN};
 use axum::http::request::Parts;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use axum::serve::IncomingStream;
 use tokio::net::{TcpListener, UnixListener};
 
@@ -54,4 +61,28 @@ impl FromRequestParts<Api> for Caller {
             .map_err(|_| ApiError::read_only())?;
         Ok(Self(peer.0))
     }
+}
+
+/// Keeps web pages in a browser on this machine out of the loopback listener: one says so in `Origin`, and one whose
+/// name was pointed at this machine to read the answers (DNS rebinding) says it in `Host`.
+pub(super) async fn not_from_a_web_page(request: Request, next: Next) -> Response {
+    if request.headers().contains_key(ORIGIN) || !is_asked_by_address(request.headers()) {
+        let message =
+            "web pages may not ask here, nor programs by another name: use an IP address or localhost";
+        return ApiError::new(StatusCode::FORBIDDEN, "foreign_origin", message).into_response();
+    }
+    next.run(request).await
+}
+
+/// An address cannot be pointed elsewhere, and `localhost` is never looked up outside.
+fn is_asked_by_address(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(HOST) else {
+        return true;
+    };
+    let Some(authority) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else {
+        return false;
+    };
+    let name = authority.host();
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok()
 }

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::body::to_bytes;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use knhk_receipts::LogError;
 
+use super::Api;
 use crate::api::ErrorBody;
 use crate::app::App;
 use crate::app::rollouts::CommandError;
@@ -94,14 +96,56 @@ pub(super) async fn count(
     response
 }
 
+/// Longest refusal of the framework that is passed on, in bytes.
+const MAX_REFUSAL_BYTES: usize = 4 * 1024;
+
+/// Gives a refusal of the framework itself (a body too large, a method that a route does not have) the form of ours.
+pub(super) async fn in_our_form(response: Response) -> Response {
+    let status = response.status();
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let is_ours = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    if is_ours || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let (parts, body) = response.into_parts();
+    let said = to_bytes(body, MAX_REFUSAL_BYTES).await.unwrap_or_default();
+    let said = crate::api::in_one_line(String::from_utf8_lossy(&said).trim());
+    let (label, message) = match status {
+        StatusCode::PAYLOAD_TOO_LARGE => (
+            "too_large",
+            format!(
+                "the body: {said}; a rollout has at most {} bytes",
+                super::MAX_SPEC_BYTES
+            ),
+        ),
+        StatusCode::METHOD_NOT_ALLOWED => (
+            "method_not_allowed",
+            "this route does not have this method; see docs/operations.md for the API".to_owned(),
+        ),
+        _ => ("invalid", said),
+    };
+    let mut answer = ApiError::new(status, label, message).into_response();
+    if let Some(allowed) = parts.headers.get(header::ALLOW) {
+        answer.headers_mut().insert(header::ALLOW, allowed.clone());
+    }
+    answer
+}
+
 pub(super) async fn no_such_route() -> ApiError {
     ApiError::not_found("no such route; see docs/operations.md for the API")
 }
 
-/// Runs what reads the disk, off the threads that serve.
+/// Runs what reads the disk, off the threads that serve. So many readers at once as [`super::MAX_READERS`], the others wait:
+/// whoever lists and searches does not take the threads that sign checkpoints.
 pub(super) async fn blocking<T: Send + 'static>(
+    api: &Api,
     work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
 ) -> Result<T, ApiError> {
+    let permit = Arc::clone(&api.readers).acquire_owned().await;
+    let work = move || {
+        let _permit = permit;
+        work()
+    };
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => Ok(done?),
         Err(error) => {

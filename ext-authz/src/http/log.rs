@@ -31,7 +31,7 @@ pub(super) async fn tile(
 ) -> Result<impl IntoResponse, ApiError> {
     known(&api, &region)?;
     let log = api.app.log.clone();
-    let bytes = blocking(move || log.tile(&format!("tile/{path}"))).await?;
+    let bytes = blocking(&api, move || log.tile(&format!("tile/{path}"))).await?;
     Ok(([(header::CONTENT_TYPE, BINARY)], bytes))
 }
 

@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::routing::{get, post};
+use tokio::sync::Semaphore;
 
 pub(crate) use access::{Access, Caller, PeerIdentity};
 pub(crate) use error::ApiError;
@@ -22,11 +24,15 @@ use crate::app::App;
 /// Largest rollout that is read, in bytes.
 pub(crate) const MAX_SPEC_BYTES: usize = knhk_promotion::spec::MAX_SPEC_BYTES;
 
+/// Requests that read the log's disk at once, on one listener.
+const MAX_READERS: usize = 8;
+
 /// What a handler needs.
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) app: Arc<App>,
     pub(crate) access: Access,
+    pub(crate) readers: Arc<Semaphore>,
 }
 
 /// Every route of the contract that this version has.
@@ -53,10 +59,21 @@ pub(crate) fn api_routes(app: Arc<App>, access: Access) -> Router {
         .route("/v1/log/{region}/tile/{*path}", get(log::tile))
         .route("/v1/keys", get(log::keys))
         .layer(DefaultBodyLimit::max(MAX_SPEC_BYTES))
-        .layer(axum::middleware::from_fn_with_state(
-            Arc::clone(&app),
-            error::count,
-        ))
-        .with_state(Api { app, access });
-    api.merge(probes).fallback(error::no_such_route)
+        .layer(from_fn_with_state(Arc::clone(&app), error::count))
+        .with_state(Api {
+            app,
+            access,
+            readers: Arc::new(Semaphore::new(MAX_READERS)),
+        });
+    let routes = api
+        .merge(probes)
+        .fallback(error::no_such_route)
+        .layer(map_response(error::in_our_form));
+    match access {
+        Access::Operators => routes,
+        Access::Readers | Access::AnybodyWrites => routes.layer(from_fn(access::not_from_a_web_page)),
+    }
 }
+
+#[cfg(test)]
+mod tests;

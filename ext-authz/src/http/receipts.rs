@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::error::blocking;
 use super::{Api, ApiError};
-use crate::api::{ReceiptList, ReceiptSummary, in_one_line, rfc3339};
+use crate::api::{ReceiptList, ReceiptSummary, rfc3339};
 
 /// Receipts in one answer unless `limit` says otherwise.
 const DEFAULT_LIMIT: usize = 50;
@@ -24,6 +24,9 @@ const MAX_READ: u64 = 100_000;
 const PAGE: u64 = 512;
 /// A receipt is asked for before it is signed: wait for the next flush, not for ever.
 const SIGNED_WITHIN: Duration = Duration::from_secs(5);
+
+/// Kinds of receipts, see [`Payload::kind`].
+const KINDS: [&str; 4] = ["genesis", "policy", "action", "decision"];
 
 /// What of the log to list.
 #[derive(Debug, Deserialize)]
@@ -45,8 +48,18 @@ pub(super) async fn list(
             "limit: {limit} is not from 1 to {MAX_LIMIT}"
         )));
     }
+    if let Some(kind) = filter
+        .kind
+        .as_ref()
+        .filter(|kind| !KINDS.contains(&kind.as_str()))
+    {
+        let message = format!("kind: `{kind}` is none of {}", KINDS.join(", "));
+        return Err(ApiError::invalid(message));
+    }
     let log = api.app.log.clone();
-    Ok(Json(blocking(move || newest_first(&log, &filter, limit)).await?))
+    Ok(Json(
+        blocking(&api, move || newest_first(&log, &filter, limit)).await?,
+    ))
 }
 
 /// Reads backwards, a page at a time, each page forwards.
@@ -98,7 +111,7 @@ fn summary(region: &str, index: u64, payload: &Payload, signed: bool) -> (u64, R
         time: rfc3339(payload.time_unix_ms()),
         kind: payload.kind().to_owned(),
         rollout: rollout_of(payload).map(str::to_owned),
-        summary: in_one_line(payload),
+        summary: crate::api::summary(payload),
         signed,
     };
     (index, summary)
@@ -162,7 +175,7 @@ pub(super) async fn policy(
         ));
     }
     let log = api.app.log.clone();
-    let found = blocking(move || recorded_policy(&log, wanted)).await?;
+    let found = blocking(&api, move || recorded_policy(&log, wanted)).await?;
     let bytes =
         found.ok_or_else(|| ApiError::not_found(format!("`{wanted}`: no such policy in this log")))?;
     Ok(([(header::CONTENT_TYPE, "application/json")], bytes))

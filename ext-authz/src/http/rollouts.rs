@@ -1,6 +1,7 @@
 //! Rollouts over HTTP.
 
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{Path, State};
 use knhk_promotion::{Command, RolloutSpec};
 
@@ -52,9 +53,16 @@ pub(super) async fn promote(
     State(api): State<Api>,
     Path(name): Path<String>,
     caller: Caller,
-    body: Option<Json<PromoteRequest>>,
+    body: Bytes,
 ) -> Answer {
-    let full = body.map(|Json(request)| request).unwrap_or_default().full;
+    let request = if body.is_empty() {
+        PromoteRequest::default()
+    } else {
+        serde_json::from_slice(&body).map_err(|error| {
+            ApiError::invalid(format!("the body: {error}; send nothing, or {{\"full\": true}}"))
+        })?
+    };
+    let full = request.full;
     act(&api, name, caller, Command::Promote { full }).await
 }
 

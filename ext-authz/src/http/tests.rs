@@ -1,0 +1,179 @@
+//! The API over real connections.
+
+use std::net::SocketAddr;
+
+use reqwest::header::{CONTENT_TYPE, HOST, ORIGIN};
+use reqwest::{Client, Method, RequestBuilder};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{Access, MAX_SPEC_BYTES, PeerIdentity, api_routes};
+use crate::api::ErrorBody;
+use crate::app::App;
+use crate::config::Config;
+
+/// A service's API on a free port. Its driver runs for as long as the runtime of the test.
+struct Api {
+    address: SocketAddr,
+    _data: tempfile::TempDir,
+}
+
+impl Api {
+    async fn start(access: Access) -> Self {
+        let data = tempfile::tempdir().expect("a directory");
+        let text = format!("region: eu-west-1\ndata: {}", data.path().join("data").display());
+        let config = Config::parse(&text).expect("valid");
+        let (app, driver, _) = App::open(&config).await.expect("opens");
+        tokio::spawn(driver.run(CancellationToken::new()));
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let routes = api_routes(app, access).into_make_service_with_connect_info::<PeerIdentity>();
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        Self { address, _data: data }
+    }
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        Client::new().request(method, format!("http://{}{path}", self.address))
+    }
+}
+
+async fn refusal(request: RequestBuilder) -> (u16, ErrorBody) {
+    let response = request.send().await.expect("answered");
+    let status = response.status().as_u16();
+    let kind = response.headers().get(CONTENT_TYPE).expect("a type").clone();
+    assert_eq!(kind, "application/json");
+    let body: ErrorBody = response.json().await.expect("a refusal");
+    assert!(
+        !body.message.is_empty() && !body.message.contains('\n'),
+        "{}",
+        body.message
+    );
+    (status, body)
+}
+
+#[tokio::test]
+async fn every_refusal_is_json_with_a_label_and_one_line() {
+    let api = Api::start(Access::AnybodyWrites).await;
+    let (get, put, post) = (Method::GET, Method::PUT, Method::POST);
+    let large = "x".repeat(MAX_SPEC_BYTES + 1);
+    for (request, status, label) in [
+        (api.request(get.clone(), "/v1/rollouts/none"), 404, "not_found"),
+        (api.request(get.clone(), "/v1/nothing"), 404, "not_found"),
+        (
+            api.request(get.clone(), "/v1/receipts?limit=many"),
+            400,
+            "invalid",
+        ),
+        (api.request(get.clone(), "/v1/receipts?limit=0"), 400, "invalid"),
+        (
+            api.request(get.clone(), "/v1/receipts?kind=actions"),
+            400,
+            "invalid",
+        ),
+        (
+            api.request(get.clone(), "/v1/receipts?kinds=action"),
+            400,
+            "invalid",
+        ),
+        (
+            api.request(get.clone(), "/v1/receipts/eu-west-1/first"),
+            400,
+            "invalid",
+        ),
+        (
+            api.request(get.clone(), "/v1/receipts/eu-west-1/99"),
+            404,
+            "not_found",
+        ),
+        (api.request(get.clone(), "/v1/policies/1"), 400, "invalid"),
+        (api.request(get.clone(), "/v1/policies/1.1"), 404, "not_found"),
+        (
+            api.request(get.clone(), "/v1/log/us/checkpoint"),
+            404,
+            "not_found",
+        ),
+        (
+            api.request(get.clone(), "/v1/log/eu-west-1/tile/x"),
+            404,
+            "no_tile",
+        ),
+        (
+            api.request(get, "/v1/rollouts/a/promote"),
+            405,
+            "method_not_allowed",
+        ),
+        (
+            api.request(put.clone(), "/v1/rollouts/a").body("- {"),
+            400,
+            "invalid",
+        ),
+        (
+            api.request(put.clone(), "/v1/rollouts/a").body(vec![255, 254]),
+            400,
+            "invalid",
+        ),
+        (api.request(put, "/v1/rollouts/a").body(large), 413, "too_large"),
+        (
+            api.request(post.clone(), "/v1/rollouts/a/promote").body("full"),
+            400,
+            "invalid",
+        ),
+        (
+            api.request(post.clone(), "/v1/rollouts/a/promote")
+                .body("{\"fast\":true}"),
+            400,
+            "invalid",
+        ),
+        (
+            api.request(post.clone(), "/v1/rollouts/a/promote")
+                .body("{\"full\":true}"),
+            404,
+            "not_found",
+        ),
+        (api.request(post, "/v1/rollouts/a/promote"), 404, "not_found"),
+    ] {
+        let shown = format!("{request:?}");
+        let (found, body) = refusal(request).await;
+        assert_eq!(
+            (found, body.error.as_str()),
+            (status, label),
+            "{shown}: {}",
+            body.message
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_readers_listener_writes_nothing() {
+    let api = Api::start(Access::Readers).await;
+    for (method, path) in [
+        (Method::PUT, "/v1/rollouts/a"),
+        (Method::DELETE, "/v1/rollouts/a"),
+        (Method::POST, "/v1/rollouts/a/abort"),
+        (Method::POST, "/v1/rollouts/a/promote"),
+    ] {
+        let (status, body) = refusal(api.request(method, path)).await;
+        assert_eq!((status, body.error.as_str()), (403, "read_only"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn web_pages_neither_read_nor_write_over_loopback() {
+    let api = Api::start(Access::AnybodyWrites).await;
+    let abort = || api.request(Method::POST, "/v1/rollouts/a/abort");
+    let list = || api.request(Method::GET, "/v1/rollouts");
+    for foreign in [
+        abort().header(ORIGIN, "https://evil.example"),
+        list().header(ORIGIN, "null"),
+        list().header(HOST, "evil.example"),
+        list().header(HOST, "evil.example:9192"),
+        list().header(HOST, "127.0.0.1.evil.example"),
+    ] {
+        let (status, body) = refusal(foreign).await;
+        assert_eq!((status, body.error.as_str()), (403, "foreign_origin"));
+    }
+    for own in ["localhost:9192", "127.0.0.1", "[::1]:9192"] {
+        let answer = list().header(HOST, own).send().await.expect("answered");
+        assert_eq!(answer.status(), 200, "{own}");
+    }
+}
