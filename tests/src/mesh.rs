@@ -100,23 +100,7 @@ impl Mesh {
     /// Waits until every worker of the proxy decides by the newest snapshot of the service.
     pub async fn until_current(&self, envoy: &Envoy, name: &str) -> Result<Status, Error> {
         let status = self.rollouts().status(name).await?;
-        let policy = &status.policy;
-        wait::until(
-            &format!("every worker to decide by {policy}"),
-            wait::SOON,
-            || async {
-                // So many connections that each worker has some: the kernel spreads them.
-                let mut clients: Vec<Client> = (0..16).map(|_| Client::new(envoy.address())).collect();
-                for client in &mut clients {
-                    let answer = client.ask(&user("probe")).await?;
-                    if answer.seen("policy") != Some(policy) {
-                        return Err(format!("one decides by {:?}", answer.seen("policy")));
-                    }
-                }
-                Ok(())
-            },
-        )
-        .await?;
+        until_decided_by(envoy, &status.policy).await?;
         Ok(status)
     }
 
@@ -124,6 +108,26 @@ impl Mesh {
     pub fn load(envoy: &Envoy) -> LoadOptions {
         LoadOptions::to(envoy.address(), HOST)
     }
+}
+
+/// Waits until every worker of the proxy decides by this snapshot (`EPOCH.N`), as its traffic says.
+pub async fn until_decided_by(envoy: &Envoy, policy: &str) -> Result<(), Error> {
+    wait::until(
+        &format!("every worker to decide by {policy}"),
+        wait::SOON,
+        || async {
+            // So many connections that each worker has some: the kernel spreads them.
+            let mut clients: Vec<Client> = (0..16).map(|_| Client::new(envoy.address())).collect();
+            for client in &mut clients {
+                let answer = client.ask(&user("probe")).await?;
+                if answer.seen("policy") != Some(policy) {
+                    return Err(format!("one decides by {:?}", answer.seen("policy")));
+                }
+            }
+            Ok(())
+        },
+    )
+    .await
 }
 
 /// A request of this user to the application.

@@ -229,8 +229,10 @@ mod tests {
     use super::*;
 
     fn alive(pid: u32) -> bool {
-        // A zombie has no command line.
-        std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+        // The state stands after the name in parentheses; a zombie is over already.
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
     }
 
     #[test]

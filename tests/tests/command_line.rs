@@ -51,7 +51,11 @@ async fn a_rollout_that_is_wrong_is_refused_by_field_and_changes_nothing() {
             steps(json!([ { "setWeight": 20 }, { "setWeight": 10 } ])),
             "steps[1].setWeight",
         ),
-        ("stages", json!([ { "name": "staging" } ]), "staging stage is not supported"),
+        (
+            "stages",
+            json!([ { "name": "staging" } ]),
+            "staging stage is not supported",
+        ),
         ("match", json!({ "pathPrefix": "no-slash" }), "pathPrefix"),
         ("key", json!([]), "key"),
         ("stable", json!("v2"), "version"),

@@ -8,7 +8,7 @@ use knhk_proto::v1::{Snapshot, SnapshotId};
 use knhk_tests::envoy::{Envoy, EnvoyConfig, EnvoyOptions};
 use knhk_tests::gate::{FakeGate, snapshot};
 use knhk_tests::load::{Answer, Load, LoadOptions, Tally, USER, ask_each};
-use knhk_tests::mesh::{FILTER, HOST, NAME, user};
+use knhk_tests::mesh::{FILTER, HOST, NAME, until_decided_by, user};
 use knhk_tests::ports::Port;
 use knhk_tests::upstream::Upstream;
 use knhk_tests::wait;
@@ -79,13 +79,20 @@ async fn ask_users(envoy: &Envoy, users: u32) -> Vec<Answer> {
 async fn check_split(envoy: &Envoy, n: u64, weight: u32) {
     for (number, answer) in ask_users(envoy, 2_000).await.iter().enumerate() {
         let canary = bucket(NAME, format!("user-{number}").as_bytes()) < weight * 10_000;
-        assert_eq!(
+        let seen = (
+            answer.status,
             answer.version(),
-            if canary { "v2" } else { "v1" },
-            "user-{number} at {weight} %"
+            answer.seen("policy"),
+            answer.seen("rollout"),
         );
-        assert_eq!(answer.seen("policy"), Some(format!("{EPOCH}.{n}").as_str()));
-        assert_eq!(answer.seen("rollout"), Some(NAME));
+        let policy = format!("{EPOCH}.{n}");
+        let wanted = (
+            200,
+            if canary { "v2" } else { "v1" },
+            Some(policy.as_str()),
+            Some(NAME),
+        );
+        assert_eq!(seen, wanted, "user-{number} at {weight} %");
     }
 }
 
@@ -174,9 +181,10 @@ async fn a_change_of_the_plugins_configuration_flips_nobody_even_while_the_servi
     let discovered = discover(&mut config, directory.path());
     gate.send(snapshot(&policy(1, 30.0)));
     let envoy = run(config).await;
-    gate.until_acked(id(1), STREAMS)
+    // Envoy tries a discovered configuration in a VM that it throws away, so acknowledgements do not count workers here.
+    until_decided_by(&envoy, &format!("{EPOCH}.1"))
         .await
-        .expect("the snapshot is taken");
+        .expect("every worker has it");
     check_split(&envoy, 1, 30).await;
     drop(gate);
 
