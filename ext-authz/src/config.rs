@@ -1,5 +1,6 @@
 //! `knhk.yaml`: parsed once, checked whole, unknown keys refused.
 
+use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -44,10 +45,10 @@ pub(crate) struct Listen {
 /// Why a configuration is refused; one line for the operator.
 #[derive(Debug, Error)]
 pub(crate) enum ConfigError {
-    #[error("{path}: cannot be read: {source}; pass the file's path with --config")]
+    #[error("{path}: cannot be read: {source}; give the path of a configuration")]
     Unreadable { path: String, source: std::io::Error },
-    #[error("{path}: {bytes} bytes; a configuration has at most {MAX_CONFIG_BYTES}")]
-    TooLarge { path: String, bytes: u64 },
+    #[error("{path}: too large; a configuration has at most {MAX_CONFIG_BYTES} bytes")]
+    TooLarge { path: String },
     #[error("{path}: {reason}")]
     Syntax { path: String, reason: String },
     #[error("{path}: {field}: {reason}")]
@@ -66,11 +67,14 @@ impl Config {
             path: shown.clone(),
             source,
         };
-        let bytes = std::fs::metadata(path).map_err(unreadable)?.len();
-        if bytes > MAX_CONFIG_BYTES {
-            return Err(ConfigError::TooLarge { path: shown, bytes });
+        let file = std::fs::File::open(path).map_err(unreadable)?;
+        let mut text = String::new();
+        file.take(MAX_CONFIG_BYTES + 1)
+            .read_to_string(&mut text)
+            .map_err(unreadable)?;
+        if text.len() as u64 > MAX_CONFIG_BYTES {
+            return Err(ConfigError::TooLarge { path: shown });
         }
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
         Self::parse(&text).map_err(|error| error.located(&shown))
     }
 
@@ -220,6 +224,10 @@ impl File {
     fn validate(self) -> Result<Config, Refusal> {
         let region = parse_region(self.region)?;
         let flush = parse_flush(&self.receipts.flush)?;
+        if self.data.as_os_str().is_empty() {
+            let reason = "is empty; name a directory, for example ./data";
+            return Err(Refusal::Field("data", reason.to_owned()));
+        }
         for (field, address) in [
             ("listen.grpc", self.listen.grpc),
             ("listen.http", self.listen.http),
@@ -302,6 +310,7 @@ mod tests {
             ("region: eu\nlisten: { grpc: 0.0.0.0:9191 }", "listen.grpc"),
             ("region: eu\nlisten: { http: '10.0.0.1:80' }", "listen.http"),
             ("region: eu\nreceipts: { flush: 1h }", "receipts.flush"),
+            ("region: eu\ndata: ''", "data"),
             ("region: eu\nkms: { provider: aws }", "kms.provider"),
             ("region: eu\nkms: { rotate_every: 30d }", "kms.rotate_every"),
             ("region: eu\nspiffe: { workload_api: unix:///x }", "spiffe"),
@@ -323,5 +332,13 @@ mod tests {
     fn the_probe_may_listen_beyond_loopback() {
         let config = Config::parse("region: eu\nlisten: { probe: 0.0.0.0:9193 }").expect("valid");
         assert!(config.listen.probe.ip().is_unspecified());
+    }
+
+    #[test]
+    fn a_file_without_end_is_not_read_to_its_end() {
+        let error = Config::load(Path::new("/dev/zero"))
+            .expect_err("refused")
+            .to_string();
+        assert!(error.contains("262144"), "{error}");
     }
 }

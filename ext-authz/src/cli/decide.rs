@@ -1,6 +1,6 @@
 //! `knhk decide`: which variant a key gets, offline, by the filter's own code.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
@@ -8,7 +8,8 @@ use knhk_decision::spec::Weight;
 use knhk_decision::{RolloutRule, Variant, bucket, request_id_bucket};
 use serde::Serialize;
 
-use super::{Failure, Format, OutputArgs, failed, output};
+use super::output::Reader;
+use super::{Failure, Format, OutputArgs, failed, input, output};
 use crate::http::MAX_SPEC_BYTES;
 
 /// Largest snapshot that is read, in bytes.
@@ -58,20 +59,29 @@ pub(crate) fn run(decide: &Decide) -> Result<(), Failure> {
         }
         None => rule.weight,
     };
+    let keyless = |option: &str| {
+        Failure::new(format!(
+            "{option}: is empty, which is no key; the request goes to stable"
+        ))
+    };
     match (&decide.key, &decide.request_id, &decide.keys) {
-        (Some(key), _, _) => print(
-            decide,
-            &decision(&rule, weight, key, bucket(rule.salt(), key.as_bytes())),
-        ),
+        (Some(key), _, _) => {
+            let bucket = key_bucket(&rule, key).ok_or_else(|| keyless("--key"))?;
+            print(decide, &decision(&rule, weight, key, bucket))
+        }
         (_, Some(id), _) => {
-            let bucket = request_id_bucket(rule.salt(), id.as_bytes()).ok_or_else(|| {
-                Failure::new("--request-id: is empty, which is no key; the request goes to stable")
-            })?;
+            let bucket =
+                request_id_bucket(rule.salt(), id.as_bytes()).ok_or_else(|| keyless("--request-id"))?;
             print(decide, &decision(&rule, weight, id, bucket))
         }
         (_, _, Some(file)) => decide_each(file, &rule, weight, decide.output),
         (None, None, None) => Err(Failure::new("give --key, --request-id or --keys")),
     }
+}
+
+/// As in the filter, an empty value is no key.
+fn key_bucket(rule: &RolloutRule, key: &str) -> Option<u32> {
+    (!key.is_empty()).then(|| bucket(rule.salt(), key.as_bytes()))
 }
 
 fn decision<'a>(rule: &'a RolloutRule, weight: Weight, key: &'a str, bucket: u32) -> Decision<'a> {
@@ -106,32 +116,26 @@ fn text(decision: &Decision<'_>) -> String {
 }
 
 fn decide_each(file: &Path, rule: &RolloutRule, weight: Weight, format: OutputArgs) -> Result<(), Failure> {
-    let unreadable = |error| Failure::new(format!("{}: cannot be read: {error}", file.display()));
-    let reader: Box<dyn Read> = if file == Path::new("-") {
-        Box::new(std::io::stdin())
-    } else {
-        Box::new(std::fs::File::open(file).map_err(unreadable)?)
-    };
-    let mut lines = String::new();
-    for key in BufReader::new(reader).lines() {
-        let key = key.map_err(unreadable)?;
-        let decision = decision(rule, weight, &key, bucket(rule.salt(), key.as_bytes()));
-        lines.push_str(&match format.output {
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    for (number, key) in (1..).zip(BufReader::new(input::open(file)?).lines()) {
+        let located = |reason: String| Failure::new(format!("{}: line {number}: {reason}", file.display()));
+        let key = key.map_err(|error| located(format!("cannot be read: {error}")))?;
+        let bucket = key_bucket(rule, &key).ok_or_else(|| located("is empty, which is no key".to_owned()))?;
+        let decision = decision(rule, weight, &key, bucket);
+        let shown = match format.output {
             Format::Text => text(&decision),
             Format::Json => serde_json::to_string(&decision).map_err(failed)?,
-        });
-        lines.push('\n');
+        };
+        if output::line_to(&mut out, &shown)? == Reader::Gone {
+            return Ok(());
+        }
     }
-    if lines.is_empty() {
-        Ok(())
-    } else {
-        output::line(lines.trim_end_matches('\n'))
-    }
+    output::reader(out.flush()).map(drop)
 }
 
 fn rule(decide: &Decide) -> Result<RolloutRule, Failure> {
     let located = |reason: String| Failure::new(format!("{}: {reason}", decide.policy.display()));
-    let text = read(&decide.policy).map_err(located)?;
+    let text = input::text(&decide.policy, MAX_POLICY_BYTES.max(MAX_SPEC_BYTES))?;
     let rules = if is_policy(&text) {
         knhk_decision::Policy::parse(text.as_bytes())
             .map_err(|error| located(error.to_string()))?
@@ -162,20 +166,6 @@ fn rule(decide: &Decide) -> Result<RolloutRule, Failure> {
                 names.join(", ")
             ))
         })
-}
-
-fn read(path: &Path) -> Result<String, String> {
-    let unreadable = |error: std::io::Error| format!("cannot be read: {error}");
-    let most = MAX_POLICY_BYTES.max(MAX_SPEC_BYTES);
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(unreadable)?;
-    file.take(most as u64 + 1)
-        .read_to_string(&mut text)
-        .map_err(unreadable)?;
-    if text.len() > most {
-        return Err(format!("has more than {most} bytes"));
-    }
-    Ok(text)
 }
 
 /// A snapshot is JSON that says so; everything else is read as a rollout.

@@ -2,6 +2,7 @@
 
 mod client;
 mod decide;
+mod input;
 mod key;
 mod output;
 mod receipt;

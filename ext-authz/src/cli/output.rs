@@ -17,14 +17,33 @@ pub(crate) fn print<T: Serialize>(
         Format::Text => text(),
         Format::Json => serde_json::to_string_pretty(answer).map_err(failed)?,
     };
-    line(&shown)
+    line(&shown).map(drop)
 }
 
-/// Writes a line. A reader that closed its end (`| head`) is not an error.
-pub(crate) fn line(text: &str) -> Result<(), Failure> {
-    match writeln!(io::stdout().lock(), "{text}") {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(failed),
+/// Whether anybody still reads what is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    There,
+    /// It closed its end (`| head`), which is not an error.
+    Gone,
+}
+
+/// Writes a line.
+pub(crate) fn line(text: &str) -> Result<Reader, Failure> {
+    line_to(&mut io::stdout().lock(), text)
+}
+
+/// Writes a line to `out`.
+pub(crate) fn line_to(out: &mut impl Write, text: &str) -> Result<Reader, Failure> {
+    reader(writeln!(out, "{text}"))
+}
+
+/// What a write says about the reader.
+pub(crate) fn reader(written: io::Result<()>) -> Result<Reader, Failure> {
+    match written {
+        Ok(()) => Ok(Reader::There),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(failed(error)),
     }
 }
 

@@ -3,14 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use knhk_decision::limits::MAX_POLICY_BYTES;
 use knhk_decision::{Policy, ReplayedVerdict, replay};
-use knhk_receipts::{Payload, PublicKey, ReceiptFile, ReceiptId};
+use knhk_receipts::receipt::MAX_RECEIPT_BYTES;
+use knhk_receipts::{MAX_PEM_BYTES, Payload, PublicKey, ReceiptFile, ReceiptId};
 use reqwest::Method;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::client::Client;
-use super::{Failure, OutputArgs, ServerArgs, failed, output};
+use super::{Failure, OutputArgs, ServerArgs, failed, input, output};
 use crate::api::{ReceiptList, rfc3339, summary};
 
 #[derive(Debug, Subcommand)]
@@ -108,6 +110,13 @@ async fn get(id: &str, out: Option<&Path>, server: &ServerArgs, format: OutputAr
     let request = client.request(Method::GET, &format!("/v1/receipts/{id}"));
     let bytes = client.bytes(request).await?;
     let receipt = ReceiptFile::from_bytes(&bytes).map_err(failed)?;
+    if receipt.index != id.index {
+        let message = format!(
+            "{id}: the service answered with entry {}; is it the right one?",
+            receipt.index
+        );
+        return Err(Failure::new(message));
+    }
     let Some(out) = out else {
         let payload = Payload::from_bytes(&receipt.payload).map_err(failed)?;
         let answer = json!({
@@ -138,8 +147,7 @@ fn verify(file: &Path, keys: &[PathBuf], format: OutputArgs) -> Result<(), Failu
     let mut trusted = Vec::new();
     for path in keys {
         let located = |reason: String| Failure::new(format!("{}: {reason}", path.display()));
-        let pem =
-            std::fs::read_to_string(path).map_err(|error| located(format!("cannot be read: {error}")))?;
+        let pem = input::text(path, MAX_PEM_BYTES)?;
         trusted.extend(PublicKey::from_pem(&pem).map_err(|error| located(error.to_string()))?);
     }
     let receipt = read_receipt(file)?;
@@ -164,7 +172,7 @@ fn verify(file: &Path, keys: &[PathBuf], format: OutputArgs) -> Result<(), Failu
 
 fn read_receipt(file: &Path) -> Result<ReceiptFile, Failure> {
     let located = |reason: String| Failure::new(format!("{}: {reason}", file.display()));
-    let bytes = std::fs::read(file).map_err(|error| located(format!("cannot be read: {error}")))?;
+    let bytes = input::bytes(file, MAX_RECEIPT_BYTES)?;
     ReceiptFile::from_bytes(&bytes).map_err(|error| located(error.to_string()))
 }
 
@@ -210,8 +218,7 @@ async fn replay_file(
         ));
     };
     let document = if let Some(path) = policy {
-        std::fs::read(path)
-            .map_err(|error| Failure::new(format!("{}: cannot be read: {error}", path.display())))?
+        input::bytes(path, MAX_POLICY_BYTES)?
     } else {
         let client = Client::new(server)?;
         let request = client.request(Method::GET, &format!("/v1/policies/{}", decision.policy));

@@ -1,6 +1,6 @@
 //! `knhk rollout`: an operator's actions, each recorded, and the view of what happens.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use clap::{Args, Subcommand};
 use reqwest::Method;
 
 use super::client::Client;
-use super::{Failure, Format, OutputArgs, ServerArgs, failed, output};
+use super::output::Reader;
+use super::{Failure, Format, OutputArgs, ServerArgs, failed, input, output};
 use knhk_promotion::HistoryEntry;
 
 use crate::api::{Deleted, PromoteRequest, RolloutHistory, RolloutList, RolloutStatus, rfc3339};
@@ -103,39 +104,13 @@ pub(crate) async fn run(verb: RolloutVerb) -> Result<(), Failure> {
 }
 
 async fn apply(file: &Path, common: &Common) -> Result<(), Failure> {
-    let text = read_spec(file)?;
+    let text = input::text(file, MAX_SPEC_BYTES)?;
     let spec = knhk_promotion::RolloutSpec::from_yaml(&text)
         .map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
     let client = Client::new(&common.server)?;
     let request = client.request(Method::PUT, &path(spec.name(), "")?);
     let request = request.header("content-type", "application/yaml").body(text);
     show(common, &client.json(request).await?)
-}
-
-fn read_spec(file: &Path) -> Result<String, Failure> {
-    let located = |error: std::io::Error| {
-        Failure::new(format!(
-            "{}: cannot be read: {error}; pass the rollout's path with -f",
-            file.display()
-        ))
-    };
-    let reader: Box<dyn Read> = if file == Path::new("-") {
-        Box::new(std::io::stdin())
-    } else {
-        Box::new(std::fs::File::open(file).map_err(located)?)
-    };
-    let mut text = String::new();
-    reader
-        .take(MAX_SPEC_BYTES as u64 + 1)
-        .read_to_string(&mut text)
-        .map_err(located)?;
-    if text.len() > MAX_SPEC_BYTES {
-        return Err(Failure::new(format!(
-            "{}: a rollout has at most {MAX_SPEC_BYTES} bytes",
-            file.display()
-        )));
-    }
-    Ok(text)
 }
 
 async fn list(common: &Common) -> Result<(), Failure> {
@@ -188,14 +163,11 @@ async fn watch_status(name: &str, common: &Common) -> Result<(), Failure> {
             Format::Json => serde_json::to_string(&status).map_err(failed)?,
         };
         if text != shown {
-            if redraw {
-                let mut stdout = std::io::stdout().lock();
-                // Home, clear to the end: the last drawing is replaced without a flicker.
-                write!(stdout, "\x1b[H\x1b[J")
-                    .and_then(|()| stdout.flush())
-                    .map_err(failed)?;
+            // Home, clear to the end: the last drawing is replaced without a flicker.
+            let clear = if redraw { "\x1b[H\x1b[J" } else { "" };
+            if output::line(&format!("{clear}{text}"))? == Reader::Gone {
+                return Ok(());
             }
-            output::line(&text)?;
             shown = text;
         }
         if matches!(status.summary.phase.as_str(), "Succeeded" | "Failed") {
@@ -235,13 +207,14 @@ async fn history(named: &Named) -> Result<(), Failure> {
     })
 }
 
-/// A name goes into the path as it is; what would not fit there is refused before it is sent.
+/// A name goes into the path as it is; what no rollout can be called is refused before it is sent.
 fn path(name: &str, rest: &str) -> Result<String, Failure> {
     let plain = name
         .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'));
+        .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
     if name.is_empty() || !plain {
-        return Err(Failure::new(format!("`{name}` is not a rollout's name")));
+        let message = format!("`{name}` is not a rollout's name: they consist of a-z, 0-9 and '-'");
+        return Err(Failure::new(message));
     }
     Ok(format!("/v1/rollouts/{name}{rest}"))
 }
@@ -312,4 +285,20 @@ fn describe_entry(entry: &HistoryEntry) -> String {
         entry.who,
         entry.why
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_can_be_a_name_goes_into_a_path() {
+        assert_eq!(
+            path("check-out2", "/abort").expect("a name"),
+            "/v1/rollouts/check-out2/abort"
+        );
+        for bad in ["", ".", "..", "a/b", "a?b", "a%2f", "A", "a b", "\u{e4}"] {
+            assert!(path(bad, "").is_err(), "{bad}");
+        }
+    }
 }
