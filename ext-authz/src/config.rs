@@ -107,14 +107,15 @@ impl Refusal {
     }
 }
 
-/// A parser's message without the excerpt of the source below it.
-pub(crate) fn first_line(message: &str) -> String {
-    message
+/// A parser's message without the excerpt of the source below it, and without advice for programmers.
+fn first_line(message: &str) -> String {
+    let line = message
         .lines()
         .map(str::trim)
         .find(|line| !line.is_empty())
-        .map_or("not valid YAML", |line| line.trim_start_matches("error: "))
-        .to_owned()
+        .map_or("not valid YAML", |line| line.trim_start_matches("error: "));
+    let advice = line.find(", set DuplicateKeyPolicy").unwrap_or(line.len());
+    line[..advice].to_owned()
 }
 
 /// The file as written. Sections of later versions are known by name, so that their refusal can say so.
@@ -320,10 +321,14 @@ mod tests {
             ("region: eu\nlistne: {}", "listne"),
             ("region: eu\nlisten: { grcp: 1 }", "grcp"),
             ("{}", "region"),
+            ("region: eu\nregion: us", "duplicate mapping key: region"),
         ] {
             let message = refused(text);
             assert!(message.contains(field), "{text}: {message}");
-            assert!(!message.contains('\n'), "{message}");
+            assert!(
+                !message.contains('\n') && !message.contains("Policy"),
+                "{message}"
+            );
             assert!(message.starts_with("knhk.yaml: "), "{message}");
         }
     }

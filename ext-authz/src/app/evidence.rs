@@ -11,10 +11,10 @@ use knhk_promotion::{Counts, WindowCounts};
 use knhk_proto::v1::{Observed, Variant};
 use knhk_telemetry::attribute::ObservationReason;
 
-use super::workers::Nonce;
+use super::workers::{MAX_WORKERS, Nonce};
 
-/// Workers whose counts one window holds; reports of further ones are refused and counted.
-pub(crate) const MAX_REPORTERS: usize = 100_000;
+/// Counts that one window holds, two of each worker; those of further workers are refused and counted.
+const MAX_REPORTERS: usize = 2 * MAX_WORKERS;
 
 /// The evidence of every rollout's present window.
 #[derive(Debug, Default)]

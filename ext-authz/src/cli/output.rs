@@ -58,6 +58,29 @@ pub(crate) fn table<const N: usize>(
         .set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header);
     table.add_rows(rows);
-    let lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    let lines: Vec<_> = table
+        .lines()
+        .map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned())
+        .collect();
     lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_begins_at_the_left_and_ends_with_its_last_letter() {
+        let rows = [["a", "one"], ["bcd", "two"]].map(|row| row.map(str::to_owned));
+        let shown = table(["ID", "WHAT"], rows);
+        let lines: Vec<_> = shown.lines().collect();
+        assert_eq!(lines, ["ID   WHAT", "a    one", "bcd  two"]);
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_is_no_error() {
+        let gone = Err(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!(reader(gone).expect("no error"), Reader::Gone);
+        assert!(reader(Err(io::Error::other("disk full"))).is_err());
+    }
 }

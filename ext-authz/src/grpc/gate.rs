@@ -337,4 +337,36 @@ mod tests {
         assert!(Worker::parse(&hello("a", 15)).is_err());
         assert!(Worker::parse(&hello(&"a".repeat(MAX_NODE_BYTES + 1), 16)).is_err());
     }
+
+    #[tokio::test]
+    async fn batches_that_wait_are_bounded_by_their_bytes() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let text = format!("region: eu\ndata: {}", directory.path().join("data").display());
+        let config = crate::config::Config::parse(&text).expect("valid");
+        let (app, _driver, _saver) = App::open(&config).await.expect("opens");
+        let (batches, mut log) = mpsc::channel(WAITING_BATCHES);
+        let session = Session {
+            app,
+            nonce: [1; 16],
+            last: None,
+            outbox: mpsc::channel(1).0,
+            batches,
+            room: Arc::new(Semaphore::new(WAITING_BYTES)),
+        };
+        let batch = |first| DecisionBatch {
+            first,
+            decisions: vec![v1::Decision {
+                host: "h".repeat(WAITING_BYTES / 2 - 100),
+                ..v1::Decision::default()
+            }],
+        };
+        session.decided(batch(1)).expect("room");
+        session.decided(batch(2)).expect("room");
+        let refused = session.decided(batch(3)).expect_err("full");
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        drop(log.recv().await);
+        session.decided(batch(3)).expect("room again");
+        let refused = session.decided(batch(0)).expect_err("no such number");
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+    }
 }
