@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use knhk_decision::headers::{CLASS, FLAGS, POLICY, RECEIPT, ROLLOUT, VARIANT};
-use knhk_decision::{Facts, PolicyId, Verdict, decide, evidence};
+use knhk_decision::{Facts, PolicyId, Verdict, decide, evidence, is_sampled};
 use knhk_proto::envoy::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use knhk_proto::envoy::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use knhk_proto::envoy::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
@@ -85,7 +85,7 @@ impl CheckService {
         let snapshot = self.snapshot_for(facts);
         let verdict = decide(&snapshot.policy, facts);
         let mut set = Headers::of(&snapshot, &verdict);
-        if !is_recorded(options.record, facts) {
+        if !is_recorded(options.record, facts, rand::random) {
             return (admitted(set), CheckOutcome::NotRecorded);
         }
         let decision = CheckedDecision {
@@ -130,14 +130,16 @@ fn refuse_route(bad: &BadOption) -> CheckResponse {
     refused("bad_route_option", &format!("{bad}\n"))
 }
 
-/// Only admitted requests reach this point, so `denials` records none of them.
-fn is_recorded(record: RecordWhen, facts: &CheckFacts<'_>) -> bool {
+/// Only admitted requests reach this point, so `denials` records none of them. As in the filter, a request without an
+/// ID is in a sample by chance: `draw` gives it one.
+fn is_recorded(record: RecordWhen, facts: &CheckFacts<'_>, draw: impl FnOnce() -> [u8; 16]) -> bool {
     match record {
         RecordWhen::Always => true,
         RecordWhen::Never | RecordWhen::Denials => false,
-        RecordWhen::Sample(share) => {
-            knhk_decision::is_sampled(share, facts.header("x-request-id").unwrap_or_default())
-        }
+        RecordWhen::Sample(share) => match facts.header("x-request-id").filter(|id| !id.is_empty()) {
+            Some(id) => is_sampled(share, id),
+            None => is_sampled(share, &draw()),
+        },
     }
 }
 
@@ -329,5 +331,21 @@ mod tests {
             .peer_spiffe_id(),
             None
         );
+    }
+
+    #[test]
+    fn a_request_without_an_id_is_in_a_sample_by_chance() {
+        use knhk_decision::spec::Weight;
+
+        let http = HttpRequest::default();
+        let facts = CheckFacts {
+            http: &http,
+            peer: "",
+        };
+        let sampled = |share, draw| is_recorded(RecordWhen::Sample(share), &facts, move || draw);
+        let half = Weight::from_percent(50.0).expect("in range");
+        assert!(sampled(Weight::FULL, [0; 16]) && !sampled(Weight::ZERO, [0; 16]));
+        let drawn = (0..=255).filter(|byte| sampled(half, [*byte; 16])).count();
+        assert!((90..=166).contains(&drawn), "{drawn}");
     }
 }
