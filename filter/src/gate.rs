@@ -9,7 +9,7 @@ use v1::down::Message as Down;
 use v1::up::Message as Up;
 
 use crate::host::{Host, LogLevel, Mono, Refused, StreamToken};
-use crate::observe::{Observations, Outcome, WindowRef};
+use crate::observe::{Observations, WindowRef};
 use crate::record::Waiting;
 use crate::snapshots::{Snapshot, SnapshotError};
 use crate::stats::Stats;
@@ -107,10 +107,10 @@ impl Gate {
         &mut self,
         window: WindowRef,
         variant: Variant,
-        outcome: Outcome,
+        status: Option<u16>,
         duration_us: u64,
     ) {
-        self.observations.count(window, variant, outcome, duration_us);
+        self.observations.count(window, variant, status, duration_us);
     }
 
     /// A decision is to reach the service.

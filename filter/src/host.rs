@@ -96,8 +96,6 @@ pub trait Host {
     fn logged_status(&mut self) -> Option<u16>;
     /// The answer's status at any other time; slower.
     fn response_status(&mut self) -> Option<u16>;
-    /// Whether the answer broke off because the upstream's side failed after it had begun to answer.
-    fn response_broke_off(&mut self) -> bool;
 
     /// Opens a gRPC stream from the running plugin. An unreachable peer shows later, as a close.
     fn open_stream(&mut self, cluster: &str, service: &str, method: &str) -> Result<StreamToken, Refused>;

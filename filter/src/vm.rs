@@ -13,7 +13,7 @@ use knhk_decision::{Routed, Variant, Verdict, decide, evidence, headers};
 use crate::config::{Config, FailMode, Recording};
 use crate::gate::{Gate, Link};
 use crate::host::{Host, LogLevel, Mono, StreamToken};
-use crate::observe::{Outcome, WindowRef, is_error};
+use crate::observe::WindowRef;
 use crate::record::{self, Decided};
 use crate::request::{Headers, Request};
 use crate::snapshots::Snapshot;
@@ -46,7 +46,10 @@ pub struct ContextId(pub u32);
 #[derive(Debug)]
 pub struct Vm {
     plugins: BTreeMap<ContextId, Plugin>,
+    /// Only those that are counted when they are over.
     requests: HashMap<ContextId, InFlight, BuildHasherDefault<ContextHasher>>,
+    /// The request that began last, and its plugin. The host hands over its headers next.
+    begun: Option<(ContextId, ContextId)>,
     gate: Gate,
     /// Configurations so far.
     configured: u64,
@@ -64,16 +67,9 @@ struct Plugin {
     age: u64,
 }
 
-/// A request that is not over.
+/// A request that is not over, and that a snapshot's rollout routed.
 #[derive(Debug)]
 struct InFlight {
-    plugin: ContextId,
-    routed: Option<InFlightRoute>,
-}
-
-/// A request that a snapshot's rollout routed.
-#[derive(Debug)]
-struct InFlightRoute {
     started: Mono,
     window: WindowRef,
     variant: Variant,
@@ -93,6 +89,7 @@ impl Vm {
         Self {
             plugins: BTreeMap::new(),
             requests: HashMap::with_hasher(BuildHasherDefault::new()),
+            begun: None,
             gate: Gate::new(),
             configured: 0,
         }
@@ -162,7 +159,7 @@ impl Vm {
 
     /// A request begins.
     pub fn on_request(&mut self, context: ContextId, plugin: ContextId) {
-        self.requests.insert(context, InFlight { plugin, routed: None });
+        self.begun = Some((context, plugin));
     }
 
     /// A request's headers came: decide.
@@ -180,10 +177,13 @@ impl Vm {
             .spoofed()
             .for_each(|name| host.remove_request_header(name));
 
-        let Some(request) = self.requests.get_mut(&context) else {
-            return;
-        };
-        let Some(plugin) = self.plugins.get(&request.plugin) else {
+        let Some(plugin) = self.begun.take().and_then(|(begun, plugin)| {
+            if begun == context {
+                self.plugins.get(&plugin)
+            } else {
+                None
+            }
+        }) else {
             return;
         };
         let Some(snapshot) = self.gate.snapshot().or(plugin.inline.as_ref()) else {
@@ -214,7 +214,7 @@ impl Vm {
         };
         let keyless = routed.key.is_none();
         if let Some(window) = snapshot.window(routed) {
-            request.routed = Some(InFlightRoute {
+            let in_flight = InFlight {
                 started: host.mono(),
                 window,
                 variant: routed.variant,
@@ -225,7 +225,8 @@ impl Vm {
                         evidence,
                     })
                 }),
-            });
+            };
+            self.requests.insert(context, in_flight);
         }
         if keyless {
             self.gate.count_keyless();
@@ -234,9 +235,9 @@ impl Vm {
 
     /// A request is over.
     pub fn on_log<H: Host>(&mut self, host: &mut H, context: ContextId) {
-        if let Some(route) = self.take_route(context) {
+        if let Some(request) = self.requests.remove(&context) {
             let status = host.logged_status();
-            self.finish(host, route, status);
+            self.finish(host, request, status);
         }
     }
 
@@ -244,30 +245,19 @@ impl Vm {
     pub fn on_delete<H: Host>(&mut self, host: &mut H, context: ContextId) {
         // Envoy logs a request first, but for two kinds: one that it redirects internally is not logged, and one over
         // HTTP/3 is logged when its last byte is acknowledged.
-        if let Some(route) = self.take_route(context) {
+        if let Some(request) = self.requests.remove(&context) {
             let status = host.response_status();
-            self.finish(host, route, status);
-        }
-        if self.requests.remove(&context).is_none() {
+            self.finish(host, request, status);
+        } else {
             self.plugins.remove(&context);
         }
     }
 
-    fn take_route(&mut self, context: ContextId) -> Option<InFlightRoute> {
-        self.requests.get_mut(&context)?.routed.take()
-    }
-
-    fn finish<H: Host>(&mut self, host: &mut H, route: InFlightRoute, status: Option<u16>) {
-        let duration_us = host.mono().micros_since(route.started);
-        let outcome = match status {
-            None => Outcome::Unanswered,
-            // Whether an error also broke off changes nothing, and asking costs.
-            Some(status) if is_error(status) || !host.response_broke_off() => Outcome::Answered(status),
-            Some(_) => Outcome::BrokeOff,
-        };
+    fn finish<H: Host>(&mut self, host: &mut H, request: InFlight, status: Option<u16>) {
+        let duration_us = host.mono().micros_since(request.started);
         self.gate
-            .count_finished(route.window, route.variant, outcome, duration_us);
-        if let Some(decided) = route.decided {
+            .count_finished(request.window, request.variant, status, duration_us);
+        if let Some(decided) = request.decided {
             self.gate.record(&decided.finished(status, duration_us));
         }
     }

@@ -74,7 +74,7 @@ extern "C" fn proxy_on_delete(context: u32) {
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_grpc_receive(context: u32, stream: u32, _size: usize) {
     with_vm((), |vm, host| {
-        vm.on_receive(host, ContextId(context), StreamToken(stream))
+        vm.on_receive(host, ContextId(context), StreamToken(stream));
     });
 }
 
@@ -82,6 +82,6 @@ extern "C" fn proxy_on_grpc_receive(context: u32, stream: u32, _size: usize) {
 #[unsafe(no_mangle)]
 extern "C" fn proxy_on_grpc_close(context: u32, stream: u32, status: u32) {
     with_vm((), |vm, host| {
-        vm.on_close(host, ContextId(context), StreamToken(stream), status)
+        vm.on_close(host, ContextId(context), StreamToken(stream), status);
     });
 }

@@ -33,10 +33,6 @@ const MONOTONIC_CLOCK: u32 = 1;
 /// A local response without `grpc-status`.
 const NO_GRPC_STATUS: u32 = u32::MAX;
 
-/// Envoy's response flags that say the upstream's side failed: upstream request timeout (UT), local reset (LR), upstream
-/// remote reset (UR), upstream connection termination (UC), stream idle timeout (SI), upstream protocol error (UPE).
-const UPSTREAM_FAILED: u64 = 0x4 | 0x8 | 0x10 | 0x40 | 0x1_0000 | 0x80_0000;
-
 /// The Envoy that this module runs in.
 #[derive(Debug)]
 pub(crate) struct Envoy;
@@ -80,12 +76,6 @@ fn text_property(path: &str) -> Option<String> {
         .ok()
         .filter(|text| !text.is_empty())
         .map(str::to_owned)
-}
-
-/// A property that is a number.
-fn number_property(path: &str) -> Option<u64> {
-    let bytes = property(path).ok()?;
-    Some(u64::from_le_bytes(bytes.as_ref().try_into().ok()?))
 }
 
 /// A clock in nanoseconds. Envoy has both clocks; should a host lack one, time stands still at 0.
@@ -218,15 +208,10 @@ impl Host for Envoy {
     }
 
     fn response_status(&mut self) -> Option<u16> {
-        // 0 stands for no answer.
-        number_property("response\0code")?
-            .try_into()
-            .ok()
-            .filter(|code| *code > 0)
-    }
-
-    fn response_broke_off(&mut self) -> bool {
-        number_property("response\0flags").is_some_and(|flags| flags & UPSTREAM_FAILED != 0)
+        // An i64, little-endian; 0 stands for no answer.
+        let bytes = property("response\0code").ok()?;
+        let code = u64::from_le_bytes(bytes.as_ref().try_into().ok()?);
+        code.try_into().ok().filter(|code| *code > 0)
     }
 
     fn open_stream(&mut self, cluster: &str, service: &str, method: &str) -> Result<StreamToken, Refused> {

@@ -27,7 +27,6 @@ pub(crate) struct FakeHost {
     pub(crate) peer_reads: usize,
     pub(crate) answered: Option<(u32, Vec<(String, String)>)>,
     pub(crate) status: Option<u16>,
-    pub(crate) broke_off: bool,
     metrics: Vec<(String, u64)>,
     pub(crate) streams: BTreeMap<StreamToken, FakeStream>,
     last_stream: u32,
@@ -155,10 +154,6 @@ impl Host for FakeHost {
 
     fn response_status(&mut self) -> Option<u16> {
         self.status
-    }
-
-    fn response_broke_off(&mut self) -> bool {
-        self.broke_off
     }
 
     fn open_stream(&mut self, cluster: &str, service: &str, method: &str) -> Result<StreamToken, Refused> {
