@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use knhk_proto::v1;
-use knhk_tests::gate::{Worker, connect};
+use knhk_tests::gate::Worker;
 use knhk_tests::load::{Load, Tally};
 use knhk_tests::mesh::{FILTER, Mesh, NAME, RolloutFile};
 use knhk_tests::rollout::Status;
@@ -299,20 +299,16 @@ async fn an_operator_pauses_resumes_promotes_and_aborts() {
 async fn a_refused_snapshot_shows_in_the_status() {
     let mesh = Mesh::start().await.expect("the mesh starts");
     mesh.apply(&RolloutFile::at(10.0)).await.expect("it is applied");
-    let channel = connect(mesh.service.addresses().grpc)
+    let mut worker = Worker::greet(mesh.service.addresses().grpc, "edge-7", [7; 16])
         .await
-        .expect("the Gate answers");
-    let mut worker = Worker::greet(channel, "edge-7", [7; 16]).await.expect("a stream");
+        .expect("a stream");
     let snapshot = worker.snapshot().await.expect("a snapshot");
     let refusal = v1::Nack {
         id: snapshot.id,
         reason: "invalid".to_owned(),
         detail: "rollout shop: made up".to_owned(),
     };
-    worker
-        .say(v1::up::Message::Nack(refusal))
-        .await
-        .expect("it is heard");
+    worker.say(v1::up::Message::Nack(refusal)).expect("it is heard");
     let status = mesh
         .rollouts()
         .until(NAME, "the refusal", wait::SOON, |status| {

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{judged, proxy, us};
 use crate::Error;
-use crate::gate::{Worker, connect};
+use crate::gate::Worker;
 use crate::load::Latencies;
 use crate::mesh::{NAME, RolloutFile};
 use crate::process::Process;
@@ -65,10 +65,9 @@ pub(super) async fn measure() -> Result<Propagation, Error> {
     let (acknowledge, mut acknowledged) = mpsc::unbounded_channel();
     let mut workers = JoinSet::new();
     for number in 0..WORKERS {
-        let channel = connect(service.addresses().grpc).await?;
         let mut nonce = [0; 16];
         nonce[..8].copy_from_slice(&(number as u64).to_be_bytes());
-        let worker = Worker::greet(channel, &format!("edge-{number}"), nonce).await?;
+        let worker = Worker::greet(service.addresses().grpc, &format!("edge-{number}"), nonce).await?;
         workers.spawn(follow(worker, acknowledge.clone()));
     }
     let mut newest = operator.status().await?;
@@ -104,7 +103,6 @@ async fn follow(mut worker: Worker, acknowledged: mpsc::UnboundedSender<Acknowle
         let n = snapshot.id.map_or(0, |id| id.n);
         if worker
             .say(v1::up::Message::Ack(v1::Ack { id: snapshot.id }))
-            .await
             .is_err()
         {
             return;

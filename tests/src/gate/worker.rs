@@ -1,30 +1,36 @@
-//! A worker of a proxy, as the service sees one.
+//! A worker of a proxy, as the service sees one: a connection of its own with one stream on it.
+//!
+//! It speaks HTTP/2 without a gRPC library, since a benchmark runs a thousand of them beside the service.
 
 use std::net::SocketAddr;
 
-use futures::StreamExt as _;
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use h2::client::SendRequest;
+use h2::{RecvStream, SendStream};
+use hyper::{Method, Request};
 use knhk_proto::v1;
-use knhk_proto::v1::gate_client::GateClient;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use prost::Message as _;
+use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::Error;
 
-/// Messages that may wait to be sent.
-const WAITING: usize = 16;
+/// Before each gRPC message: whether it is compressed, and its length.
+const PREFIX: usize = 5;
 
 /// One open stream.
 #[derive(Debug)]
 pub struct Worker {
-    up: mpsc::Sender<v1::Up>,
-    down: Streaming<v1::Down>,
+    up: SendStream<Bytes>,
+    down: RecvStream,
+    received: BytesMut,
+    /// The connection ends with the last of its handles.
+    _connection: SendRequest<Bytes>,
 }
 
-/// A connection that carries many workers' streams, as Envoy's does for its own.
+/// A gRPC client's connection to the service.
 pub async fn connect(grpc: SocketAddr) -> Result<Channel, Error> {
-    let what = format!("the Gate at {grpc}");
+    let what = format!("gRPC at {grpc}");
     Endpoint::from_shared(format!("http://{grpc}"))
         .map_err(|error| Error::Http {
             what: what.clone(),
@@ -39,64 +45,112 @@ pub async fn connect(grpc: SocketAddr) -> Result<Channel, Error> {
 }
 
 impl Worker {
-    /// Opens a stream and says Hello.
-    pub async fn greet(channel: Channel, node: &str, nonce: [u8; 16]) -> Result<Self, Error> {
-        let (up, messages) = mpsc::channel(WAITING);
+    /// Opens a stream to the service and says Hello.
+    pub async fn greet(grpc: SocketAddr, node: &str, nonce: [u8; 16]) -> Result<Self, Error> {
+        let tcp = TcpStream::connect(grpc)
+            .await
+            .map_err(Error::io(format!("the Gate at {grpc}")))?;
+        tcp.set_nodelay(true)
+            .map_err(Error::io("a worker's connection"))?;
+        let (client, connection) = h2::client::handshake(tcp).await.map_err(broken)?;
+        // It ends when the worker is dropped; its errors reach the stream.
+        tokio::spawn(connection);
+        let mut client = client.ready().await.map_err(broken)?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("http://{grpc}/knhk.v1.Gate/Stream"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .map_err(|error| ended(error.to_string()))?;
+        let (response, mut up) = client.send_request(request, false).map_err(broken)?;
         let hello = v1::Hello {
             node: node.to_owned(),
             vm_nonce: nonce.to_vec(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             last: None,
         };
-        let worker_ended = |_| Error::Contract {
-            what: "a worker's stream".to_owned(),
-            reason: "it ended".to_owned(),
-        };
-        up.send(up_message(v1::up::Message::Hello(hello)))
-            .await
-            .map_err(worker_ended)?;
-        let down = GateClient::new(channel)
-            .stream(ReceiverStream::new(messages))
-            .await
-            .map_err(|status| Error::Contract {
-                what: "Gate/Stream".to_owned(),
-                reason: status.to_string(),
-            })?
-            .into_inner();
-        Ok(Self { up, down })
+        send(&mut up, v1::up::Message::Hello(hello))?;
+        let response = response.await.map_err(broken)?;
+        if !response.status().is_success() {
+            return Err(ended(format!("the service answered {}", response.status())));
+        }
+        Ok(Self {
+            up,
+            down: response.into_body(),
+            received: BytesMut::new(),
+            _connection: client,
+        })
     }
 
     /// Says something.
-    pub async fn say(&self, message: v1::up::Message) -> Result<(), Error> {
-        let ended = |_| Error::Contract {
-            what: "a worker's stream".to_owned(),
-            reason: "it ended".to_owned(),
-        };
-        self.up.send(up_message(message)).await.map_err(ended)
+    pub fn say(&mut self, message: v1::up::Message) -> Result<(), Error> {
+        send(&mut self.up, message)
     }
 
     /// The next snapshot.
     pub async fn snapshot(&mut self) -> Result<v1::Snapshot, Error> {
-        let ended = |reason: String| Error::Contract {
-            what: "a worker's stream".to_owned(),
-            reason,
-        };
         loop {
-            let message = self
-                .down
-                .next()
-                .await
-                .ok_or_else(|| ended("it ended".to_owned()))?;
-            let message = message.map_err(|status| ended(status.to_string()))?;
-            if let Some(v1::down::Message::Snapshot(snapshot)) = message.message {
-                return Ok(snapshot);
+            while let Some(message) = self.message()? {
+                if let Some(v1::down::Message::Snapshot(snapshot)) = message.message {
+                    return Ok(snapshot);
+                }
             }
+            let data = self
+                .down
+                .data()
+                .await
+                .ok_or_else(|| ended("it ended".to_owned()))?
+                .map_err(broken)?;
+            self.down
+                .flow_control()
+                .release_capacity(data.len())
+                .map_err(broken)?;
+            self.received.extend_from_slice(&data);
         }
+    }
+
+    /// The next message that has been received whole.
+    fn message(&mut self) -> Result<Option<v1::Down>, Error> {
+        let Some(prefix) = self.received.get(1..PREFIX) else {
+            return Ok(None);
+        };
+        let length = prefix
+            .iter()
+            .fold(0, |length, &byte| length << 8 | usize::from(byte));
+        if self.received.len() < PREFIX + length {
+            return Ok(None);
+        }
+        self.received.advance(PREFIX);
+        let message = self.received.split_to(length);
+        v1::Down::decode(message)
+            .map(Some)
+            .map_err(|error| ended(error.to_string()))
     }
 }
 
-fn up_message(message: v1::up::Message) -> v1::Up {
-    v1::Up {
+fn send(up: &mut SendStream<Bytes>, message: v1::up::Message) -> Result<(), Error> {
+    let message = v1::Up {
         message: Some(message),
+    };
+    let length = message.encoded_len();
+    let mut framed = BytesMut::with_capacity(PREFIX + length);
+    framed.put_u8(0);
+    framed.put_u32(u32::try_from(length).map_err(|_| ended(format!("a message of {length} bytes")))?);
+    message
+        .encode(&mut framed)
+        .map_err(|error| ended(error.to_string()))?;
+    up.send_data(framed.freeze(), false).map_err(broken)
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "it is given to map_err")]
+fn broken(error: h2::Error) -> Error {
+    ended(error.to_string())
+}
+
+fn ended(reason: String) -> Error {
+    Error::Contract {
+        what: "a worker's stream".to_owned(),
+        reason,
     }
 }
