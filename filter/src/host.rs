@@ -1,6 +1,6 @@
 //! What the filter asks of the proxy it runs in: one port, so that everything behind it runs natively in tests.
 //!
-//! The only implementation besides the tests' is [`crate::abi`], Envoy's side of proxy-wasm ABI 0.2.1.
+//! The only implementation besides the tests' is the module `abi`, Envoy's side of proxy-wasm ABI 0.2.1.
 
 use std::ops::Deref;
 
