@@ -22,6 +22,7 @@ mod abi;
 pub mod config;
 mod gate;
 pub mod host;
+pub mod in_flight;
 pub mod observe;
 pub mod pairs;
 pub mod record;

@@ -5,14 +5,14 @@
 //! decide by the same snapshot. The main thread's VM behaves as any other: it never sees a request, and its reports
 //! say so.
 
-use std::collections::{BTreeMap, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::collections::BTreeMap;
 
 use knhk_decision::{Routed, Variant, Verdict, decide, evidence, headers};
 
 use crate::config::{Config, FailMode, Recording};
 use crate::gate::{Gate, Link};
 use crate::host::{Host, LogLevel, Mono, StreamToken};
+use crate::in_flight::{ContextId, InFlight};
 use crate::observe::WindowRef;
 use crate::record::{self, Decided};
 use crate::request::{Headers, Request};
@@ -38,16 +38,12 @@ const OUR_HEADERS: [&str; 6] = [
     headers::RECEIPT,
 ];
 
-/// The host's number for a plugin or a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ContextId(pub u32);
-
 /// All that a worker's filter knows.
 #[derive(Debug)]
 pub struct Vm {
     plugins: BTreeMap<ContextId, Plugin>,
     /// Only those that are counted when they are over.
-    requests: HashMap<ContextId, InFlight, BuildHasherDefault<ContextHasher>>,
+    requests: InFlight<RoutedRequest>,
     /// The request that began last, and its plugin. The host hands over its headers next.
     begun: Option<(ContextId, ContextId)>,
     gate: Gate,
@@ -69,7 +65,7 @@ struct Plugin {
 
 /// A request that is not over, and that a snapshot's rollout routed.
 #[derive(Debug)]
-struct InFlight {
+struct RoutedRequest {
     started: Mono,
     window: WindowRef,
     variant: Variant,
@@ -88,7 +84,7 @@ impl Vm {
     pub const fn new() -> Self {
         Self {
             plugins: BTreeMap::new(),
-            requests: HashMap::with_hasher(BuildHasherDefault::new()),
+            requests: InFlight::new(),
             begun: None,
             gate: Gate::new(),
             configured: 0,
@@ -214,7 +210,7 @@ impl Vm {
         };
         let keyless = routed.key.is_none();
         if let Some(window) = snapshot.window(routed) {
-            let in_flight = InFlight {
+            let in_flight = RoutedRequest {
                 started: host.mono(),
                 window,
                 variant: routed.variant,
@@ -235,7 +231,7 @@ impl Vm {
 
     /// A request is over.
     pub fn on_log<H: Host>(&mut self, host: &mut H, context: ContextId) {
-        if let Some(request) = self.requests.remove(&context) {
+        if let Some(request) = self.requests.remove(context) {
             let status = host.logged_status();
             self.finish(host, request, status);
         }
@@ -245,7 +241,7 @@ impl Vm {
     pub fn on_delete<H: Host>(&mut self, host: &mut H, context: ContextId) {
         // Envoy logs a request first, but for two kinds: one that it redirects internally is not logged, and one over
         // HTTP/3 is logged when its last byte is acknowledged.
-        if let Some(request) = self.requests.remove(&context) {
+        if let Some(request) = self.requests.remove(context) {
             let status = host.response_status();
             self.finish(host, request, status);
         } else {
@@ -253,7 +249,7 @@ impl Vm {
         }
     }
 
-    fn finish<H: Host>(&mut self, host: &mut H, request: InFlight, status: Option<u16>) {
+    fn finish<H: Host>(&mut self, host: &mut H, request: RoutedRequest, status: Option<u16>) {
         let duration_us = host.mono().micros_since(request.started);
         self.gate
             .count_finished(request.window, request.variant, status, duration_us);
@@ -275,25 +271,4 @@ fn is_recorded<H: Host>(routed: &Routed<'_>, headers: &Headers<'_>, facts: &Requ
         Some(id) => Some(record::sample_bucket(id)),
         None => facts.random().map(|bytes| record::sample_bucket(&bytes)),
     })
-}
-
-/// Spreads the host's consecutive numbers over the table; they are not the client's to choose.
-#[derive(Debug, Default)]
-struct ContextHasher(u64);
-
-impl Hasher for ContextHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u32(u32::from(*byte));
-        }
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        // 2^64 divided by the golden ratio: neighbours end up far apart, in the high bits too.
-        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
 }

@@ -5,7 +5,8 @@ use std::cell::RefCell;
 
 use super::{Envoy, memory};
 use crate::host::StreamToken;
-use crate::vm::{ContextId, Vm};
+use crate::in_flight::ContextId;
+use crate::vm::Vm;
 
 thread_local! {
     /// The VM's state. It outlives plugin configurations, and so do the snapshot and the counts in it.

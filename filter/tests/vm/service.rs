@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use knhk_decision::spec::{Record, Weight};
+use knhk_filter::in_flight::ContextId;
 use knhk_filter::record::MAX_WAITING_BYTES;
-use knhk_filter::vm::{ContextId, TICK_MILLIS};
+use knhk_filter::vm::TICK_MILLIS;
 use knhk_proto::v1;
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
