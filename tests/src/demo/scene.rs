@@ -212,7 +212,8 @@ impl Traffic {
         check(flips == 0, || {
             format!("{flips} requests got another version than their user had under the same snapshot")
         })?;
-        let rate = answered / self.lasted.as_secs().max(1);
+        let lasted_ms = u64::try_from(self.lasted.as_millis()).unwrap_or(u64::MAX).max(1);
+        let rate = answered.saturating_mul(1_000) / lasted_ms;
         timeline.event(&format!(
             "{} requests ({}/s), every one answered; {} failed, {} of those because of v3",
             count(answered),
