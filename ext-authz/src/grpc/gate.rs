@@ -1,24 +1,21 @@
 //! `knhk.v1.Gate`: one session per worker VM. Snapshots go down, reports and recorded decisions come up.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::Stream;
 use knhk_decision::PolicyId;
-use knhk_proto::v1::{self, DecisionBatch, Down, Hello, Up, down, gate_server, up};
+use knhk_proto::v1::{self, DecisionBatch, Hello, Up, gate_server, up};
 use knhk_telemetry::attribute::NackReason;
 use prost::Message;
 use rand::RngExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::downlink::{Answer, Answers, Downlink};
 use crate::api::in_one_line;
 use crate::app::App;
 use crate::app::recorder::{Batch, Reporter};
-use crate::app::snapshots::Snapshot;
 use crate::app::workers::{MAX_WORKERS, Nonce};
 
 /// A stream is ended after this age, plus up to a tenth more, so that replicas share the load again.
@@ -27,8 +24,6 @@ const MAX_STREAM_AGE: Duration = Duration::from_secs(30 * 60);
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// A peer that does not read for so long is gone.
 const SEND_WITHIN: Duration = Duration::from_secs(10);
-/// Messages waiting to be sent on one stream.
-const OUTBOX: usize = 16;
 /// Batches of recorded decisions waiting for the log on one stream.
 const WAITING_BATCHES: usize = 256;
 /// Bytes of these batches. The filter holds at most 1 MiB unacknowledged.
@@ -39,8 +34,6 @@ const MAX_NODE_BYTES: usize = 1024;
 const MAX_NACK_BYTES: usize = 1024;
 /// Observations in one report: two windows of two variants for each rollout of the largest policy.
 const MAX_OBSERVED: usize = 4 * 1024;
-
-type Outbox = mpsc::Sender<Result<Down, Status>>;
 
 /// The gRPC service.
 pub(crate) struct GateService {
@@ -56,19 +49,19 @@ impl GateService {
 
 #[tonic::async_trait]
 impl gate_server::Gate for GateService {
-    type StreamStream = Pin<Box<dyn Stream<Item = Result<Down, Status>> + Send>>;
+    type StreamStream = Downlink;
 
     async fn stream(&self, request: Request<Streaming<Up>>) -> Result<Response<Self::StreamStream>, Status> {
-        let (outbox, inbox) = mpsc::channel(OUTBOX);
+        let (answers, downlink) = Downlink::new(Arc::clone(&self.app));
         let (app, draining) = (Arc::clone(&self.app), self.draining.clone());
         let inbound = request.into_inner();
         tokio::spawn(async move {
-            if let Err(status) = run(app, draining, inbound, outbox.clone()).await {
+            if let Err(status) = run(app, draining, inbound, answers.clone()).await {
                 // The stream may be gone already, which is how most sessions end.
-                let _ = tokio::time::timeout(SEND_WITHIN, outbox.send(Err(status))).await;
+                let _ = answer(&answers, Answer::Failed(status)).await;
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(inbox))))
+        Ok(Response::new(downlink))
     }
 }
 
@@ -76,7 +69,7 @@ async fn run(
     app: Arc<App>,
     draining: CancellationToken,
     mut inbound: Streaming<Up>,
-    outbox: Outbox,
+    answers: Answers,
 ) -> Result<(), Status> {
     let hello = receive_hello(&mut inbound).await?;
     let worker = Worker::parse(&hello)?;
@@ -89,7 +82,10 @@ async fn run(
             Status::resource_exhausted(message)
         })?;
     let _open = app.metrics.stream_opened();
-    Session::new(&app, &worker, outbox).serve(inbound, draining).await
+    answer(&answers, Answer::Greeted { running: worker.last }).await?;
+    Session::new(&app, &worker, answers)
+        .serve(inbound, draining)
+        .await
 }
 
 async fn receive_hello(inbound: &mut Streaming<Up>) -> Result<Hello, Status> {
@@ -128,8 +124,7 @@ impl Worker {
 struct Session {
     app: Arc<App>,
     nonce: Nonce,
-    last: Option<PolicyId>,
-    outbox: Outbox,
+    answers: Answers,
     batches: mpsc::Sender<Waiting>,
     /// As many permits as bytes of batches may wait.
     room: Arc<Semaphore>,
@@ -139,18 +134,17 @@ struct Session {
 type Waiting = (Batch, OwnedSemaphorePermit);
 
 impl Session {
-    fn new(app: &Arc<App>, worker: &Worker, outbox: Outbox) -> Self {
+    fn new(app: &Arc<App>, worker: &Worker, answers: Answers) -> Self {
         let (batches, waiting) = mpsc::channel(WAITING_BATCHES);
         let reporter = Reporter {
             node: worker.node.clone(),
             nonce: worker.nonce,
         };
-        tokio::spawn(record(Arc::clone(app), reporter, waiting, outbox.clone()));
+        tokio::spawn(record(Arc::clone(app), reporter, waiting, answers.clone()));
         Self {
             app: Arc::clone(app),
             nonce: worker.nonce,
-            last: worker.last,
-            outbox,
+            answers,
             batches,
             room: Arc::new(Semaphore::new(WAITING_BYTES)),
         }
@@ -158,23 +152,14 @@ impl Session {
 
     /// Returns when the peer ended the stream, when the service drains, or at the stream's maximum age.
     async fn serve(self, mut inbound: Streaming<Up>, draining: CancellationToken) -> Result<(), Status> {
-        let mut snapshots = self.app.snapshots.subscribe();
-        let newest = Arc::clone(&snapshots.borrow_and_update());
-        if self.last != Some(newest.id) {
-            self.send_snapshot(&newest).await?;
-        }
         let old = tokio::time::sleep(MAX_STREAM_AGE.mul_f64(rand::rng().random_range(1.0..1.1)));
         tokio::pin!(old);
         loop {
             tokio::select! {
                 biased;
-                changed = snapshots.changed() => {
-                    if changed.is_err() { return Ok(()) }
-                    self.send_newest(&mut snapshots).await?;
-                }
                 () = draining.cancelled() => return Ok(()),
                 // The answers' side is gone: the peer cut it, or the log failed and the peer was told.
-                () = self.outbox.closed() => return Ok(()),
+                () = self.answers.closed() => return Ok(()),
                 () = &mut old => return Ok(()),
                 message = inbound.message() => match message? {
                     Some(up) => self.receive(up)?,
@@ -182,25 +167,6 @@ impl Session {
                 },
             }
         }
-    }
-
-    async fn send_newest(&self, snapshots: &mut watch::Receiver<Arc<Snapshot>>) -> Result<(), Status> {
-        let newest = Arc::clone(&snapshots.borrow_and_update());
-        self.send_snapshot(&newest).await
-    }
-
-    async fn send_snapshot(&self, snapshot: &Snapshot) -> Result<(), Status> {
-        let message = down::Message::Snapshot(v1::Snapshot {
-            id: Some(v1::SnapshotId {
-                epoch: snapshot.id.epoch,
-                n: snapshot.id.n,
-            }),
-            sha256: snapshot.sha256.to_vec(),
-            policy: snapshot.bytes.to_vec(),
-        });
-        send(&self.outbox, message).await?;
-        self.app.metrics.snapshot_sent();
-        Ok(())
     }
 
     fn receive(&self, up: Up) -> Result<(), Status> {
@@ -268,30 +234,26 @@ impl Session {
 }
 
 /// Makes one session's batches durable in order, then acknowledges them.
-async fn record(app: Arc<App>, reporter: Reporter, mut waiting: mpsc::Receiver<Waiting>, outbox: Outbox) {
+async fn record(app: Arc<App>, reporter: Reporter, mut waiting: mpsc::Receiver<Waiting>, answers: Answers) {
     while let Some((batch, _room)) = waiting.recv().await {
         match app.recorder.record_batch(&reporter, batch).await {
             Ok(through) => {
-                let ack = down::Message::BatchAck(v1::BatchAck { through });
-                if send(&outbox, ack).await.is_err() {
+                if answer(&answers, Answer::Durable { through }).await.is_err() {
                     return;
                 }
             }
             Err(error) => {
                 tracing::warn!(%error, "recorded decisions are not durable; the filter will resend them");
                 let status = Status::unavailable("recorded decisions could not be made durable");
-                let _ = tokio::time::timeout(SEND_WITHIN, outbox.send(Err(status))).await;
+                let _ = answer(&answers, Answer::Failed(status)).await;
                 return;
             }
         }
     }
 }
 
-async fn send(outbox: &Outbox, message: down::Message) -> Result<(), Status> {
-    let down = Down {
-        message: Some(message),
-    };
-    match tokio::time::timeout(SEND_WITHIN, outbox.send(Ok(down))).await {
+async fn answer(answers: &Answers, answer: Answer) -> Result<(), Status> {
+    match tokio::time::timeout(SEND_WITHIN, answers.send(answer)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(Status::cancelled("the stream is gone")),
         Err(_) => Err(Status::deadline_exceeded("the filter does not read")),
@@ -348,8 +310,7 @@ mod tests {
         let session = Session {
             app,
             nonce: [1; 16],
-            last: None,
-            outbox: mpsc::channel(1).0,
+            answers: mpsc::channel(1).0,
             batches,
             room: Arc::new(Semaphore::new(WAITING_BYTES)),
         };
