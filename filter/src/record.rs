@@ -2,8 +2,7 @@
 
 use std::collections::VecDeque;
 
-use knhk_decision::spec::Record;
-use knhk_decision::{Evidence, Variant, bucket};
+use knhk_decision::{Evidence, Variant};
 use knhk_proto::v1;
 use prost::Message;
 
@@ -15,25 +14,6 @@ pub const MAX_WAITING_BYTES: usize = 1024 * 1024;
 pub const ENTRY_BYTES: usize = 48;
 /// Bytes of decisions after which a batch is full: far below what a gRPC message may hold.
 pub const BATCH_BYTES: usize = 64 * 1024;
-/// What request IDs are hashed with when a rule records a sample; independent of every rollout's buckets.
-pub const SAMPLE_SALT: &str = "knhk-record";
-
-/// Whether a rule's decision is to be recorded. `position` is asked for only if it records a sample, and says where in
-/// `0..1_000_000` the request stands; a request that stands nowhere is recorded.
-pub fn is_recorded(record: &Record, position: impl FnOnce() -> Option<u32>) -> bool {
-    match record {
-        // To route a request is not to deny it.
-        Record::None | Record::Denials => false,
-        Record::All => true,
-        Record::Sample(share) => position().is_none_or(|position| position < share.ppm()),
-    }
-}
-
-/// Where a request stands when a sample is drawn.
-pub fn sample_bucket(request_id: &[u8]) -> u32 {
-    bucket(SAMPLE_SALT, request_id)
-}
-
 /// A decision that is recorded once its request is over.
 #[derive(Debug)]
 pub struct Decided {

@@ -7,14 +7,15 @@
 
 use std::collections::BTreeMap;
 
-use knhk_decision::{Routed, Variant, Verdict, decide, evidence, headers};
+use knhk_decision::spec::Record;
+use knhk_decision::{Routed, Variant, Verdict, decide, evidence, headers, is_sampled};
 
 use crate::config::{Config, FailMode, Recording};
 use crate::gate::{Gate, Link};
 use crate::host::{Host, LogLevel, Mono, StreamToken};
 use crate::in_flight::{ContextId, InFlight};
 use crate::observe::WindowRef;
-use crate::record::{self, Decided};
+use crate::record::Decided;
 use crate::request::{Headers, Request};
 use crate::snapshots::Snapshot;
 use crate::stream::Stream;
@@ -267,8 +268,14 @@ impl Vm {
 
 /// Whether a rule wants this request's decision recorded.
 fn is_recorded<H: Host>(routed: &Routed<'_>, headers: &Headers<'_>, facts: &Request<'_, H>) -> bool {
-    record::is_recorded(&routed.rule.record, || match headers.first(REQUEST_ID) {
-        Some(id) => Some(record::sample_bucket(id)),
-        None => facts.random().map(|bytes| record::sample_bucket(&bytes)),
-    })
+    match &routed.rule.record {
+        // To route a request is not to deny it.
+        Record::None | Record::Denials => false,
+        Record::All => true,
+        Record::Sample(share) => match headers.first(REQUEST_ID).filter(|id| !id.is_empty()) {
+            Some(id) => is_sampled(*share, id),
+            // Without an ID, chance draws; without chance it is rather recorded.
+            None => facts.random().is_none_or(|bytes| is_sampled(*share, &bytes)),
+        },
+    }
 }
