@@ -70,7 +70,7 @@ impl SnapshotError {
     pub fn label(&self) -> &'static str {
         match self {
             Self::Checksum { .. } => "checksum",
-            Self::Policy(PolicyError::TooLarge { .. }) => "too-large",
+            Self::Policy(PolicyError::TooLarge { .. }) => "too_large",
             Self::Undecodable(_) | Self::NoId | Self::Policy(PolicyError::Malformed { .. }) => "malformed",
             Self::Policy(_) | Self::OtherId { .. } | Self::Window(_) => "invalid",
         }

@@ -26,7 +26,7 @@ pub const TICK_MILLIS: u32 = 250;
 /// What a request is answered with when there is nothing to decide by and the plugin says to fail closed.
 const DENIED_STATUS: u32 = 503;
 const DENIED_DETAILS: &str = "knhk_no_snapshot";
-const DENIED_HEADERS: [(&str, &str); 2] = [("x-knhk-reason", "no-snapshot"), ("retry-after", "1")];
+const DENIED_HEADERS: [(&str, &str); 2] = [("x-knhk-reason", "no_snapshot"), ("retry-after", "1")];
 const DENIED_BODY: &str = "knhk: no policy yet\n";
 
 const REQUEST_ID: &str = "x-request-id";

@@ -116,7 +116,7 @@ fn without_a_snapshot_the_fail_mode_decides() {
     let (status, headers) = worker.host.answered.clone().expect("an answer");
     assert_eq!(status, 503);
     assert!(
-        headers.contains(&("x-knhk-reason".to_owned(), "no-snapshot".to_owned())),
+        headers.contains(&("x-knhk-reason".to_owned(), "no_snapshot".to_owned())),
         "{headers:?}"
     );
     worker.tick(closed);

@@ -108,7 +108,7 @@ fn a_bad_snapshot_is_refused_and_the_last_good_one_stays() {
             "7.2",
         ),
         (resum(good.clone(), b"{}"), "malformed", "policy"),
-        (resum(good.clone(), &vec![b' '; 3 << 20]), "too-large", "bound"),
+        (resum(good.clone(), &vec![b' '; 3 << 20]), "too_large", "bound"),
         (snapshot(2, &[never]), "invalid", "checkout"),
         (snapshot(2, &[other_thresholds]), "invalid", "window"),
     ];
