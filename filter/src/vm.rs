@@ -29,6 +29,12 @@ const DENIED_DETAILS: &str = "knhk_no_snapshot";
 const DENIED_HEADERS: [(&str, &str); 2] = [("x-knhk-reason", "no_snapshot"), ("retry-after", "1")];
 const DENIED_BODY: &str = "knhk: no policy yet\n";
 
+/// The status that `ext_authz` refuses with unless it is told otherwise.
+const FORBIDDEN: u16 = 403;
+const SERVER_ERRORS: u16 = 500;
+/// What the details of answers of Envoy's `ext_authz` filter begin with.
+const EXT_AUTHZ_DETAILS: &str = "ext_authz";
+
 const REQUEST_ID: &str = "x-request-id";
 const OUR_HEADERS: [&str; 6] = [
     headers::VARIANT,
@@ -252,8 +258,10 @@ impl Vm {
 
     fn finish<H: Host>(&mut self, host: &mut H, request: RoutedRequest, status: Option<u16>) {
         let duration_us = host.mono().micros_since(request.started);
-        self.gate
-            .count_finished(request.window, request.variant, status, duration_us);
+        if !status.is_some_and(|status| was_refused_by_ext_authz(host, status)) {
+            self.gate
+                .count_finished(request.window, request.variant, status, duration_us);
+        }
         if let Some(decided) = request.decided {
             self.gate.record(&decided.finished(status, duration_us));
         }
@@ -264,6 +272,15 @@ impl Vm {
         let newest = self.plugins.iter().max_by_key(|(_, plugin)| plugin.age);
         newest.is_some_and(|(newest, _)| *newest == context)
     }
+}
+
+/// Whether the answer is one of Envoy's `ext_authz` filter: the version never saw the request, so it says nothing about
+/// it. A service of ours that is away must not roll a version back. Asked only where the status may be such a refusal.
+fn was_refused_by_ext_authz<H: Host>(host: &mut H, status: u16) -> bool {
+    (status == FORBIDDEN || status >= SERVER_ERRORS)
+        && host
+            .answer_details()
+            .is_some_and(|details| details.starts_with(EXT_AUTHZ_DETAILS))
 }
 
 /// Whether a rule wants this request's decision recorded.

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use knhk_tests::envoy::{Envoy, EnvoyOptions};
-use knhk_tests::load::{Ask, Load, LoadOptions, Tally, ask_each};
-use knhk_tests::mesh::{EXT_AUTHZ, FILTER, Mesh, NAME, RolloutFile, user};
+use knhk_tests::load::{Answer, Ask, Load, LoadOptions, Tally, ask_each};
+use knhk_tests::mesh::{BOTH, EXT_AUTHZ, FILTER, Mesh, NAME, RolloutFile, user};
 use knhk_tests::rollout::Status;
 use knhk_tests::wait;
 use serde_json::{Value, json};
@@ -259,4 +259,59 @@ async fn all_decisions(mesh: &Mesh) -> std::collections::HashSet<String> {
             None => return ids,
         }
     }
+}
+
+/// The counts of the canary in the present window, as `rollout status` shows them: requests and bad ones.
+async fn canary(mesh: &Mesh) -> Result<(u64, u64), String> {
+    let cli = mesh.cli().map_err(|error| error.to_string())?;
+    let status = cli.json(&["rollout", "status", NAME]).await;
+    let status = status.map_err(|error| error.to_string())?;
+    let canary = &status["explanation"]["metrics"][0]["canary"];
+    let count = |field: &str| canary[field].as_u64().ok_or(format!("no {field} in {canary}"));
+    Ok((count("requests")?, count("bad")?))
+}
+
+async fn ask_users(envoy: &Envoy, users: usize) -> Vec<Answer> {
+    let asks = (0..users).map(|number| user(&format!("user-{number}"))).collect();
+    ask_each(envoy.address(), 8, asks)
+        .await
+        .expect("every request is answered")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ext_authz_refuses_while_the_service_is_away_is_not_the_versions_fault() {
+    let mut mesh = Mesh::start().await.expect("the mesh starts");
+    let envoy = mesh.patient_proxy(BOTH).await.expect("Envoy starts");
+    mesh.apply(&RolloutFile::at(100.0)).await.expect("it is applied");
+    wait::until("the filters to count", WAY, || async {
+        let answers = ask_users(&envoy, 20).await;
+        assert!(answers.iter().all(|answer| answer.status == 200));
+        let (requests, _) = canary(&mesh).await?;
+        if requests >= 60 {
+            Ok(())
+        } else {
+            Err(format!("{requests}"))
+        }
+    })
+    .await
+    .expect("reports arrive");
+
+    mesh.service.kill();
+    let away = ask_users(&envoy, 100).await;
+    assert!(
+        away.iter().all(|answer| answer.status != 200),
+        "ext_authz fails closed"
+    );
+    mesh.service.up().await.expect("it starts again");
+    let (requests, bad) = wait::until("the counts to be back", WAY, || async {
+        let counted = canary(&mesh).await?;
+        if counted.0 >= 60 {
+            Ok(counted)
+        } else {
+            Err(format!("{counted:?}"))
+        }
+    })
+    .await
+    .expect("reports go on");
+    assert_eq!(bad, 0, "of {requests}");
 }

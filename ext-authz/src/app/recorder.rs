@@ -36,7 +36,7 @@ pub(crate) struct Reporter {
 }
 
 /// Decisions in order; `first` is the sequence number of the first one.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Batch {
     first: u64,
     decisions: Vec<v1::Decision>,

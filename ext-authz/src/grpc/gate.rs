@@ -24,6 +24,8 @@ const MAX_STREAM_AGE: Duration = Duration::from_secs(30 * 60);
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// A peer that does not read for so long is gone.
 const SEND_WITHIN: Duration = Duration::from_secs(10);
+/// How long a batch waits before it is tried again on a log that failed.
+const RECORD_AGAIN: Duration = Duration::from_millis(250);
 /// Batches of recorded decisions waiting for the log on one stream.
 const WAITING_BATCHES: usize = 256;
 /// Bytes of these batches. The filter holds at most 1 MiB unacknowledged.
@@ -233,21 +235,39 @@ impl Session {
     }
 }
 
-/// Makes one session's batches durable in order, then acknowledges them.
+/// Makes one session's batches durable in order, then acknowledges them. A log that fails is tried again: the stream
+/// stays, since the snapshots that take traffic off a version go down it.
 async fn record(app: Arc<App>, reporter: Reporter, mut waiting: mpsc::Receiver<Waiting>, answers: Answers) {
     while let Some((batch, _room)) = waiting.recv().await {
-        match app.recorder.record_batch(&reporter, batch).await {
-            Ok(through) => {
-                if answer(&answers, Answer::Durable { through }).await.is_err() {
-                    return;
-                }
+        let Some(through) = until_durable(&app, &reporter, batch, &waiting).await else {
+            return;
+        };
+        if answer(&answers, Answer::Durable { through }).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The number up to which everything is durable; none if the session ends first, and the filter sends the batch again.
+async fn until_durable(
+    app: &App,
+    reporter: &Reporter,
+    batch: Batch,
+    waiting: &mpsc::Receiver<Waiting>,
+) -> Option<u64> {
+    let mut told = false;
+    loop {
+        match app.recorder.record_batch(reporter, batch.clone()).await {
+            Ok(through) => return Some(through),
+            Err(error) if !told => {
+                tracing::warn!(%error, node = reporter.node, "recorded decisions wait for the log");
+                told = true;
             }
-            Err(error) => {
-                tracing::warn!(%error, "recorded decisions are not durable; the filter will resend them");
-                let status = Status::unavailable("recorded decisions could not be made durable");
-                let _ = answer(&answers, Answer::Failed(status)).await;
-                return;
-            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(RECORD_AGAIN).await;
+        if waiting.is_closed() {
+            return None;
         }
     }
 }

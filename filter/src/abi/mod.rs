@@ -207,6 +207,10 @@ impl Host for Envoy {
         std::str::from_utf8(&value.ok()?).ok()?.parse().ok()
     }
 
+    fn answer_details(&mut self) -> Option<String> {
+        text_property("response\0code_details")
+    }
+
     fn response_status(&mut self) -> Option<u16> {
         // An i64, little-endian; 0 stands for no answer.
         let bytes = property("response\0code").ok()?;

@@ -28,6 +28,7 @@ pub(crate) struct FakeHost {
     pub(crate) peer_reads: usize,
     pub(crate) answered: Option<(u32, Vec<(String, String)>)>,
     pub(crate) status: Option<u16>,
+    pub(crate) details: Option<String>,
     metrics: Vec<(String, u64)>,
     pub(crate) streams: BTreeMap<StreamToken, FakeStream>,
     last_stream: u32,
@@ -151,6 +152,10 @@ impl Host for FakeHost {
 
     fn logged_status(&mut self) -> Option<u16> {
         self.status
+    }
+
+    fn answer_details(&mut self) -> Option<String> {
+        self.details.clone()
     }
 
     fn response_status(&mut self) -> Option<u16> {

@@ -254,6 +254,31 @@ fn a_request_counts_once_whichever_callback_comes_first() {
 }
 
 #[test]
+fn what_ext_authz_refused_says_nothing_about_a_version() {
+    let (mut worker, plugin) = Worker::running(&[rule(0, 1)]);
+    let answers = [
+        (503, "ext_authz_error", false),
+        (403, "ext_authz_denied", false),
+        (
+            503,
+            "upstream_reset_before_response_started{connection_failure}",
+            true,
+        ),
+        (500, "via_upstream", true),
+        (403, "via_upstream", true),
+    ];
+    for (status, details, _) in answers {
+        let request = worker.request(plugin, request_of("ann"));
+        worker.host.details = Some(details.to_owned());
+        worker.finish(request, Some(status), 1_000);
+    }
+    worker.tick(plugin);
+    let observed = reports(&worker.sent(plugin)).pop().expect("a report").observed;
+    let counted = answers.iter().filter(|(_, _, counts)| *counts).count();
+    assert_eq!((observed[0].requests, observed[0].errors), (counted as u64, 2));
+}
+
+#[test]
 fn recorded_decisions_are_sent_until_they_are_acknowledged() {
     let mut recorded = rule(100, 1);
     recorded.record = Record::All;
