@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
-use knhk_decision::spec::Weight;
+use knhk_decision::spec::{KeySpec, Weight};
 use knhk_decision::{RolloutRule, Variant, bucket, request_id_bucket};
 use serde::Serialize;
 
@@ -81,6 +81,10 @@ pub(crate) fn run(decide: &Decide) -> Result<(), Failure> {
 
 /// As in the filter, an empty value is no key.
 fn key_bucket(rule: &RolloutRule, key: &str) -> Option<u32> {
+    // Where there is nothing but request IDs, a key is one.
+    if rule.key.iter().all(|spec| matches!(spec, KeySpec::RequestId {})) {
+        return request_id_bucket(rule.salt(), key.as_bytes());
+    }
     (!key.is_empty()).then(|| bucket(rule.salt(), key.as_bytes()))
 }
 
@@ -173,4 +177,37 @@ fn is_policy(text: &str) -> bool {
     serde_json::from_str::<serde_json::Value>(text).is_ok_and(|document| {
         document.get("kind").and_then(|kind| kind.as_str()) == Some(knhk_decision::KIND)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(key: &str) -> RolloutRule {
+        let text = format!(
+            "apiVersion: knhk.dev/v1\nkind: Rollout\nmetadata: {{ name: r }}\nspec:\n  version: v2\n  stable: v1\n  match: {{ hosts: [a.example.com] }}\n  key: [ {key} ]\n  stages: [ {{ name: canary, steps: [ {{ setWeight: 5, pause: 1s }} ] }} ]\n  analysis: {{ slos: [ {{ metric: request-success-rate, min: 99 }} ] }}\n"
+        );
+        let spec = knhk_promotion::RolloutSpec::from_yaml(&text).expect("valid");
+        let now = knhk_promotion::Now {
+            wall_ms: 0,
+            mono_ms: 0,
+        };
+        knhk_promotion::create(spec, "", now).0.rule()
+    }
+
+    #[test]
+    fn a_key_of_a_rollout_by_request_id_is_read_as_one() {
+        let (one, other) = (
+            "1199ce2c-677f-4911-b1aa-0123456789ab",
+            "1199ce2c-677f-a911-b1aa-0123456789ab",
+        );
+        let by_id = rule("{ requestId: {} }");
+        assert_eq!(key_bucket(&by_id, one), key_bucket(&by_id, other));
+        assert_eq!(
+            key_bucket(&by_id, one),
+            request_id_bucket(by_id.salt(), one.as_bytes())
+        );
+        let by_header = rule("{ header: x-user-id }, { requestId: {} }");
+        assert_ne!(key_bucket(&by_header, one), key_bucket(&by_header, other));
+    }
 }
