@@ -153,6 +153,7 @@ async fn answer(request: Request<Incoming>, knobs: Arc<Knobs>) -> Result<Respons
     let number = knobs.requests.fetch_add(1, Relaxed);
     let delay = knobs.delay_us.load(Relaxed);
     if delay > 0 {
+        // The slowness that a test asked this upstream for.
         tokio::time::sleep(Duration::from_micros(delay)).await;
     }
     let version = knobs

@@ -30,6 +30,7 @@ where
                     last,
                 });
             }
+            // What is waited for is in another process: it can be looked for, not listened to.
             Err(_) => tokio::time::sleep(EVERY).await,
         }
     }
