@@ -9,8 +9,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::attribute::{
-    AppendReason, CheckOutcome, DecisionVia, HttpRoute, HttpStatus, NackReason, ObservationReason, Phase,
-    RollbackReason, Rollout, SnapshotNewest, Version,
+    AppendReason, CheckOutcome, DecisionVia, HttpRoute, HttpStatus, KmsOperation, KmsOutcome, NackReason,
+    ObservationReason, Phase, RollbackReason, Rollout, RotationOutcome, SnapshotNewest, Version,
 };
 use crate::metric::service as metric;
 use crate::registrar::{CountGauge, RatioGauge, Registrar, Samples};
@@ -41,6 +41,9 @@ pub struct ServiceMetrics {
     append_duration: Histogram,
     append_failures: Samples<(AppendReason,), Counter>,
     signing_failures: Counter,
+    key_rotations: Samples<(RotationOutcome,), Counter>,
+    kms_calls: Samples<(KmsOperation, KmsOutcome), Counter>,
+    kms_sign_duration: Histogram,
     rollout_weight: Samples<(Rollout,), RatioGauge>,
     rollout_phase: Samples<(Rollout, Phase), CountGauge>,
     rollbacks: Samples<(Rollout, RollbackReason), Counter>,
@@ -76,6 +79,11 @@ impl ServiceMetrics {
                 .with(()),
             append_failures: registrar.counter(&metric::LOG_APPEND_FAILURES),
             signing_failures: registrar.counter(&metric::LOG_SIGNING_FAILURES).with(()),
+            key_rotations: registrar.counter(&metric::KEY_ROTATIONS),
+            kms_calls: registrar.counter(&metric::KMS_CALLS),
+            kms_sign_duration: registrar
+                .histogram(&metric::KMS_SIGN_DURATION, durations)
+                .with(()),
             rollout_weight: registrar.ratio(&metric::ROLLOUT_WEIGHT),
             rollout_phase: registrar.gauge(&metric::ROLLOUT_PHASE),
             rollbacks: registrar.counter(&metric::ROLLBACKS),
@@ -176,6 +184,19 @@ impl ServiceMetrics {
     /// A checkpoint could not be signed.
     pub fn signing_failed(&self) {
         self.signing_failures.inc();
+    }
+
+    /// A rotation of the signing key ended.
+    pub fn key_rotated(&self, outcome: RotationOutcome) {
+        self.key_rotations.with((outcome,)).inc();
+    }
+
+    /// A call of the KMS ended, so long after it was made. `KmsOutcome::from_label` reads the label of its error.
+    pub fn kms_called(&self, operation: KmsOperation, outcome: KmsOutcome, took: Duration) {
+        if operation == KmsOperation::Sign {
+            self.kms_sign_duration.observe(took.as_secs_f64());
+        }
+        self.kms_calls.with((operation, outcome)).inc();
     }
 
     /// A rollout's weight, in percent, and phase are these now.

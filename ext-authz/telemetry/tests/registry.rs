@@ -6,7 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use knhk_telemetry::attribute::{
-    AppendReason, CheckOutcome, DecisionVia, NackReason, ObservationReason, Phase, RollbackReason,
+    AppendReason, CheckOutcome, DecisionVia, KmsOperation, KmsOutcome, NackReason, ObservationReason, Phase,
+    RollbackReason, RotationOutcome,
 };
 use knhk_telemetry::{Definition, Instrument, ServiceMetrics, metric};
 
@@ -28,6 +29,8 @@ fn everything() -> ServiceMetrics {
     metrics.appended(Duration::from_millis(3));
     metrics.append_failed(AppendReason::DiskFull);
     metrics.signing_failed();
+    metrics.key_rotated(RotationOutcome::Rotated);
+    metrics.kms_called(KmsOperation::Sign, KmsOutcome::Ok, Duration::from_millis(3));
     metrics.rollout("checkout", 0.0001, Phase::Progressing);
     metrics.rolled_back("checkout", RollbackReason::SuccessRate);
     metrics.http_request("/v1/rollouts/{name}", 404);

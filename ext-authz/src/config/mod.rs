@@ -1,5 +1,9 @@
 //! `knhk.yaml`: parsed once, checked whole, unknown keys refused.
 
+mod kms;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -8,6 +12,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use thiserror::Error;
 
+pub(crate) use kms::{KmsSettings, Provider};
+
 /// Largest configuration file, in bytes.
 pub(crate) const MAX_CONFIG_BYTES: u64 = 256 * 1024;
 /// Longest region name, in bytes.
@@ -15,6 +21,10 @@ pub(crate) const MAX_REGION_BYTES: usize = 63;
 /// Bounds of `receipts.flush`.
 pub(crate) const FLUSH_RANGE: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(20)..=Duration::from_secs(10);
+/// Bounds of `receipts.flush_entries`. Each flush is two signatures, so it is not for every single entry.
+pub(crate) const FLUSH_ENTRIES_RANGE: std::ops::RangeInclusive<u64> = 256..=16_777_216;
+/// `receipts.flush_entries` unless the file says otherwise.
+const DEFAULT_FLUSH_ENTRIES: u64 = 65_536;
 
 /// The service's configuration, validated.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,8 +37,12 @@ pub(crate) struct Config {
     pub(crate) data: PathBuf,
     /// Operators' writes over loopback TCP, by anybody on the machine.
     pub(crate) insecure_dev: bool,
+    /// Who holds the key that signs the log.
+    pub(crate) kms: KmsSettings,
     /// How often new receipts are covered by a signed checkpoint.
     pub(crate) flush: Duration,
+    /// So many new receipts are covered at once, without waiting for `flush`.
+    pub(crate) flush_entries: u64,
 }
 
 /// Listening addresses. Port 0 takes a free one; `data/addresses.json` says which.
@@ -54,7 +68,7 @@ pub(crate) enum ConfigError {
     #[error("{path}: {field}: {reason}")]
     Field {
         path: String,
-        field: &'static str,
+        field: Cow<'static, str>,
         reason: String,
     },
 }
@@ -90,10 +104,14 @@ impl Config {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
     Syntax(String),
-    Field(&'static str, String),
+    Field(Cow<'static, str>, String),
 }
 
 impl Refusal {
+    fn field(field: impl Into<Cow<'static, str>>, reason: impl Into<String>) -> Self {
+        Self::Field(field.into(), reason.into())
+    }
+
     fn syntax(error: &serde_saphyr::Error) -> Self {
         Self::Syntax(first_line(&error.to_string()))
     }
@@ -130,7 +148,7 @@ struct File {
     #[serde(default)]
     insecure_dev: bool,
     #[serde(default)]
-    kms: FileKms,
+    kms: BTreeMap<String, String>,
     #[serde(default)]
     receipts: FileReceipts,
     spiffe: Option<serde_json::Value>,
@@ -160,31 +178,36 @@ impl Default for FileListen {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct FileKms {
-    provider: String,
-    rotate_every: String,
-}
-
-impl Default for FileKms {
-    fn default() -> Self {
-        Self {
-            provider: "local".to_owned(),
-            rotate_every: "never".to_owned(),
-        }
-    }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
 struct FileReceipts {
     flush: String,
+    flush_entries: u64,
 }
 
 impl Default for FileReceipts {
     fn default() -> Self {
         Self {
             flush: "250ms".to_owned(),
+            flush_entries: DEFAULT_FLUSH_ENTRIES,
         }
+    }
+}
+
+impl FileListen {
+    /// Port 0 is another free one each time.
+    fn are_distinct(&self) -> Result<(), Refusal> {
+        let named = [
+            ("listen.grpc", self.grpc),
+            ("listen.http", self.http),
+            ("listen.probe", self.probe),
+        ];
+        for (at, (field, address)) in named.iter().enumerate() {
+            let taken = named[..at].iter().find(|(_, other)| other == address);
+            if let Some((other, _)) = taken.filter(|_| address.port() != 0) {
+                let reason = format!("{address} is the address of {other} too; give each its own port");
+                return Err(Refusal::field(*field, reason));
+            }
+        }
+        Ok(())
     }
 }
 
@@ -202,22 +225,8 @@ impl File {
             ("telemetry", self.telemetry.is_some()),
         ] {
             if given {
-                return Err(Refusal::Field(field, absent.to_owned()));
+                return Err(Refusal::field(field, absent));
             }
-        }
-        if self.kms.provider != "local" {
-            let reason = format!(
-                "`{}` is not supported by this version; use `local`",
-                self.kms.provider
-            );
-            return Err(Refusal::Field("kms.provider", reason));
-        }
-        if self.kms.rotate_every != "never" {
-            let reason = format!(
-                "`{}` is not supported by this version; use `never`",
-                self.kms.rotate_every
-            );
-            return Err(Refusal::Field("kms.rotate_every", reason));
         }
         Ok(())
     }
@@ -227,7 +236,14 @@ impl File {
         let flush = parse_flush(&self.receipts.flush)?;
         if self.data.as_os_str().is_empty() {
             let reason = "is empty; name a directory, for example ./data";
-            return Err(Refusal::Field("data", reason.to_owned()));
+            return Err(Refusal::field("data", reason));
+        }
+        let kms = KmsSettings::parse(self.kms)?;
+        let entries = self.receipts.flush_entries;
+        if !FLUSH_ENTRIES_RANGE.contains(&entries) {
+            let (least, most) = (FLUSH_ENTRIES_RANGE.start(), FLUSH_ENTRIES_RANGE.end());
+            let reason = format!("{entries} is not from {least} to {most}");
+            return Err(Refusal::field("receipts.flush_entries", reason));
         }
         for (field, address) in [
             ("listen.grpc", self.listen.grpc),
@@ -235,9 +251,10 @@ impl File {
         ] {
             if !address.ip().is_loopback() {
                 let reason = format!("{address} is not loopback; without `spiffe` use 127.0.0.1 or [::1]");
-                return Err(Refusal::Field(field, reason));
+                return Err(Refusal::field(field, reason));
             }
         }
+        self.listen.are_distinct()?;
         Ok(Config {
             region,
             listen: Listen {
@@ -247,7 +264,9 @@ impl File {
             },
             data: self.data,
             insecure_dev: self.insecure_dev,
+            kms,
             flush,
+            flush_entries: entries,
         })
     }
 }
@@ -267,7 +286,7 @@ fn parse_region(region: String) -> Result<String, Refusal> {
     let reason = format!(
         "`{region}` is not a region name; use 1 to {MAX_REGION_BYTES} of a-z, 0-9 and '-', a letter first, no '-' last"
     );
-    Err(Refusal::Field("region", reason))
+    Err(Refusal::field("region", reason))
 }
 
 fn parse_flush(text: &str) -> Result<Duration, Refusal> {
@@ -277,7 +296,7 @@ fn parse_flush(text: &str) -> Result<Duration, Refusal> {
             let (least, most) = (FLUSH_RANGE.start(), FLUSH_RANGE.end());
             let reason =
                 format!("`{text}` is not a duration from {least:?} to {most:?}; write for example 250ms");
-            Err(Refusal::Field("receipts.flush", reason))
+            Err(Refusal::field("receipts.flush", reason))
         }
     }
 }
@@ -301,6 +320,8 @@ mod tests {
         assert_eq!(config.listen.probe.to_string(), "127.0.0.1:9193");
         assert_eq!(config.data, PathBuf::from("./data"));
         assert_eq!(config.flush, Duration::from_millis(250));
+        assert_eq!(config.flush_entries, 65_536);
+        assert_eq!(config.kms, KmsSettings::default());
         assert!(!config.insecure_dev);
     }
 
@@ -312,8 +333,14 @@ mod tests {
             ("region: eu\nlisten: { http: '10.0.0.1:80' }", "listen.http"),
             ("region: eu\nreceipts: { flush: 1h }", "receipts.flush"),
             ("region: eu\ndata: ''", "data"),
-            ("region: eu\nkms: { provider: aws }", "kms.provider"),
-            ("region: eu\nkms: { rotate_every: 30d }", "kms.rotate_every"),
+            ("region: eu\nkms: { provider: aws }", "kms.key_id"),
+            ("region: eu\nkms: { rotate_every: 30s }", "kms.rotate_every"),
+            (
+                "region: eu\nreceipts: { flush_entries: 1 }",
+                "receipts.flush_entries",
+            ),
+            ("region: eu\nlisten: { http: '127.0.0.1:9191' }", "listen.http"),
+            ("region: eu\nlisten: { probe: '127.0.0.1:9192' }", "listen.probe"),
             ("region: eu\nspiffe: { workload_api: unix:///x }", "spiffe"),
             ("region: eu\nregions: { quorum: 2 }", "regions"),
             ("region: eu\nretention: []", "retention"),
