@@ -12,6 +12,7 @@ pub mod error;
 pub mod gate;
 pub mod load;
 pub mod mesh;
+pub mod peer;
 pub mod ports;
 pub mod process;
 pub mod rollout;

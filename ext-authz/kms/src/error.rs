@@ -1,6 +1,7 @@
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::KeyVersion;
+use crate::{Call, Detail, KeyVersion};
 
 /// Why a key could not be used. Each text is one line that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +12,150 @@ pub enum KmsError {
     UnknownVersion {
         /// The version that was asked for.
         version: KeyVersion,
+    },
+    /// The provider's answer was made with another version than the one that was asked for. It was thrown away.
+    #[error(
+        "{call}: version `{asked}` was asked for and `{answered}` answered; the answer was not used. Check what stands between KNHK and the provider"
+    )]
+    OtherVersion {
+        /// What was asked.
+        call: Call,
+        /// The version that was asked for.
+        asked: KeyVersion,
+        /// The version that the answer names.
+        answered: Detail,
+    },
+    /// The provider asked for fewer calls.
+    #[error("{call}: too many calls for the provider ({detail}); raise its quota or the flush interval")]
+    Throttled {
+        /// What was asked.
+        call: Call,
+        /// The provider's words.
+        detail: Detail,
+    },
+    /// The credential is good and may not do this.
+    #[error("{call}: permission denied ({detail}); docs/kms.md lists the permissions it needs")]
+    Forbidden {
+        /// What was asked.
+        call: Call,
+        /// The provider's words.
+        detail: Detail,
+    },
+    /// There is no credential, or the provider does not take it.
+    #[error("{call}: no valid credential ({detail}); docs/kms.md says where credentials are looked for")]
+    Unauthenticated {
+        /// What was asked.
+        call: Call,
+        /// What is missing, or the provider's words.
+        detail: Detail,
+    },
+    /// The key or the version is there and is switched off.
+    #[error("{call}: it is disabled ({detail}); enable it at the provider, or rotate to a new version")]
+    KeyDisabled {
+        /// What was asked.
+        call: Call,
+        /// The provider's words.
+        detail: Detail,
+    },
+    /// There is no such key.
+    #[error("{call}: there is no such key ({detail}); check its name, or create it as docs/kms.md says")]
+    KeyMissing {
+        /// What was asked.
+        call: Call,
+        /// The provider's words.
+        detail: Detail,
+    },
+    /// The key is not an ECDSA P-256 key that signs.
+    #[error("{call}: it is {found}; use a signing key of type ECDSA P-256 (docs/kms.md)")]
+    WrongKeyType {
+        /// What was asked.
+        call: Call,
+        /// What the key is.
+        found: Detail,
+    },
+    /// No answer came in time.
+    #[error("{call}: no answer within {after:?}; check the provider's health and the network to it")]
+    Timeout {
+        /// What was asked.
+        call: Call,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// No connection, or it broke before the answer was whole.
+    #[error("{call}: the provider cannot be reached ({detail}); check its address and the network")]
+    Unreachable {
+        /// What was asked.
+        call: Call,
+        /// The network's words.
+        detail: Detail,
+    },
+    /// The two sides could not agree on TLS.
+    #[error("{call}: TLS failed ({detail}); check the provider's certificate and the CA file")]
+    Tls {
+        /// What was asked.
+        call: Call,
+        /// What TLS said.
+        detail: Detail,
+    },
+    /// The answer is not in the provider's documented form.
+    #[error(
+        "{call}: the answer is not the provider's ({detail}); check that the address is the provider's and no proxy answers for it"
+    )]
+    MalformedAnswer {
+        /// What was asked.
+        call: Call,
+        /// What is wrong with it.
+        detail: Detail,
+    },
+    /// The provider says that it failed.
+    #[error("{call}: the provider failed ({detail}); see its own log and health")]
+    Provider {
+        /// What was asked.
+        call: Call,
+        /// The provider's words.
+        detail: Detail,
+    },
+    /// The provider refused for a reason that has no variant of its own.
+    #[error("{call}: the provider refused ({detail}); correct what it names")]
+    Refused {
+        /// What was asked.
+        call: Call,
+        /// The provider's words.
+        detail: Detail,
+    },
+    /// The provider, or this key of it, cannot do what was asked.
+    #[error("{call}: that cannot be done ({detail})")]
+    Unsupported {
+        /// What was asked.
+        call: Call,
+        /// What cannot be done, and what can.
+        detail: Detail,
+    },
+    /// The key is named by itself, and only an alias can be moved to a new key.
+    #[error(
+        "kms.aws: `{key}` cannot rotate: an asymmetric key has one version, and only an alias can move to a new key; set kms.key_id to `alias/NAME`"
+    )]
+    RotationNeedsAlias {
+        /// `kms.key_id` as configured.
+        key: Detail,
+    },
+    /// The same failure came again until the call's deadline left no room for another attempt.
+    #[error("{last} [tried {attempts} times in {after:?}]")]
+    GaveUp {
+        /// How often it was tried, at least 2.
+        attempts: u32,
+        /// From the first attempt to the end of the last.
+        after: Duration,
+        /// The last failure, whose label this error has.
+        last: Box<KmsError>,
+    },
+    /// A setting, or the environment variable that stands for it, has no usable value.
+    #[error("{field}: {reason}")]
+    Setting {
+        /// The setting's name in `knhk.yaml` or the variable's.
+        field: &'static str,
+        /// What is wrong and what to write.
+        reason: String,
     },
     /// A key's file or directory can be read or written by others than its owner.
     #[error("kms.local: `{}` has mode {mode:04o}, so others could use the key; run `chmod {wanted:o} {0}`", path.display())]
@@ -44,18 +189,20 @@ pub enum KmsError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A version's name is empty, too long, or has characters outside `a-z A-Z 0-9 . _ : / -`.
+    /// A version's name is empty, too long, or has other characters than printable ASCII.
     #[error(
-        "kms: `{given}` is not a key version; it has 1 to {} letters, digits or `._:/-`",
+        "kms: `{given}` is not a key version; it has 1 to {} printable ASCII characters and no space",
         KeyVersion::MAX_LEN
     )]
     MalformedVersion {
         /// What was given, shortened.
-        given: String,
+        given: Detail,
     },
     /// The operating system refused.
-    #[error("kms.local: cannot {action} `{}`: {source}; check that the directory exists, is writable and has room", path.display())]
+    #[error("{field}: cannot {action} `{}`: {source}; check that the directory exists, is writable and has room", path.display())]
     Io {
+        /// The part of the configuration: `kms.local`.
+        field: &'static str,
         /// What was being done.
         action: &'static str,
         /// To which file or directory.
@@ -76,6 +223,23 @@ impl KmsError {
     pub fn label(&self) -> &'static str {
         match self {
             Self::UnknownVersion { .. } => "unknown_version",
+            Self::OtherVersion { .. } => "other_version",
+            Self::Throttled { .. } => "throttled",
+            Self::Forbidden { .. } => "forbidden",
+            Self::Unauthenticated { .. } => "unauthenticated",
+            Self::KeyDisabled { .. } => "key_disabled",
+            Self::KeyMissing { .. } => "key_missing",
+            Self::WrongKeyType { .. } => "wrong_key_type",
+            Self::Timeout { .. } => "timeout",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Tls { .. } => "tls",
+            Self::MalformedAnswer { .. } => "malformed_answer",
+            Self::Provider { .. } => "provider",
+            Self::Refused { .. } => "refused",
+            Self::Unsupported { .. } => "unsupported",
+            Self::RotationNeedsAlias { .. } => "rotation_needs_alias",
+            Self::GaveUp { last, .. } => last.label(),
+            Self::Setting { .. } => "setting",
             Self::Permissions { .. } => "key_permissions",
             Self::MalformedKey { .. } => "malformed_key",
             Self::MalformedPublicKey { .. } => "malformed_public_key",
@@ -84,5 +248,13 @@ impl KmsError {
             Self::Io { .. } => "io",
             Self::Randomness { .. } => "randomness",
         }
+    }
+
+    /// Whether the same call may well succeed a moment later, with nothing changed by a person.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Throttled { .. } | Self::Timeout { .. } | Self::Unreachable { .. } | Self::Provider { .. }
+        )
     }
 }

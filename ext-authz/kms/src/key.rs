@@ -5,9 +5,10 @@ use p256::ecdsa::{Signature as Ecdsa, VerifyingKey};
 use p256::pkcs8::{DecodePublicKey, EncodePublicKey, LineEnding};
 use sha2::{Digest, Sha256};
 
-use crate::KmsError;
+use crate::{Detail, KmsError};
 
-/// Names one version of a key at its provider: `v1` in a local directory, an ARN, a key URL.
+/// Names one version of a key at its provider: `v1` in a local directory or Vault, 32 hexadecimal digits in Azure, a key's ARN
+/// in AWS. The name is printable ASCII without spaces, so it fits into a log line, a header and a command line.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyVersion(String);
 
@@ -18,10 +19,9 @@ impl KeyVersion {
     /// Takes a provider's name of a version.
     pub fn new(name: impl Into<String>) -> Result<Self, KmsError> {
         let name = name.into();
-        let known = |c: char| c.is_ascii_alphanumeric() || "._:/-".contains(c);
-        if name.is_empty() || name.len() > Self::MAX_LEN || !name.chars().all(known) {
+        if name.is_empty() || name.len() > Self::MAX_LEN || !name.chars().all(|c| c.is_ascii_graphic()) {
             return Err(KmsError::MalformedVersion {
-                given: name.chars().take(64).collect(),
+                given: Detail::new(name),
             });
         }
         Ok(Self(name))
@@ -32,9 +32,16 @@ impl KeyVersion {
         &self.0
     }
 
-    /// `v1`, `v2`, ...: versions of a key that is kept in files.
+    /// `v1`, `v2`, ...: versions of a key whose provider counts them.
     pub(crate) fn numbered(number: u32) -> Self {
         Self(format!("v{number}"))
+    }
+
+    /// The number of a version that [`KeyVersion::numbered`] could have made.
+    pub(crate) fn number(&self) -> Option<u32> {
+        let digits = self.0.strip_prefix('v')?;
+        let canonical = !digits.starts_with(['0', '+']);
+        digits.parse().ok().filter(|_| canonical)
     }
 }
 
@@ -167,6 +174,12 @@ impl Algorithm {
 pub enum KeyState {
     /// It signs.
     Enabled,
+    /// It is switched off and can be switched on again.
+    Disabled,
+    /// It is to be deleted and signs no more.
+    PendingDeletion,
+    /// It cannot sign for another reason: it is being made, imported, or its hardware is away.
+    Unavailable,
 }
 
 impl KeyState {
@@ -174,6 +187,9 @@ impl KeyState {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Enabled => "enabled",
+            Self::Disabled => "disabled",
+            Self::PendingDeletion => "pending_deletion",
+            Self::Unavailable => "unavailable",
         }
     }
 }
@@ -196,6 +212,8 @@ pub struct KeyMetadata {
     pub algorithm: Algorithm,
     /// Whether it can sign now.
     pub state: KeyState,
+    /// When the key, which is its first version, was made, in milliseconds since the Unix epoch, where the provider knows.
+    pub created_unix_ms: Option<u64>,
     /// `local`, `aws`, `azure` or `vault`.
     pub provider: &'static str,
     /// The provider's region, where it has one.
@@ -215,7 +233,8 @@ mod tests {
         }
         for good in [
             "v1",
-            "arn:aws:kms:us-east-1:1:key/2",
+            "0123456789abcdef0123456789abcdef",
+            "arn:aws-us-gov:kms:us-gov-east-1:123456789012:key/mrk-1234abcd12ab34cd56ef1234567890ab",
             &"a".repeat(KeyVersion::MAX_LEN),
         ] {
             assert_eq!(KeyVersion::new(good).expect("a good name").as_str(), good);

@@ -3,23 +3,32 @@
 //! Every provider signs a SHA-256 digest with ECDSA over P-256. The version of the key is chosen before signing, since its
 //! key ID is part of what is signed; signatures and public keys leave this crate in one form each ([`Signature`], [`Spki`]).
 //!
-//! [`local::LocalKms`] keeps keys in files and is meant for development and single machines.
+//! `vault` asks HashiCorp Vault or OpenBao, [`aws`] AWS KMS, [`azure`] Azure Key Vault; [`local::LocalKms`] keeps keys
+//! in files and is meant for development and single machines. Whatever goes over a network is tried again under one policy
+//! ([`retry`]), and fails with an error that has a stable label ([`KmsError::label`]).
 
+pub mod aws;
+pub mod azure;
+mod call;
 #[cfg(any(test, feature = "testing"))]
 pub mod conformance;
+mod env;
 mod error;
 mod key;
 pub mod local;
+pub mod retry;
 
 use async_trait::async_trait;
 
+pub use call::{Call, Detail};
+pub use env::{Env, Random, Time, Variables};
 pub use error::KmsError;
 pub use key::{Algorithm, KeyMetadata, KeyState, KeyVersion, Signature, Spki, VersionInfo};
 
 /// A service that holds signing keys and never gives them away.
 #[async_trait]
 pub trait Kms: Send + Sync {
-    /// The version that new signatures are to be made with.
+    /// The version that new signatures are to be made with, as the provider says now.
     async fn current(&self) -> Result<KeyVersion, KmsError>;
 
     /// The public key of a version, current or past.
@@ -28,6 +37,12 @@ pub trait Kms: Send + Sync {
     /// Signs a SHA-256 digest with exactly this version. The digest is signed as it is: it is not hashed again.
     /// An implementation returns an error rather than a signature made with another version.
     async fn sign(&self, version: &KeyVersion, digest: &[u8; 32]) -> Result<Signature, KmsError>;
+
+    /// Makes a new version, which [`Kms::current`] then names, and returns it. Older versions go on signing.
+    ///
+    /// Bounded in time, and resumable: a call after a crash or a lost answer finishes the rotation that was begun and does
+    /// not make a second version. No rotation may run beside it.
+    async fn rotate_key(&self) -> Result<KeyVersion, KmsError>;
 
     /// What a person or an auditor wants to know about the key.
     async fn key_metadata(&self) -> Result<KeyMetadata, KmsError>;

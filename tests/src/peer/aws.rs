@@ -1,0 +1,1 @@
+//! AWS KMS: moto, whose faults are corrected, behind a proxy that injects others.

@@ -1,0 +1,1 @@
+//! A proxy before a peer that injects faults and counts requests.

@@ -1,0 +1,1 @@
+//! Vault's own Transit engine.
