@@ -1,26 +1,45 @@
 use std::fmt;
+use std::sync::Arc;
 
-use p256::ecdsa::signature::hazmat::PrehashVerifier;
-use p256::ecdsa::{Signature, VerifyingKey};
-use p256::pkcs8::{DecodePublicKey, EncodePublicKey, LineEnding};
+use aws_lc_rs::digest::{Digest as Digested, SHA256};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ParsedPublicKey};
+use pem_rfc7468::LineEnding;
 use sha2::{Digest, Sha256};
 
 use crate::payload::to_hex;
 
-/// The most keys that are read from one PEM text.
-pub const MAX_KEYS: usize = 256;
+/// The most keys of a log, and that are read from one PEM text.
+pub const MAX_KEYS: usize = 4096;
 
 /// The largest PEM text that is read, in bytes.
-pub const MAX_PEM_BYTES: usize = 256 * 1024;
+pub const MAX_PEM_BYTES: usize = 1024 * 1024;
 
+/// Bytes of the `SubjectPublicKeyInfo` of a P-256 key in DER.
+const SPKI_LEN: usize = SPKI_HEAD.len() + POINT_LEN;
+
+/// What the DER of every P-256 key begins with: `id-ecPublicKey`, `prime256v1` (RFC 5480, 2.1.1), and a bit string of
+/// [`POINT_LEN`] bytes.
+const SPKI_HEAD: [u8; 26] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
+    0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
+];
+
+/// Bytes of an uncompressed point (SEC 1, 2.3.3): 4, then both coordinates.
+const POINT_LEN: usize = 65;
+
+/// How an uncompressed point begins.
+const UNCOMPRESSED: u8 = 4;
+
+const LABEL: &str = "PUBLIC KEY";
 const BEGIN: &str = "-----BEGIN PUBLIC KEY-----";
 const END: &str = "-----END PUBLIC KEY-----";
 
-/// A P-256 public key that checkpoints are verified with.
-#[derive(Clone, PartialEq, Eq)]
+/// A P-256 public key that checkpoints are verified with. Parsed once; each verification uses it as it is.
+#[derive(Clone)]
 pub struct PublicKey {
-    key: VerifyingKey,
-    der: Vec<u8>,
+    key: Arc<ParsedPublicKey>,
+    der: [u8; SPKI_LEN],
+    id: [u8; 32],
 }
 
 /// Why a text or bytes give no public key.
@@ -57,14 +76,36 @@ impl KeyError {
 }
 
 impl PublicKey {
-    /// Parses the DER of a `SubjectPublicKeyInfo`.
+    /// Parses the DER of a `SubjectPublicKeyInfo`. A key has one form: the curve by its name and the point uncompressed, as
+    /// OpenSSL and every key management write it. So it has one key ID too.
     pub fn from_der(der: &[u8]) -> Result<Self, KeyError> {
-        let malformed = |reason: String| KeyError::Malformed { number: 1, reason };
-        let key = VerifyingKey::from_public_key_der(der).map_err(|e| malformed(e.to_string()))?;
-        Self::from_key(key).map_err(malformed)
+        Self::parse(der).map_err(|reason| KeyError::Malformed {
+            number: 1,
+            reason: reason.to_owned(),
+        })
     }
 
-    /// Parses every `PUBLIC KEY` block of a PEM text. Text around the blocks is ignored, as OpenSSL does. At least one.
+    fn parse(der: &[u8]) -> Result<Self, &'static str> {
+        let point = der
+            .strip_prefix(&SPKI_HEAD)
+            .ok_or("it is not the SubjectPublicKeyInfo of a P-256 key with an uncompressed point")?;
+        if point.first() != Some(&UNCOMPRESSED) {
+            return Err("its point is not in the uncompressed form");
+        }
+        let der: [u8; SPKI_LEN] = der
+            .try_into()
+            .map_err(|_| "its length is not that of a P-256 key")?;
+        let key = ParsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, point)
+            .map_err(|_| "its point is not on the curve")?;
+        Ok(Self {
+            key: Arc::new(key),
+            der,
+            id: Sha256::digest(der).into(),
+        })
+    }
+
+    /// Parses every `PUBLIC KEY` block of a PEM text (RFC 7468). Text around the blocks is ignored, as OpenSSL does. At least
+    /// one.
     pub fn from_pem(text: &str) -> Result<Vec<Self>, KeyError> {
         if text.len() > MAX_PEM_BYTES {
             return Err(KeyError::TooLarge);
@@ -81,9 +122,9 @@ impl PublicKey {
                 .find(END)
                 .ok_or_else(|| malformed(format!("it has no `{END}`")))?;
             let end = start + end + END.len();
-            let key =
-                VerifyingKey::from_public_key_pem(&rest[start..end]).map_err(|e| malformed(e.to_string()))?;
-            keys.push(Self::from_key(key).map_err(malformed)?);
+            let (_, der) = pem_rfc7468::decode_vec(&rest.as_bytes()[start..end])
+                .map_err(|error| malformed(error.to_string()))?;
+            keys.push(Self::parse(&der).map_err(|reason| malformed(reason.to_owned()))?);
             rest = &rest[end..];
         }
         if keys.is_empty() {
@@ -91,11 +132,6 @@ impl PublicKey {
         } else {
             Ok(keys)
         }
-    }
-
-    fn from_key(key: VerifyingKey) -> Result<Self, String> {
-        let der = key.to_public_key_der().map_err(|e| e.to_string())?.into_vec();
-        Ok(Self { key, der })
     }
 
     /// The DER of its `SubjectPublicKeyInfo`.
@@ -106,28 +142,34 @@ impl PublicKey {
     /// One PEM block with a final newline.
     #[allow(clippy::missing_panics_doc)]
     pub fn pem(&self) -> String {
-        self.key
-            .to_public_key_pem(LineEnding::LF)
-            .expect("its DER was made before")
+        pem_rfc7468::encode_string(LABEL, LineEnding::LF, &self.der).expect("its length is fixed and small")
     }
 
     /// SHA-256 of the DER.
     pub fn key_id(&self) -> [u8; 32] {
-        Sha256::digest(&self.der).into()
+        self.id
     }
 
     /// The key ID of C2SP signed notes for ECDSA: the first four bytes of SHA-256 of the DER.
     pub fn note_key_id(&self) -> u32 {
-        let id = self.key_id();
-        u32::from_be_bytes([id[0], id[1], id[2], id[3]])
+        u32::from_be_bytes([self.id[0], self.id[1], self.id[2], self.id[3]])
     }
 
-    /// Whether this is an ECDSA signature, in DER, by this key over this SHA-256 digest.
+    /// Whether this is an ECDSA signature, in strict DER, by this key over this SHA-256 digest.
     pub fn verifies(&self, digest: &[u8; 32], signature_der: &[u8]) -> bool {
-        Signature::from_der(signature_der)
-            .is_ok_and(|signature| self.key.verify_prehash(digest, &signature).is_ok())
+        Digested::import_less_safe(digest, &SHA256)
+            .and_then(|digest| self.key.verify_digest_sig(&digest, signature_der))
+            .is_ok()
     }
 }
+
+impl PartialEq for PublicKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.der == other.der
+    }
+}
+
+impl Eq for PublicKey {}
 
 /// `sha256:` and the key ID in hexadecimal.
 impl fmt::Display for PublicKey {
@@ -169,5 +211,64 @@ mod tests {
         assert_eq!(label(&format!("{good}{BEGIN}\nAAAA\n{END}\n")), "malformed_key");
         assert_eq!(label(&good.repeat(MAX_KEYS + 1)), "key_too_large");
         assert_eq!(label(&" ".repeat(MAX_PEM_BYTES + 1)), "key_too_large");
+    }
+
+    #[test]
+    fn a_key_has_one_form() {
+        let good = TestSigner::new(1).public_key();
+        let refused = |der: &[u8]| PublicKey::from_der(der).expect_err("no key").to_string();
+        for at in 0..SPKI_HEAD.len() {
+            let mut changed = good.der().to_vec();
+            changed[at] ^= 1;
+            refused(&changed);
+        }
+        let mut off_curve = good.der().to_vec();
+        off_curve[SPKI_LEN - 1] ^= 1;
+        assert!(refused(&off_curve).contains("on the curve"));
+        refused(&[good.der(), &[0]].concat());
+        refused(&good.der()[..SPKI_LEN - 1]);
+        refused(&[]);
+
+        // The compressed form of the same key (SEC 1, 2.3.3) would give it a second key ID.
+        let point = &good.der()[SPKI_HEAD.len()..];
+        let mut compressed = SPKI_HEAD.to_vec();
+        (compressed[1], compressed[24]) = (0x39, 0x22);
+        compressed.push(2 | (point[POINT_LEN - 1] & 1));
+        compressed.extend(&point[1..33]);
+        refused(&compressed);
+        let infinity = [&SPKI_HEAD[..], &[0; POINT_LEN]].concat();
+        refused(&infinity);
+    }
+
+    #[test]
+    fn a_signature_is_strict_der_over_the_digest_itself() {
+        let signer = TestSigner::new(1);
+        let (key, digest) = (signer.public_key(), [7; 32]);
+        let signature = signer.sign(&digest);
+        assert!(key.verifies(&digest, &signature));
+        assert!(
+            !key.verifies(&Sha256::digest(digest).into(), &signature),
+            "of the digest, not of its digest"
+        );
+        assert!(!TestSigner::new(2).public_key().verifies(&digest, &signature));
+        assert!(
+            !key.verifies(&digest, &[&signature[..], &[0]].concat()),
+            "a byte behind it"
+        );
+        assert!(!key.verifies(&digest, &[]));
+        // The same numbers, with the length of the sequence in two bytes: BER, and not DER.
+        let long = [&[0x30, 0x81, signature[1]], &signature[2..]].concat();
+        assert!(!key.verifies(&digest, &long));
+        // The same numbers, the first with a needless zero.
+        let mut padded = signature.clone();
+        padded[1] += 1;
+        padded[3] += 1;
+        padded.insert(4, 0);
+        assert!(!key.verifies(&digest, &padded));
+        for at in 0..signature.len() {
+            let mut changed = signature.clone();
+            changed[at] ^= 1;
+            assert!(!key.verifies(&digest, &changed), "byte {at}");
+        }
     }
 }
