@@ -31,6 +31,7 @@ pub struct Launch {
     log: PathBuf,
     program: OsString,
     arguments: Vec<OsString>,
+    environment: Vec<(String, String)>,
     cpu: Option<u32>,
 }
 
@@ -42,6 +43,7 @@ impl Launch {
             log,
             program: program.into(),
             arguments: Vec::new(),
+            environment: Vec::new(),
             cpu: None,
         }
     }
@@ -58,6 +60,13 @@ impl Launch {
     #[must_use]
     pub fn arg_path(mut self, option: &str, path: &Path) -> Self {
         self.arguments.extend([option.into(), path.into()]);
+        self
+    }
+
+    /// Sets variables beside those that it inherits.
+    #[must_use]
+    pub fn env(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        self.environment.extend(variables);
         self
     }
 
@@ -90,6 +99,7 @@ impl Launch {
         command
             .arg(&self.program)
             .args(&self.arguments)
+            .envs(self.environment)
             .stdin(Stdio::null())
             .stdout(log)
             .stderr(errors)

@@ -24,12 +24,32 @@ pub struct Addresses {
     pub probe: SocketAddr,
 }
 
+/// Which key service the service uses: what its configuration and its environment say of it.
+#[derive(Debug, Clone)]
+pub struct KeyService {
+    /// The `kms:` block of `knhk.yaml`.
+    pub yaml: String,
+    /// Variables with the address and the credentials.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Default for KeyService {
+    /// A key in a file.
+    fn default() -> Self {
+        Self {
+            yaml: "kms: { provider: local }\n".to_owned(),
+            environment: Vec::new(),
+        }
+    }
+}
+
 /// A service with its data and ports, which outlive its process: it can be killed and started again.
 #[derive(Debug)]
 pub struct Service {
     process: Option<Process>,
     addresses: Addresses,
     flush: Duration,
+    kms: KeyService,
     cpu: Option<u32>,
     client: reqwest::Client,
     directory: tempfile::TempDir,
@@ -57,8 +77,9 @@ impl Service {
     }
 
     /// Starts one on these addresses and waits until it can decide and record.
-    pub async fn start_at(addresses: Addresses) -> Result<Self, Error> {
+    pub async fn start_at(addresses: Addresses, kms: KeyService) -> Result<Self, Error> {
         let mut service = Self::new(addresses, Vec::new(), &std::env::temp_dir())?;
+        service.sign_with(kms);
         service.up().await?;
         Ok(service)
     }
@@ -73,11 +94,17 @@ impl Service {
             process: None,
             addresses,
             flush: Duration::from_millis(100),
+            kms: KeyService::default(),
             cpu: None,
             client: reqwest::Client::new(),
             directory,
             _ports: ports,
         })
+    }
+
+    /// From its next start on it signs with this key service.
+    pub fn sign_with(&mut self, kms: KeyService) {
+        self.kms = kms;
     }
 
     /// From its next start on it runs on this processor alone.
@@ -96,6 +123,7 @@ impl Service {
         )
         .args(["serve"])
         .arg_path("--config", &config)
+        .env(self.kms.environment.clone())
         .start()?;
         self.process = Some(process);
         self.ready().await
@@ -166,8 +194,9 @@ impl Service {
         let Addresses { grpc, http, probe } = self.addresses;
         let (data, flush) = (self.data(), self.flush);
         format!(
-            "region: {REGION}\nlisten: {{ grpc: '{grpc}', http: '{http}', probe: '{probe}' }}\ndata: '{}'\nreceipts: {{ flush: {flush:?} }}\n",
-            data.display()
+            "region: {REGION}\nlisten: {{ grpc: '{grpc}', http: '{http}', probe: '{probe}' }}\ndata: '{}'\nreceipts: {{ flush: {flush:?} }}\n{}",
+            data.display(),
+            self.kms.yaml
         )
     }
 

@@ -15,7 +15,7 @@ use crate::envoy::{Envoy, EnvoyConfig, EnvoyOptions};
 use crate::load::{Load, LoadOptions, Sticky, Tally, five_sigma, share};
 use crate::ports::Port;
 use crate::rollout::{Rollouts, Status};
-use crate::service::{Addresses, Service};
+use crate::service::{Addresses, KeyService, Service};
 use crate::upstream::Upstream;
 use crate::wait;
 
@@ -73,7 +73,7 @@ impl Scene {
             http: local(9192),
             probe: local(9193),
         };
-        let service = Service::start_at(addresses).await?;
+        let service = Service::start_at(addresses, KeyService::default()).await?;
         let envoy = Envoy::start_as_configured(EnvoyConfig::load(ENVOY)?, EnvoyOptions::default()).await?;
         let load = Load::start(LoadOptions {
             rate: RATE,
