@@ -11,8 +11,9 @@
 //! | 4 | the entry: 32 bytes, the commitment |
 //! | 5 | inclusion proof: array of 32-byte hashes from the leaf's sibling to the root's child (RFC 6962) |
 //! | 6 | checkpoint: the signed note, bytes |
+//! | 7 | COSE receipt (RFC 9942) for the same entry under the same root, bytes, see [`crate::cose`] |
 //!
-//! Keys 7 (COSE receipt) and 8 (acknowledgements of other regions) are reserved.
+//! Key 8 (acknowledgements of other regions) is reserved.
 
 use std::fmt;
 
@@ -21,20 +22,20 @@ use serde::Serialize;
 use tlog_tiles::{Hash, check_record};
 
 use crate::checkpoint::{CheckpointError, MAX_CHECKPOINT_BYTES, SignedCheckpoint};
+use crate::cose::{CoseReceipt, MAX_COSE_BYTES, MAX_PATH_HASHES};
 use crate::entry::{Commitment, SALT_LEN, Salt, commit, leaf_hash};
 use crate::key::PublicKey;
 use crate::payload::{
     DecodeError, MAX_PAYLOAD_BYTES, MapReader, Payload, array_len, fixed_bytes, in_memory, to_hex,
 };
+use crate::root;
 
 /// The version of the file format.
 pub const RECEIPT_VERSION: u64 = 1;
 
-/// The most hashes of an inclusion proof: the height of the largest tree.
-pub const MAX_PROOF_HASHES: usize = 64;
-
 /// The largest receipt file that is read, in bytes.
-pub const MAX_RECEIPT_BYTES: usize = MAX_PAYLOAD_BYTES + MAX_CHECKPOINT_BYTES + MAX_PROOF_HASHES * 40 + 1024;
+pub const MAX_RECEIPT_BYTES: usize =
+    MAX_PAYLOAD_BYTES + MAX_CHECKPOINT_BYTES + MAX_COSE_BYTES + MAX_PATH_HASHES * 40 + 1024;
 
 /// Names an entry of a region's log: `us-east-1/42`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -93,12 +94,14 @@ pub struct ReceiptFile {
     pub proof: Vec<[u8; 32]>,
     /// The checkpoint that the proof leads to.
     pub checkpoint: SignedCheckpoint,
+    /// The same inclusion, for verifiers of COSE receipts.
+    pub cose: CoseReceipt,
 }
 
 /// One thing that was verified.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What: `payload`, `commitment`, `inclusion`, `signature` or `origin`.
+    /// What: `payload`, `commitment`, `inclusion`, `signature`, `cose` or `origin`.
     pub name: &'static str,
     /// One line for a person, with the values.
     pub detail: String,
@@ -145,6 +148,12 @@ pub enum VerifyError {
     /// The checkpoint is not signed by one of the keys.
     #[error("signature: {0}")]
     Signature(#[source] CheckpointError),
+    /// The COSE receipt is not of this entry and root, or not signed by the key that signed the checkpoint.
+    #[error("cose: {reason}")]
+    Cose {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// The payload was written for another region than the log's.
     #[error("origin: the payload is of region `{region}`, the checkpoint of log `{origin}`")]
     Origin {
@@ -163,6 +172,7 @@ impl VerifyError {
             Self::Commitment { .. } => "commitment",
             Self::Inclusion { .. } => "inclusion",
             Self::Signature(_) => "signature",
+            Self::Cose { .. } => "cose",
             Self::Origin { .. } => "origin",
         }
     }
@@ -172,7 +182,7 @@ impl ReceiptFile {
     /// The file's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         in_memory(self.payload.len() + 2048, |e| {
-            e.map(7)?;
+            e.map(8)?;
             e.u8(0)?.u64(RECEIPT_VERSION)?;
             e.u8(1)?.bytes(&self.payload)?;
             e.u8(2)?.bytes(&self.salt)?;
@@ -183,6 +193,7 @@ impl ReceiptFile {
                 e.bytes(hash)?;
             }
             e.u8(6)?.bytes(self.checkpoint.as_bytes())?;
+            e.u8(7)?.bytes(&self.cose.to_bytes())?;
             Ok(())
         })
     }
@@ -207,11 +218,14 @@ impl ReceiptFile {
                 .optional_with(5, proof)?
                 .ok_or(DecodeError::Missing { field: "proof" })?,
             checkpoint: map
-                .optional_with(6, |d| {
-                    let note = d.bytes().map_err(|e| DecodeError::malformed("checkpoint", &e))?;
-                    SignedCheckpoint::from_bytes(note).map_err(|e| DecodeError::malformed("checkpoint", &e))
-                })?
+                .optional_with(6, root::checkpoint)?
                 .ok_or(DecodeError::Missing { field: "checkpoint" })?,
+            cose: map
+                .optional_with(7, |d| {
+                    let bytes = d.bytes().map_err(|e| DecodeError::malformed("cose", &e))?;
+                    CoseReceipt::from_bytes(bytes)
+                })?
+                .ok_or(DecodeError::Missing { field: "cose" })?,
         };
         map.finish()?;
         if receipt.to_bytes() != bytes {
@@ -223,7 +237,7 @@ impl ReceiptFile {
     /// Checks everything that can be checked with these public keys alone: no network, no clock, no other file.
     /// The checkpoint must be signed by one of `keys`.
     pub fn verify(&self, keys: &[PublicKey]) -> Result<Verified, VerifyError> {
-        let mut checks = Vec::with_capacity(5);
+        let mut checks = Vec::with_capacity(6);
         let mut passed = |name, detail| checks.push(Check { name, detail });
 
         let payload = Payload::from_bytes(&self.payload).map_err(VerifyError::Payload)?;
@@ -262,6 +276,12 @@ impl ReceiptFile {
         let key = self.checkpoint.verify(keys).map_err(VerifyError::Signature)?;
         passed("signature", format!("ECDSA P-256, key {key}"));
 
+        self.check_cose(key)?;
+        passed(
+            "cose",
+            format!("RFC 9942, ES256, kid {}", to_hex(&self.cose.signed.kid)),
+        );
+
         let (region, origin) = (payload.region(), self.checkpoint.origin());
         if origin.rsplit_once('/').is_none_or(|(_, last)| last != region) {
             return Err(VerifyError::Origin {
@@ -279,12 +299,33 @@ impl ReceiptFile {
     }
 }
 
+impl ReceiptFile {
+    /// The COSE receipt must say the same as proof and checkpoint, and be signed by the same key.
+    fn check_cose(&self, key: &PublicKey) -> Result<(), VerifyError> {
+        let refuse = |reason| Err(VerifyError::Cose { reason });
+        let cose = &self.cose;
+        if cose.signed.kid != key.key_id() {
+            return refuse("its kid is not the key that signed the checkpoint");
+        }
+        if cose.tree_size != self.checkpoint.size() {
+            return refuse("its tree is of another size than the checkpoint's");
+        }
+        if cose.leaf_index != self.index || cose.path != self.proof {
+            return refuse("its inclusion proof is of another entry");
+        }
+        if !cose.signed.verifies(key, &self.checkpoint.root()) {
+            return refuse("its signature is not one over the checkpoint's root: one of them was changed");
+        }
+        Ok(())
+    }
+}
+
 fn proof(d: &mut Decoder<'_>) -> Result<Vec<[u8; 32]>, DecodeError> {
     let len = array_len(d, "proof")?;
-    if len > MAX_PROOF_HASHES as u64 {
+    if len > MAX_PATH_HASHES as u64 {
         return Err(DecodeError::malformed(
             "proof",
-            &format_args!("it has {len} hashes, and at most {MAX_PROOF_HASHES} are read"),
+            &format_args!("it has {len} hashes, and at most {MAX_PATH_HASHES} are read"),
         ));
     }
     (0..len).map(|_| fixed_bytes(d, "proof")).collect()

@@ -97,14 +97,74 @@ pub enum LogError {
         /// What is wrong with it.
         source: DecodeError,
     },
+    /// The signer does not say which key the new log begins with.
+    #[error("receipts: a new log needs a key to begin with: {0}; check the signing key at its provider")]
+    NoKey(#[source] SignError),
     /// There is no signature. Entries are durable all the same, and the next flush tries again.
     #[error(
         "receipts: the checkpoint is not signed: {0}; entries are kept, signing is tried again at each flush"
     )]
     Sign(#[from] SignError),
+    /// A payload of a kind that the log writes by itself.
+    #[error("receipts: a {kind} is written by the log itself; use `Log::rotate` for a key")]
+    OwnKind {
+        /// The payload's kind.
+        kind: &'static str,
+    },
+    /// The key is not rotated: the one that signed before goes on.
+    #[error("receipts: the log's key is not rotated: {0}")]
+    Rotate(#[from] RotateError),
     /// The log is closed.
     #[error("receipts: the log is closed; the service is shutting down")]
     Closed,
+}
+
+/// Why another key did not take over. The one that signed before goes on.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RotateError {
+    /// It signs already.
+    #[error("{key} is the key that signs; make a new version of the key first")]
+    Active {
+        /// The key, `sha256:...`.
+        key: String,
+    },
+    /// It signed before another key took over from it.
+    #[error("{key} has signed before and was replaced; make a new version of the key")]
+    Retired {
+        /// The key, `sha256:...`.
+        key: String,
+    },
+    /// The log has as many keys as it can have.
+    #[error(
+        "the log has {} keys, and no more are possible; begin a new log",
+        crate::key::MAX_KEYS
+    )]
+    TooMany,
+    /// The new key did not show that it can sign.
+    #[error("the new key does not sign: {0}; check it at its provider, then try again")]
+    Proof(#[source] SignError),
+    /// The entry that announces it, or the checkpoint over that by the key that signs now, or the record of the change.
+    #[error("{step}: {source}; try again, which goes on with what is done")]
+    Step {
+        /// What was being done.
+        step: &'static str,
+        /// Why it failed.
+        source: Box<LogError>,
+    },
+}
+
+impl RotateError {
+    /// A stable name for metrics and programs.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Active { .. } => "key_is_active",
+            Self::Retired { .. } => "key_is_retired",
+            Self::TooMany => "too_many_keys",
+            Self::Proof(error) => error.label(),
+            Self::Step { source, .. } => source.label(),
+        }
+    }
 }
 
 /// Why a checkpoint got no signature.
@@ -149,7 +209,10 @@ impl LogError {
             Self::NotCovered { .. } => "not_covered",
             Self::NoTile { .. } => "no_tile",
             Self::Payload { .. } => "payload",
+            Self::NoKey(error) => error.label(),
             Self::Sign(_) => "sign",
+            Self::OwnKind { .. } => "own_kind",
+            Self::Rotate(error) => error.label(),
             Self::Closed => "closed",
         }
     }

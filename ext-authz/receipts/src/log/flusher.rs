@@ -1,27 +1,58 @@
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
-use tokio::task::spawn_blocking;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::error::{LogError, SignError};
 use super::publisher::Publisher;
+use super::queue::Queue;
+use super::rotation::{Rotated, Rotation};
 use super::{SIGN_TIMEOUT, Stoppage};
-use crate::checkpoint::{SignedCheckpoint, Unsigned};
-use crate::key::PublicKey;
-use crate::signer::Signer;
+use crate::checkpoint::{CheckpointError, Unsigned};
+use crate::cose::RootSignature;
+use crate::env::Env;
+use crate::root::SignedRoot;
+use crate::signer::{Signer, SigningKey};
 
-/// The answer to a flush: the newest checkpoint, if there is one.
-pub(crate) type Flushed = Result<Option<SignedCheckpoint>, LogError>;
+/// The answer to a flush: the newest signed root, if there is one.
+pub(crate) type Flushed = Result<Option<Arc<SignedRoot>>, LogError>;
 
-/// Runs the publisher: at each tick, and when asked.
+/// Runs the publisher: at each tick, when many entries are uncovered, and when asked.
 pub(crate) struct Flusher {
     pub(crate) publisher: Publisher,
     pub(crate) signer: Arc<dyn Signer>,
-    pub(crate) key: PublicKey,
-    pub(crate) newest: watch::Sender<Option<SignedCheckpoint>>,
+    pub(crate) env: Env,
+    pub(crate) queue: Arc<Queue>,
+    pub(crate) backlog: Arc<Backlog>,
+    pub(crate) newest: watch::Sender<Option<Arc<SignedRoot>>>,
     pub(crate) last_error: Arc<Mutex<Option<LogError>>>,
+}
+
+/// Calls for a flush when so many entries came since the last one began, whether that one succeeded or not.
+pub(crate) struct Backlog {
+    most: u64,
+    begun_at: AtomicU64,
+    reached: Notify,
+}
+
+impl Backlog {
+    pub(crate) fn new(most: u64, size: u64) -> Self {
+        Self {
+            most,
+            begun_at: AtomicU64::new(size),
+            reached: Notify::new(),
+        }
+    }
+
+    /// The log has `size` durable entries now.
+    pub(crate) fn grown(&self, size: u64) {
+        if size.saturating_sub(self.begun_at.load(Ordering::Relaxed)) >= self.most {
+            self.reached.notify_one();
+        }
+    }
 }
 
 impl Flusher {
@@ -29,23 +60,38 @@ impl Flusher {
     pub(crate) async fn run(mut self, every: Duration, mut asked: mpsc::Receiver<Ask>) -> Stoppage {
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let backlog = Arc::clone(&self.backlog);
         loop {
-            let mut waiting = Vec::new();
-            let mut stops = false;
+            let mut asks = Vec::new();
             tokio::select! {
                 _ = ticks.tick() => {}
+                () = backlog.reached.notified() => {}
                 ask = asked.recv() => match ask {
-                    Some(ask) => stops |= ask.note(&mut waiting),
+                    Some(ask) => asks.push(ask),
                     None => return Ok(()),
                 },
             }
             // One flush serves all who asked before it began.
             while let Ok(ask) = asked.try_recv() {
-                stops |= ask.note(&mut waiting);
+                asks.push(ask);
+            }
+            let (mut waiting, mut stops) = (Vec::new(), false);
+            for ask in asks {
+                match ask {
+                    Ask::Flush(answer) => waiting.push(answer),
+                    Ask::Stop(answer) => {
+                        waiting.push(answer);
+                        stops = true;
+                    }
+                    Ask::Rotate(rotation, answer) => {
+                        let (this, rotated) = self.rotate(rotation).await?;
+                        self = this;
+                        let _ = answer.send(rotated);
+                    }
+                }
             }
             let (this, result) = self.flush().await?;
             self = this;
-            self.remember(result.as_ref().err());
             for answer in waiting {
                 // Who no longer waits needs no answer.
                 let _ = answer.send(result.clone());
@@ -56,9 +102,16 @@ impl Flusher {
         }
     }
 
-    async fn flush(mut self) -> Result<(Self, Flushed), tokio::task::JoinError> {
+    pub(crate) async fn flush(mut self) -> Result<(Self, Flushed), JoinError> {
+        let (this, result) = self.try_flush().await?;
+        self = this;
+        self.remember(result.as_ref().err());
+        Ok((self, result))
+    }
+
+    async fn try_flush(mut self) -> Result<(Self, Flushed), JoinError> {
         let (this, prepared) = spawn_blocking(move || {
-            let prepared = self.publisher.prepare();
+            let prepared = self.prepare();
             (self, prepared)
         })
         .await?;
@@ -66,31 +119,50 @@ impl Flusher {
         let unsigned = match prepared {
             Ok(Some(unsigned)) => unsigned,
             Ok(None) => {
-                let newest = self.publisher.published().cloned();
+                let newest = self.publisher.book().root().cloned();
                 return Ok((self, Ok(newest)));
             }
             Err(error) => return Ok((self, Err(error))),
         };
-        let checkpoint = match self.sign(&unsigned).await {
-            Ok(checkpoint) => checkpoint,
+        let root = match self.sign(&unsigned).await {
+            Ok(root) => root,
             Err(error) => return Ok((self, Err(error.into()))),
         };
         spawn_blocking(move || {
-            let result = self.publisher.publish(checkpoint.clone());
-            if result.is_ok() {
-                self.newest.send_replace(Some(checkpoint.clone()));
-            }
-            (self, result.map(|()| Some(checkpoint)))
+            let result = self.publisher.publish(root, self.env.now_unix_ms());
+            let newest = self.publisher.book().root().cloned();
+            // It is in force once it is durable, whatever came after that.
+            self.newest.send_replace(newest.clone());
+            (self, result.map(|()| newest))
         })
         .await
     }
 
-    async fn sign(&self, unsigned: &Unsigned) -> Result<SignedCheckpoint, SignError> {
-        let digest = unsigned.digest();
-        let signature = timeout(SIGN_TIMEOUT, self.signer.sign_digest(&digest))
-            .await
-            .map_err(|_| SignError::Timeout)??;
-        Ok(unsigned.signed(&self.key, signature)?)
+    fn prepare(&mut self) -> Result<Option<Unsigned>, LogError> {
+        let begun_at = self.publisher.size();
+        self.backlog.begun_at.store(begun_at, Ordering::Relaxed);
+        self.publisher.prepare(self.env.now_unix_ms())
+    }
+
+    /// Both signatures, at the same time.
+    async fn sign(&self, unsigned: &Unsigned) -> Result<SignedRoot, SignError> {
+        let key = self.publisher.book().keyring().active().signing_key();
+        let kid = key.public.key_id();
+        let (note, cose) = tokio::try_join!(
+            sign(self.signer.as_ref(), &key, unsigned.digest()),
+            sign(
+                self.signer.as_ref(),
+                &key,
+                RootSignature::digest(&kid, &unsigned.root)
+            ),
+        )?;
+        let checkpoint = unsigned.signed(&key.public, note)?;
+        let cose = RootSignature::new(&key.public, &unsigned.root, &cose).ok_or_else(|| {
+            CheckpointError::BadSignature {
+                key: key.public.to_string(),
+            }
+        })?;
+        Ok(SignedRoot { checkpoint, cose })
     }
 
     /// Keeps the error for `status`, and tells the operator when it begins and ends.
@@ -105,26 +177,22 @@ impl Flusher {
     }
 }
 
+/// A signature, within [`SIGN_TIMEOUT`].
+pub(crate) async fn sign(
+    signer: &dyn Signer,
+    key: &SigningKey,
+    digest: [u8; 32],
+) -> Result<Vec<u8>, SignError> {
+    let signature = timeout(SIGN_TIMEOUT, signer.sign_digest(key, &digest)).await;
+    Ok(signature.map_err(|_| SignError::Timeout)??)
+}
+
 /// What the flusher is asked.
 pub(crate) enum Ask {
     /// Flush now.
     Flush(oneshot::Sender<Flushed>),
+    /// Announce a key, and let it take over.
+    Rotate(Rotation, oneshot::Sender<Rotated>),
     /// Flush now, and end.
     Stop(oneshot::Sender<Flushed>),
-}
-
-impl Ask {
-    /// Notes who waits; says whether it was told to stop.
-    fn note(self, waiting: &mut Vec<oneshot::Sender<Flushed>>) -> bool {
-        match self {
-            Self::Flush(answer) => {
-                waiting.push(answer);
-                false
-            }
-            Self::Stop(answer) => {
-                waiting.push(answer);
-                true
-            }
-        }
-    }
 }

@@ -5,21 +5,30 @@
 //! log/segments/<N>.seg          the entries, see `segment`; the only truth
 //! log/segments/<N>.idx          where in a closed segment its entries are; derived
 //! log/tile/...                  C2SP tlog-tiles; derived
-//! log/checkpoint                the newest signed checkpoint; derived, and what the entries are checked against at a start
+//! log/root                      the newest root with its signatures, see `root`; what the entries are checked against
+//! log/checkpoint                the C2SP checkpoint in it, as it is published; derived
+//! log/checkpoints/<n>           checkpoints that are kept, see `kept`; only added to
+//! log/keys                      the keys, see `keyring`; derived from entries, `log/root` and `log/checkpoints`
 //! ```
 //! A thread writes entries, all that wait with one sync, and answers only then. A task makes tiles durable, then has the
 //! tree's root signed and published, at each flush that has something new. Neither waits for the other: where signing fails
 //! entries stay durable and unsigned, and each later flush tries again.
 
+mod book;
 mod error;
 mod flusher;
+mod kept;
+mod keyring;
+mod keys;
 mod offsets;
 mod options;
 mod publisher;
 mod queue;
 mod reading;
 mod recovery;
+mod rotation;
 mod segments;
+mod tail;
 mod tiles;
 mod writer;
 
@@ -32,22 +41,26 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::timeout;
 
-pub use error::{LogError, SignError};
-use flusher::{Ask, Flushed, Flusher};
-pub use options::{LogOptions, MAX_FLUSH, MIN_FLUSH};
+pub use error::{LogError, RotateError, SignError};
+use flusher::{Ask, Backlog, Flushed, Flusher};
+use keyring::Keyring;
+pub use keyring::{KeyState, LogKey};
+pub use options::{DEFAULT_FLUSH_ENTRIES, LogOptions, MAX_FLUSH, MIN_FLUSH};
 use publisher::Publisher;
 use queue::{Queue, Request};
 pub use reading::Scan;
+pub use rotation::MAX_WHO_BYTES;
 use segments::Segments;
 use writer::Writer;
 
 use crate::checkpoint::SignedCheckpoint;
 use crate::entry::Prepared;
 use crate::env::Env;
-use crate::key::PublicKey;
 use crate::payload::{Genesis, MAX_PAYLOAD_BYTES, Payload};
-use crate::signer::Signer;
+use crate::root::SignedRoot;
+use crate::signer::{Signer, SigningKey};
 use crate::storage::{LockError, LockGuard, Storage};
 
 /// Bytes of appends that may wait to be written; past it an append fails with `resource_exhausted`.
@@ -70,6 +83,7 @@ const MAX_ASKS: usize = 64;
 
 const LOG_DIR: &str = "log";
 const CHECKPOINT_PATH: &str = "log/checkpoint";
+const ROOT_PATH: &str = "log/root";
 
 /// How the flushing task ended.
 type Stoppage = Result<(), JoinError>;
@@ -85,7 +99,12 @@ struct Inner {
     env: Env,
     segments: Arc<Segments>,
     queue: Arc<Queue>,
-    newest: watch::Receiver<Option<SignedCheckpoint>>,
+    signer: Arc<dyn Signer>,
+    newest: watch::Receiver<Option<Arc<SignedRoot>>>,
+    keys: book::Listed,
+    kept: kept::Reader,
+    /// Held by the one rotation that is under way.
+    rotating: tokio::sync::Mutex<()>,
     asks: mpsc::Sender<Ask>,
     last_write_error: Arc<Mutex<Option<LogError>>>,
     last_flush_error: Arc<Mutex<Option<LogError>>>,
@@ -136,17 +155,27 @@ impl Log {
         segment_bytes: u64,
     ) -> Result<Self, LogError> {
         options.check()?;
-        let key = PublicKey::from_der(signer.public_key_der()).map_err(|e| LogError::Option {
-            field: "signer",
-            given: "public key".to_owned(),
-            reason: e.to_string(),
-        })?;
-        let opening = {
-            let (options, key, env) = (options.clone(), key.clone(), env.clone());
-            spawn_blocking(move || Opened::new(&storage, &options, &key, &env, segment_bytes))
+        let surveying = {
+            let origin = options.origin.clone();
+            spawn_blocking(move || survey(&storage, &origin))
         };
-        let opened = opening.await.map_err(|_| LogError::Closed)??;
-        opened.start(options, key, signer, env)
+        let (lock, survey) = surveying.await.map_err(|_| LogError::Closed)??;
+        let first_key = if survey.is_new() {
+            Some(first_key(signer.as_ref()).await?)
+        } else {
+            None
+        };
+        let opening = {
+            let (options, env) = (options.clone(), env.clone());
+            spawn_blocking(move || {
+                survey.repair(segment_bytes, env.now_unix_ms(), |writer| {
+                    let key = first_key.ok_or(LogError::Closed)?;
+                    write_genesis(writer, &options, &key, &env)
+                })
+            })
+        };
+        let (writer, publisher) = opening.await.map_err(|_| LogError::Closed)??;
+        start(lock, writer, publisher, options, signer, env)
     }
 
     /// Makes payloads durable as new entries, together, and returns their indexes, which are contiguous.
@@ -166,6 +195,9 @@ impl Log {
         let entries: Vec<_> = payloads
             .iter()
             .map(|payload| {
+                if matches!(payload, Payload::Genesis(_) | Payload::Key(_)) {
+                    return Err(LogError::OwnKind { kind: payload.kind() });
+                }
                 let bytes = payload.to_bytes();
                 total += bytes.len();
                 if bytes.len() > MAX_PAYLOAD_BYTES {
@@ -192,25 +224,45 @@ impl Log {
 
     /// The newest published checkpoint. None before the second entry was flushed: a tree of one entry is not signed.
     pub fn checkpoint(&self) -> Option<SignedCheckpoint> {
+        self.root().map(|root| root.checkpoint.clone())
+    }
+
+    /// The same with the signature that COSE receipts have.
+    pub fn root(&self) -> Option<Arc<SignedRoot>> {
         self.inner.newest.borrow().clone()
     }
 
     /// Waits until a published checkpoint covers the entry, and returns the newest one. Does not force a flush.
     pub async fn covered(&self, index: u64) -> Result<SignedCheckpoint, LogError> {
         let mut newest = self.inner.newest.clone();
-        let covers = |it: &Option<SignedCheckpoint>| it.as_ref().is_some_and(|it| it.size() > index);
+        let covers = |it: &Option<Arc<SignedRoot>>| it.as_ref().is_some_and(|it| it.size() > index);
         let found = newest
             .wait_for(covers)
             .await
             .map_err(|_| LogError::Closed)?
             .clone();
-        found.ok_or(LogError::Closed)
+        found.map(|root| root.checkpoint.clone()).ok_or(LogError::Closed)
+    }
+
+    /// Every key of the log, in the order of the entries that announce them. Exactly one is active.
+    pub fn keys(&self) -> Vec<LogKey> {
+        let keys = self.inner.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.clone()
+    }
+
+    /// The key that signs.
+    #[allow(clippy::missing_panics_doc, reason = "there is always one")]
+    pub fn active_key(&self) -> LogKey {
+        let mut keys = self.keys().into_iter();
+        keys.find(|key| key.state == KeyState::Active)
+            .expect("a log is never without")
     }
 
     /// Flushes without waiting for the next tick. On return a published checkpoint covers every entry that was durable at
     /// the call. How often is the caller's to limit: each flush with something new is a signature.
     pub async fn flush_now(&self) -> Result<Option<SignedCheckpoint>, LogError> {
-        self.ask(Ask::Flush).await
+        let root = self.ask(Ask::Flush).await?;
+        Ok(root.map(|root| root.checkpoint.clone()))
     }
 
     async fn ask(&self, ask: impl FnOnce(oneshot::Sender<Flushed>) -> Ask) -> Flushed {
@@ -226,12 +278,7 @@ impl Log {
     /// How the log is doing, for readiness and metrics.
     pub fn status(&self) -> LogStatus {
         let error = |of: &Mutex<Option<LogError>>| of.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let signed_size = self
-            .inner
-            .newest
-            .borrow()
-            .as_ref()
-            .map_or(0, SignedCheckpoint::size);
+        let signed_size = self.inner.newest.borrow().as_ref().map_or(0, |root| root.size());
         let size = self.size();
         LogStatus {
             size,
@@ -275,112 +322,113 @@ impl Drop for Inner {
     }
 }
 
-/// The log's two halves, recovered and not running yet.
-struct Opened {
-    lock: Arc<LockGuard>,
-    segments: Arc<Segments>,
-    writer: Writer,
-    publisher: Publisher,
+/// Takes the lock, then looks at what is there.
+fn survey(storage: &Arc<dyn Storage>, origin: &str) -> Result<(LockGuard, recovery::Survey), LogError> {
+    let lock = storage.lock().map_err(|error| match error {
+        LockError::Held(pid) => LogError::Locked { pid },
+        LockError::Io(error) => LogError::io("lock", "lock")(error),
+    })?;
+    Ok((lock, recovery::survey(storage, origin)?))
 }
 
-impl Opened {
-    fn new(
-        storage: &Arc<dyn Storage>,
-        options: &LogOptions,
-        key: &PublicKey,
-        env: &Env,
-        segment_bytes: u64,
-    ) -> Result<Self, LogError> {
-        let lock = storage.lock().map_err(|error| match error {
-            LockError::Held(pid) => LogError::Locked { pid },
-            LockError::Io(error) => LogError::io("lock", "lock")(error),
-        })?;
-        let (mut writer, publisher) = recovery::recover(storage, &options.origin, key, segment_bytes)?;
-        let segments = Arc::clone(writer.segments());
-        if segments.size() == 0 {
-            let genesis = Payload::Genesis(Genesis {
-                region: options.region.clone(),
-                time_unix_ms: env.now_unix_ms(),
-                origin: options.origin.clone(),
-                public_key_der: key.der().to_vec(),
-            });
-            writer.commit(&[&prepared(env, genesis.to_bytes())])?;
-        } else {
-            require_genesis(&segments, options)?;
+/// The key that a new log begins with.
+async fn first_key(signer: &dyn Signer) -> Result<SigningKey, LogError> {
+    let key = timeout(SIGN_TIMEOUT, signer.newest()).await;
+    let key = key
+        .map_err(|_| SignError::Timeout)
+        .and_then(|key| Ok(key?))
+        .map_err(LogError::NoKey)?;
+    rotation::check_key(&key)?;
+    Ok(key)
+}
+
+fn write_genesis(
+    writer: &mut Writer,
+    options: &LogOptions,
+    key: &SigningKey,
+    env: &Env,
+) -> Result<Keyring, LogError> {
+    let genesis = Genesis {
+        region: options.region.clone(),
+        time_unix_ms: env.now_unix_ms(),
+        origin: options.origin.clone(),
+        public_key_der: key.public.der().to_vec(),
+        provider: key.provider.clone(),
+        version: key.version.clone(),
+    };
+    let keyring = Keyring::begin(&genesis).ok_or_else(|| LogError::damaged("the first key is none"))?;
+    writer.commit(&[&prepared(env, Payload::Genesis(genesis).to_bytes())])?;
+    Ok(keyring)
+}
+
+fn start(
+    lock: LockGuard,
+    writer: Writer,
+    publisher: Publisher,
+    options: LogOptions,
+    signer: Arc<dyn Signer>,
+    env: Env,
+) -> Result<Log, LogError> {
+    let lock = Arc::new(lock);
+    let segments = Arc::clone(writer.segments());
+    let queue = Arc::<Queue>::default();
+    let backlog = Arc::new(Backlog::new(options.flush_entries, segments.size()));
+    let (newest_sender, newest) = watch::channel(publisher.book().root().cloned());
+    let (asks, asked) = mpsc::channel(MAX_ASKS);
+    let (last_write_error, last_flush_error) = (Arc::default(), Arc::default());
+    let (keys, kept) = (
+        Arc::clone(publisher.book().listed()),
+        publisher.book().kept().reader(),
+    );
+
+    let writing = {
+        let (queue, last_error) = (Arc::clone(&queue), Arc::clone(&last_write_error));
+        let (lock, backlog) = (Arc::clone(&lock), Arc::clone(&backlog));
+        move || {
+            let _lock = lock;
+            let _told = TellWaiting(&queue);
+            write(&queue, writer, &backlog, &last_error);
         }
-        Ok(Self {
-            lock: Arc::new(lock),
-            segments,
-            writer,
-            publisher,
-        })
-    }
+    };
+    let writer = thread::Builder::new()
+        .name("knhk-log".to_owned())
+        .spawn(writing)
+        .map_err(LogError::io("start the thread that writes", LOG_DIR))?;
 
-    fn start(
-        self,
-        options: LogOptions,
-        key: PublicKey,
-        signer: Arc<dyn Signer>,
-        env: Env,
-    ) -> Result<Log, LogError> {
-        let Self {
-            lock,
-            segments,
-            writer,
-            publisher,
-        } = self;
-        let queue = Arc::<Queue>::default();
-        let (newest_sender, newest) = watch::channel(publisher.published().cloned());
-        let (asks, asked) = mpsc::channel(MAX_ASKS);
-        let (last_write_error, last_flush_error) = (Arc::default(), Arc::default());
+    let flusher = Flusher {
+        publisher,
+        signer: Arc::clone(&signer),
+        env: env.clone(),
+        queue: Arc::clone(&queue),
+        backlog,
+        newest: newest_sender,
+        last_error: Arc::clone(&last_flush_error),
+    };
+    let every = options.flush;
+    let flusher = tokio::spawn(async move {
+        let stoppage = flusher.run(every, asked).await;
+        drop(lock);
+        stoppage
+    });
 
-        let writing = {
-            let (queue, last_error, lock) = (
-                Arc::clone(&queue),
-                Arc::clone(&last_write_error),
-                Arc::clone(&lock),
-            );
-            move || {
-                let _lock = lock;
-                let _told = TellWaiting(&queue);
-                write(&queue, writer, &last_error);
-            }
-        };
-        let writer = thread::Builder::new()
-            .name("knhk-log".to_owned())
-            .spawn(writing)
-            .map_err(LogError::io("start the thread that writes", LOG_DIR))?;
-
-        let flusher = Flusher {
-            publisher,
-            signer,
-            key,
-            newest: newest_sender,
-            last_error: Arc::clone(&last_flush_error),
-        };
-        let every = options.flush;
-        let flusher = tokio::spawn(async move {
-            let stoppage = flusher.run(every, asked).await;
-            drop(lock);
-            stoppage
-        });
-
-        let workers = Mutex::new(Some(Workers { writer, flusher }));
-        let inner = Inner {
-            options,
-            env,
-            segments,
-            queue,
-            newest,
-            asks,
-            last_write_error,
-            last_flush_error,
-            workers,
-        };
-        Ok(Log {
-            inner: Arc::new(inner),
-        })
-    }
+    let inner = Inner {
+        options,
+        env,
+        segments,
+        queue,
+        signer,
+        newest,
+        keys,
+        kept,
+        rotating: tokio::sync::Mutex::default(),
+        asks,
+        last_write_error,
+        last_flush_error,
+        workers: Mutex::new(Some(Workers { writer, flusher })),
+    };
+    Ok(Log {
+        inner: Arc::new(inner),
+    })
 }
 
 /// When the writer's thread ends, even by a panic, nobody waits for it any longer.
@@ -393,10 +441,11 @@ impl Drop for TellWaiting<'_> {
 }
 
 /// The writer's thread.
-fn write(queue: &Queue, mut writer: Writer, last_error: &Mutex<Option<LogError>>) {
+fn write(queue: &Queue, mut writer: Writer, backlog: &Backlog, last_error: &Mutex<Option<LogError>>) {
     while let Some(requests) = queue.take() {
         let entries: Vec<_> = requests.iter().flat_map(|request| &request.entries).collect();
         let result = writer.commit(&entries);
+        backlog.grown(writer.segments().size());
         let mut last = last_error.lock().unwrap_or_else(PoisonError::into_inner);
         match (last.as_ref(), &result) {
             (None, Err(error)) => tracing::error!(%error, label = error.label(), "entries are refused"),
@@ -421,21 +470,4 @@ fn prepared(env: &Env, payload: Vec<u8>) -> Prepared {
     let mut salt = [0; 32];
     (env.fill_random)(&mut salt);
     Prepared::new(salt, payload)
-}
-
-fn require_genesis(segments: &Arc<Segments>, options: &LogOptions) -> Result<(), LogError> {
-    let found = match reading::payload(segments, 0)? {
-        Payload::Genesis(genesis) if genesis.origin == options.origin => return Ok(()),
-        Payload::Genesis(genesis) => genesis.origin,
-        other => {
-            return Err(LogError::damaged(format!(
-                "entry 0 is a {}, not the genesis",
-                other.kind()
-            )));
-        }
-    };
-    Err(LogError::OtherLog {
-        found,
-        wanted: options.origin.clone(),
-    })
 }

@@ -75,10 +75,9 @@ pub(crate) fn store(storage: &dyn Storage, first: u64, offsets: &Offsets) -> Res
     replace(storage, &path, &offsets.to_bytes(first)).map_err(LogError::io("write", &path))
 }
 
-/// The table of a closed segment, from its file or else from the segment itself.
+/// The table of a closed segment, from its file, or else from the segment itself, and then its file is written.
 pub(crate) fn of_closed(storage: &dyn Storage, first: u64) -> Result<Offsets, LogError> {
-    let stored = read_whole(storage, &path_of_table(first), MAX_FILE_BYTES).ok();
-    if let Some(offsets) = stored.and_then(|bytes| Offsets::from_bytes(&bytes, first)) {
+    if let Some(offsets) = stored(storage, first) {
         return Ok(offsets);
     }
     let offsets = scan(storage, first)?;
@@ -89,7 +88,14 @@ pub(crate) fn of_closed(storage: &dyn Storage, first: u64) -> Result<Offsets, Lo
     Ok(offsets)
 }
 
-fn scan(storage: &dyn Storage, first: u64) -> Result<Offsets, LogError> {
+/// The table of a closed segment, from its file.
+pub(crate) fn stored(storage: &dyn Storage, first: u64) -> Option<Offsets> {
+    let bytes = read_whole(storage, &path_of_table(first), MAX_FILE_BYTES).ok()?;
+    Offsets::from_bytes(&bytes, first)
+}
+
+/// The same, from the segment itself.
+pub(crate) fn scan(storage: &dyn Storage, first: u64) -> Result<Offsets, LogError> {
     let path = path_of(first);
     let read = LogError::io("read", &path);
     let file = storage.open(&path).map_err(LogError::io("open", &path))?;

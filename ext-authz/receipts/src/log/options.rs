@@ -12,6 +12,9 @@ pub const MAX_FLUSH: Duration = Duration::from_secs(60);
 /// The time between flushes, unless set.
 const DEFAULT_FLUSH: Duration = Duration::from_millis(250);
 
+/// Uncovered entries that make a flush come at once, unless set.
+pub const DEFAULT_FLUSH_ENTRIES: u64 = 65_536;
+
 /// The longest region name, in bytes.
 const MAX_REGION_BYTES: usize = 63;
 
@@ -24,6 +27,8 @@ pub struct LogOptions {
     pub origin: String,
     /// How often new entries are put under a checkpoint: [`MIN_FLUSH`] to [`MAX_FLUSH`].
     pub flush: Duration,
+    /// A flush comes before that, once so many entries are new since the last one; at least 1.
+    pub flush_entries: u64,
 }
 
 impl LogOptions {
@@ -34,6 +39,7 @@ impl LogOptions {
             origin: format!("knhk.dev/log/{region}"),
             region,
             flush: DEFAULT_FLUSH,
+            flush_entries: DEFAULT_FLUSH_ENTRIES,
         }
     }
 
@@ -65,6 +71,9 @@ impl LogOptions {
         if !(MIN_FLUSH..=MAX_FLUSH).contains(&self.flush) {
             let reason = format!("is out of range; use {MIN_FLUSH:?} to {MAX_FLUSH:?}");
             return refuse("flush", &format!("{:?}", self.flush), reason);
+        }
+        if self.flush_entries == 0 {
+            return refuse("flush_entries", "0", "is out of range; use 1 or more".to_owned());
         }
         Ok(())
     }
@@ -128,6 +137,13 @@ mod tests {
                 "flush",
                 LogOptions {
                     flush: Duration::from_secs(61),
+                    ..good.clone()
+                },
+            ),
+            (
+                "flush_entries",
+                LogOptions {
+                    flush_entries: 0,
                     ..good.clone()
                 },
             ),

@@ -2,17 +2,19 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
+use super::LOG_DIR;
+use super::book::Book;
 use super::error::LogError;
 use super::segments::Segments;
-use super::{CHECKPOINT_PATH, LOG_DIR};
-use crate::checkpoint::{MIN_SIGNED_SIZE, SignedCheckpoint, Unsigned};
-use crate::storage::{Storage, parent, replace};
+use crate::checkpoint::{MIN_SIGNED_SIZE, Unsigned};
+use crate::root::SignedRoot;
+use crate::storage::{Storage, parent};
 use crate::tree::{Edge, TILE_WIDTH, Tile, TileFile, TileKind};
 
 /// How many full tiles are collected before they are written together.
 const TILES_AT_ONCE: usize = 128;
 
-/// Keeps the derived part of the log up with the entries: tiles, then the checkpoint that covers them.
+/// Keeps the derived part of the log up with the entries: tiles, then the signed root that covers them.
 ///
 /// Partial tiles are removed once a published checkpoint covers the full tile: readers then find that one instead, as the
 /// specification tells them to.
@@ -21,7 +23,7 @@ pub(crate) struct Publisher {
     origin: String,
     /// Of the tree whose tiles are all durable.
     edge: Edge,
-    published: Option<SignedCheckpoint>,
+    book: Book,
     /// Tiles, as full ones, that have partial forms on disk.
     with_partials: BTreeSet<Tile>,
 }
@@ -32,7 +34,7 @@ impl Publisher {
         segments: Arc<Segments>,
         origin: String,
         edge: Edge,
-        published: Option<SignedCheckpoint>,
+        book: Book,
     ) -> Result<Self, LogError> {
         let with_partials = partials_on_disk(segments.storage().as_ref(), edge.size())
             .map_err(LogError::io("list the tiles in", LOG_DIR))?;
@@ -40,19 +42,29 @@ impl Publisher {
             segments,
             origin,
             edge,
-            published,
+            book,
             with_partials,
         })
     }
 
-    pub(crate) fn published(&self) -> Option<&SignedCheckpoint> {
-        self.published.as_ref()
+    /// How many entries are durable.
+    pub(crate) fn size(&self) -> u64 {
+        self.segments.size()
+    }
+
+    pub(crate) fn book(&self) -> &Book {
+        &self.book
+    }
+
+    pub(crate) fn book_mut(&mut self) -> &mut Book {
+        &mut self.book
     }
 
     /// Makes the tiles of all durable entries durable, and returns what is to be signed, if it is new.
     ///
     /// A tree of fewer than [`MIN_SIGNED_SIZE`] entries is not signed.
-    pub(crate) fn prepare(&mut self) -> Result<Option<Unsigned>, LogError> {
+    pub(crate) fn prepare(&mut self, now_ms: u64) -> Result<Option<Unsigned>, LogError> {
+        self.book.settle(now_ms)?;
         let before = self.edge.size();
         if self.segments.size() > before {
             let mut edge = self.edge.clone();
@@ -62,10 +74,7 @@ impl Publisher {
             self.edge = edge;
         }
         let size = self.edge.size();
-        let signed = self
-            .published
-            .as_ref()
-            .is_some_and(|checkpoint| checkpoint.size() == size);
+        let signed = self.book.root().is_some_and(|root| root.size() == size);
         if signed || size < MIN_SIGNED_SIZE {
             return Ok(None);
         }
@@ -77,12 +86,10 @@ impl Publisher {
     }
 
     /// Publishes the signed form of what [`Publisher::prepare`] returned.
-    pub(crate) fn publish(&mut self, checkpoint: SignedCheckpoint) -> Result<(), LogError> {
+    pub(crate) fn publish(&mut self, root: SignedRoot, now_ms: u64) -> Result<(), LogError> {
+        let size = root.size();
+        self.book.publish(root, now_ms)?;
         let storage = self.segments.storage().as_ref();
-        replace(storage, CHECKPOINT_PATH, checkpoint.as_bytes())
-            .map_err(LogError::io("write", CHECKPOINT_PATH))?;
-        let size = checkpoint.size();
-        self.published = Some(checkpoint);
         self.with_partials.retain(|&tile| {
             let covered = Tile::in_tree(tile.kind, tile.n, size).is_some_and(|it| it.width == TILE_WIDTH);
             if !covered {

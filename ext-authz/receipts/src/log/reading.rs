@@ -7,9 +7,9 @@ use tokio::task::spawn_blocking;
 use super::error::LogError;
 use super::segments::{Cursor, Segments};
 use super::{CHECKPOINT_PATH, LOG_DIR, Log, tiles};
-use crate::checkpoint::SignedCheckpoint;
 use crate::payload::Payload;
 use crate::receipt::ReceiptFile;
+use crate::root::SignedRoot;
 use crate::tree::{Tile, TreeReader};
 
 impl Log {
@@ -30,9 +30,9 @@ impl Log {
     /// Everything to verify the entry with, under the newest checkpoint. [`LogError::NotCovered`] where none covers it yet;
     /// [`Log::covered`] waits for that.
     pub async fn receipt(&self, index: u64) -> Result<ReceiptFile, LogError> {
-        let checkpoint = self.checkpoint();
+        let root = self.root();
         let segments = Arc::clone(&self.inner.segments);
-        let reading = spawn_blocking(move || receipt(&segments, index, checkpoint));
+        let reading = spawn_blocking(move || receipt(&segments, index, root));
         reading.await.map_err(|_| LogError::Closed)?
     }
 
@@ -56,6 +56,15 @@ impl Log {
         // Any smaller width is the beginning of the published one.
         bytes.truncate(tiles::bytes_of(tile));
         Ok(bytes)
+    }
+
+    /// A file of kept checkpoints, from 0, as [`crate::kept`] says. The last one grows. Reads from disk.
+    pub fn kept_checkpoints(&self, n: u64) -> Result<Vec<u8>, LogError> {
+        let path = || format!("checkpoints/{n}");
+        self.inner
+            .kept
+            .read(n)?
+            .ok_or_else(|| LogError::NoTile { path: path() })
     }
 }
 
@@ -98,17 +107,17 @@ fn next_payload(cursor: &mut Cursor, index: u64) -> Result<Option<Payload>, LogE
 fn receipt(
     segments: &Arc<Segments>,
     index: u64,
-    checkpoint: Option<SignedCheckpoint>,
+    root: Option<Arc<SignedRoot>>,
 ) -> Result<ReceiptFile, LogError> {
     let size = segments.size();
     if index >= size {
         return Err(LogError::NotFound { index, size });
     }
-    let checkpoint = checkpoint
+    let root = root
         .filter(|it| it.size() > index)
         .ok_or(LogError::NotCovered { index })?;
     let storage = segments.storage().as_ref();
-    let proof = TreeReader::new(checkpoint.size(), |tile| tiles::read(storage, tile))
+    let proof = TreeReader::new(root.size(), |tile| tiles::read(storage, tile))
         .inclusion(index)
         .map_err(LogError::io("read the tiles in", LOG_DIR))?;
     let found = segments.cursor(index).next(|record| ReceiptFile {
@@ -116,8 +125,9 @@ fn receipt(
         salt: record.salt,
         index,
         entry: record.commitment,
+        cose: root.receipt(index, proof.clone()),
         proof,
-        checkpoint,
+        checkpoint: root.checkpoint.clone(),
     })?;
     found.ok_or(LogError::NotFound { index, size })
 }

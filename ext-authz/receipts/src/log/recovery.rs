@@ -1,155 +1,171 @@
 //! Starting from what a crash left behind.
 //!
 //! The segments are the truth. The last one may end in records that were never acknowledged; a broken one among those, and
-//! what follows it, is cut. Everything else is derived, and is checked against the last published checkpoint: the log must
-//! have all the entries that the checkpoint covers, and their root must be the checkpoint's. Otherwise the start is refused.
+//! what follows it, is cut. What was signed (`log/root`) says which entries must be there, and their root. A start first looks
+//! at everything and changes nothing ([`survey`]): where something contradicts something else it is refused, with every file as
+//! it was. Then it cuts what is unfinished, and makes anew what is derived and missing ([`Survey::repair`]).
 
 use std::io;
 use std::sync::Arc;
 
+use super::book::Book;
 use super::error::LogError;
-use super::offsets::{self, Offsets};
+use super::kept::{self, KEPT_DIR, Kept};
+use super::keyring::Keyring;
 use super::publisher::{Publisher, extend, write_tiles};
-use super::segments::{Current, Segments};
-use super::writer::{Writer, create_segment};
-use super::{CHECKPOINT_PATH, LOG_DIR};
-use crate::checkpoint::{MAX_CHECKPOINT_BYTES, SignedCheckpoint};
-use crate::key::PublicKey;
-use crate::segment::{Found, HEADER_LEN, SEGMENTS_DIR, Scanner, first_of, has_header, path_of};
-use crate::storage::{File, Storage, read_whole};
+use super::segments::Segments;
+use super::tail::{Tail, open_segments};
+use super::writer::Writer;
+use super::{CHECKPOINT_PATH, ROOT_PATH, keys, reading};
+use crate::checkpoint::MAX_CHECKPOINT_BYTES;
+use crate::payload::{Genesis, Payload};
+use crate::root::{MAX_ROOT_BYTES, SignedRoot};
+use crate::storage::{Storage, read_whole};
 use crate::tree::{Edge, TILE_WIDTH, Tile};
 
-/// Brings the log back to a state that can go on. Does nothing a second time.
-pub(crate) fn recover(
-    storage: &Arc<dyn Storage>,
-    origin: &str,
-    key: &PublicKey,
-    segment_bytes: u64,
-) -> Result<(Writer, Publisher), LogError> {
-    storage
-        .create_dir(SEGMENTS_DIR)
-        .map_err(LogError::io("make", SEGMENTS_DIR))?;
-    let checkpoint = read_checkpoint(storage.as_ref())?;
-    let (segments, file) = open_segments(storage)?;
+/// What is on disk, all of it in agreement.
+pub(crate) struct Survey {
+    origin: String,
+    segments: Arc<Segments>,
+    tail: Tail,
+    root: Option<SignedRoot>,
+    edge: Edge,
+    tiles_are_whole: bool,
+    /// None while the log has no entry.
+    keys: Option<keys::Found>,
+    kept: kept::Found,
+}
+
+/// Looks at everything, and changes nothing.
+pub(crate) fn survey(storage: &Arc<dyn Storage>, origin: &str) -> Result<Survey, LogError> {
+    let root = read_root(storage.as_ref())?;
+    if let Some(root) = root.as_ref().filter(|root| root.checkpoint.origin() != origin) {
+        return Err(LogError::OtherLog {
+            found: root.checkpoint.origin().to_owned(),
+            wanted: origin.to_owned(),
+        });
+    }
+    let (segments, tail) = open_segments(storage)?;
     let segments = Arc::new(segments);
-    let edge = match &checkpoint {
-        None => Edge::default(),
-        Some(checkpoint) if checkpoint.origin() != origin => {
-            let (found, wanted) = (checkpoint.origin().to_owned(), origin.to_owned());
-            return Err(LogError::OtherLog { found, wanted });
-        }
-        Some(checkpoint) => edge_at(&segments, checkpoint)?,
+    let kept = Kept::find(storage.as_ref(), origin)?;
+    let (edge, tiles_are_whole) = match &root {
+        None => (Edge::default(), true),
+        Some(root) => edge_at(&segments, root)?,
     };
-    // A checkpoint by an earlier key, or with a damaged signature, is signed anew at the next flush.
-    let trusted = checkpoint.filter(|it| it.verify(std::slice::from_ref(key)).is_ok());
-    let writer = Writer::new(Arc::clone(&segments), file, segment_bytes);
-    let publisher = Publisher::new(segments, origin.to_owned(), edge, trusted)?;
-    Ok((writer, publisher))
+    let keys = match genesis(&segments, origin)? {
+        Some(genesis) => Some(keys::find(&segments, &genesis, root.as_ref(), &kept)?),
+        None => {
+            require_new(storage.as_ref(), &kept)?;
+            None
+        }
+    };
+    Ok(Survey {
+        origin: origin.to_owned(),
+        segments,
+        tail,
+        root,
+        edge,
+        tiles_are_whole,
+        keys,
+        kept,
+    })
 }
 
-fn read_checkpoint(storage: &dyn Storage) -> Result<Option<SignedCheckpoint>, LogError> {
-    let bytes = match read_whole(storage, CHECKPOINT_PATH, MAX_CHECKPOINT_BYTES) {
+impl Survey {
+    /// Whether there is no entry yet.
+    pub(crate) fn is_new(&self) -> bool {
+        self.keys.is_none()
+    }
+
+    /// Brings the log to a state that can go on. `first` makes the genesis of a log that is new. Does nothing a second time.
+    pub(crate) fn repair(
+        self,
+        segment_bytes: u64,
+        now_ms: u64,
+        first: impl FnOnce(&mut Writer) -> Result<Keyring, LogError>,
+    ) -> Result<(Writer, Publisher), LogError> {
+        let storage = Arc::clone(self.segments.storage());
+        let file = self.tail.repair(&self.segments)?;
+        let mut writer = Writer::new(Arc::clone(&self.segments), file, segment_bytes);
+        if !self.tiles_are_whole {
+            write_all_tiles(&self.segments, self.edge.size())?;
+        }
+        let kept = Kept::repair(Arc::clone(&storage), &self.kept)?;
+        let (keyring, listed) = match self.keys {
+            Some(found) => (found.keyring, found.is_on_disk),
+            None => (first(&mut writer)?, false),
+        };
+        let shown = self.root.as_ref().filter(|root| is_shown(storage.as_ref(), root));
+        let shown = shown.map(SignedRoot::size);
+        let mut book = Book::new(storage, self.root, keyring.clone(), kept, now_ms);
+        if let Some(size) = shown {
+            book.has_shown(size);
+        }
+        if !listed {
+            book.put(keyring)?;
+        }
+        book.settle(now_ms)?;
+        let publisher = Publisher::new(self.segments, self.origin, self.edge, book)?;
+        Ok((writer, publisher))
+    }
+}
+
+fn read_root(storage: &dyn Storage) -> Result<Option<SignedRoot>, LogError> {
+    let bytes = match read_whole(storage, ROOT_PATH, MAX_ROOT_BYTES) {
         Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(LogError::io("read", CHECKPOINT_PATH)(e)),
-    };
-    let checkpoint = SignedCheckpoint::from_bytes(&bytes);
-    checkpoint
-        .map(Some)
-        .map_err(|e| LogError::damaged(format!("`{CHECKPOINT_PATH}`: {e}")))
-}
-
-fn open_segments(storage: &Arc<dyn Storage>) -> Result<(Segments, Box<dyn File>), LogError> {
-    let names = storage
-        .list(SEGMENTS_DIR)
-        .map_err(LogError::io("list", SEGMENTS_DIR))?;
-    let mut closed: Vec<u64> = names.iter().filter_map(|name| first_of(name)).collect();
-    let first = closed.pop().unwrap_or(0);
-    let mut expected = 0;
-    for &segment in &closed {
-        require_first(segment, expected)?;
-        expected += offsets::of_closed(storage.as_ref(), segment)?.entries();
-    }
-    require_first(first, expected)?;
-    let (current, file) = open_last(storage.as_ref(), first)?;
-    Ok((Segments::new(Arc::clone(storage), closed, current), file))
-}
-
-fn require_first(found: u64, expected: u64) -> Result<(), LogError> {
-    if found == expected {
-        return Ok(());
-    }
-    Err(LogError::damaged(format!(
-        "`{SEGMENTS_DIR}` has a segment of entry {found} where that of entry {expected} should be"
-    )))
-}
-
-/// Opens the segment that may have been written to in the moment of a crash, and cuts what is broken at its end.
-fn open_last(storage: &dyn Storage, first: u64) -> Result<(Current, Box<dyn File>), LogError> {
-    let path = path_of(first);
-    let read = LogError::io("read", &path);
-    let file = match storage.open(&path) {
-        Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return empty(storage, first),
-        Err(e) => return Err(LogError::io("open", &path)(e)),
-    };
-    let len = file.len().map_err(&read)?;
-    if !has_header(file.as_ref(), first).map_err(&read)? {
-        // Records are written only behind a header that is durable.
-        if len <= HEADER_LEN {
-            return empty(storage, first);
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            // It is made durable before any other file that speaks of something signed.
+            return match storage.open(CHECKPOINT_PATH) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+                _ => Err(LogError::damaged(format!(
+                    "`{ROOT_PATH}` is missing, and `{CHECKPOINT_PATH}` is there"
+                ))),
+            };
         }
-        return Err(LogError::damaged(format!("`{path}` does not begin as a segment")));
-    }
-    let again = storage.open(&path).map_err(LogError::io("open", &path))?;
-    let (mut scanner, mut offsets) = (Scanner::new(again, HEADER_LEN, len, first), Offsets::default());
-    loop {
-        let offset = scanner.offset();
-        match scanner.next_record().map_err(&read)? {
-            Found::Record(_) => offsets.push(offset),
-            Found::End => break,
-            Found::Broken => {
-                if scanner.later_group_follows().map_err(&read)? {
-                    let index = scanner.index();
-                    return Err(LogError::damaged(format!(
-                        "entry {index} in `{path}` cannot be read at byte {offset}, and later entries are there"
-                    )));
-                }
-                tracing::warn!(
-                    path,
-                    from = offset,
-                    bytes = len - offset,
-                    "cut an unfinished write"
-                );
-                file.set_len(offset).map_err(LogError::io("cut", &path))?;
-                break;
-            }
-        }
-    }
-    let end = scanner.offset();
-    // What was read may be in the cache only, when the process died and the machine did not.
-    file.sync().map_err(LogError::io("sync", &path))?;
-    storage
-        .sync_dir(SEGMENTS_DIR)
-        .map_err(LogError::io("sync", SEGMENTS_DIR))?;
-    Ok((Current { first, offsets, end }, file))
+        Err(e) => return Err(LogError::io("read", ROOT_PATH)(e)),
+    };
+    let root = SignedRoot::from_bytes(&bytes);
+    root.map(Some)
+        .map_err(|e| LogError::damaged(format!("`{ROOT_PATH}`: {e}")))
 }
 
-fn empty(storage: &dyn Storage, first: u64) -> Result<(Current, Box<dyn File>), LogError> {
-    let file = create_segment(storage, first)?;
-    Ok((
-        Current {
-            first,
-            offsets: Offsets::default(),
-            end: HEADER_LEN,
-        },
-        file,
-    ))
+/// Entry 0, if there is an entry.
+fn genesis(segments: &Arc<Segments>, origin: &str) -> Result<Option<Genesis>, LogError> {
+    if segments.size() == 0 {
+        return Ok(None);
+    }
+    match reading::payload(segments, 0)? {
+        Payload::Genesis(genesis) if genesis.origin == origin => Ok(Some(genesis)),
+        Payload::Genesis(genesis) => Err(LogError::OtherLog {
+            found: genesis.origin,
+            wanted: origin.to_owned(),
+        }),
+        other => Err(LogError::damaged(format!(
+            "entry 0 is a {}, not the genesis",
+            other.kind()
+        ))),
+    }
 }
 
-/// The right edge of the checkpoint's tree, whose root is checked, and whose tiles are all there afterwards.
-fn edge_at(segments: &Arc<Segments>, checkpoint: &SignedCheckpoint) -> Result<Edge, LogError> {
-    let (size, have) = (checkpoint.size(), segments.size());
+/// A log without entries has nothing that follows from entries. A root it cannot have: that has more entries than none.
+fn require_new(storage: &dyn Storage, kept: &kept::Found) -> Result<(), LogError> {
+    let missing = |path: &str| {
+        Err(LogError::damaged(format!(
+            "there is no entry, and `{path}` is there"
+        )))
+    };
+    if kept.newest().is_some() {
+        return missing(KEPT_DIR);
+    }
+    match storage.open(super::keyring::KEYS_PATH) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        _ => missing(super::keyring::KEYS_PATH),
+    }
+}
+
+/// The right edge of the signed tree, whose root is checked, and whether its tiles are all there.
+fn edge_at(segments: &Arc<Segments>, root: &SignedRoot) -> Result<(Edge, bool), LogError> {
+    let (size, have) = (root.size(), segments.size());
     if size > have {
         return Err(LogError::damaged(format!(
             "its checkpoint covers {size} entries, and only {have} are there"
@@ -161,9 +177,9 @@ fn edge_at(segments: &Arc<Segments>, checkpoint: &SignedCheckpoint) -> Result<Ed
     let from = segments.current().0.min(size) / TILE_WIDTH * TILE_WIDTH;
     if let Ok(mut edge) = Edge::load(from, |tile| read_hashes(storage, tile, size)) {
         extend(segments, &mut edge, size, nowhere)?;
-        if edge.root() == checkpoint.root() && edge.partials(0).iter().all(|file| exists(storage, file.tile))
-        {
-            return Ok(edge);
+        let whole = edge.partials(0).iter().all(|file| exists(storage, file.tile));
+        if edge.root() == root.checkpoint.root() && whole {
+            return Ok((edge, true));
         }
     }
     tracing::warn!(
@@ -172,21 +188,25 @@ fn edge_at(segments: &Arc<Segments>, checkpoint: &SignedCheckpoint) -> Result<Ed
     );
     let mut edge = Edge::default();
     extend(segments, &mut edge, size, nowhere)?;
-    if edge.root() != checkpoint.root() {
+    if edge.root() != root.checkpoint.root() {
         return Err(LogError::damaged(format!(
             "the root of its {size} entries is not the one of its checkpoint"
         )));
     }
+    Ok((edge, false))
+}
+
+fn write_all_tiles(segments: &Arc<Segments>, size: u64) -> Result<(), LogError> {
+    let storage = segments.storage().as_ref();
     let mut edge = Edge::default();
     extend(segments, &mut edge, size, &mut |files| {
         write_tiles(storage, files)
     })?;
-    write_tiles(storage, &edge.partials(0))?;
-    Ok(edge)
+    write_tiles(storage, &edge.partials(0))
 }
 
 fn exists(storage: &dyn Storage, tile: Tile) -> bool {
-    storage.open(&format!("{LOG_DIR}/{tile}")).is_ok()
+    storage.open(&format!("{}/{tile}", super::LOG_DIR)).is_ok()
 }
 
 /// The first hashes of a tile, which in the tree of `size` entries may have more.
@@ -199,4 +219,9 @@ fn read_hashes(storage: &dyn Storage, tile: Tile, size: u64) -> io::Result<Vec<[
         .get(..width)
         .map(<[_]>::to_vec)
         .ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn is_shown(storage: &dyn Storage, root: &SignedRoot) -> bool {
+    read_whole(storage, CHECKPOINT_PATH, MAX_CHECKPOINT_BYTES)
+        .is_ok_and(|bytes| bytes == root.checkpoint.as_bytes())
 }

@@ -8,8 +8,8 @@ use minicbor::Decoder;
 use sha2::{Digest, Sha256};
 
 use super::{
-    ActionReceipt, DecisionReceipt, Genesis, MAX_PAYLOAD_BYTES, PAYLOAD_VERSION, Payload, PolicyReceipt,
-    Reporter, Verdict, Via,
+    ActionReceipt, DecisionReceipt, Genesis, KeyReceipt, MAX_PAYLOAD_BYTES, PAYLOAD_VERSION, Payload,
+    PolicyReceipt, Reporter, Verdict, Via,
 };
 
 /// Why bytes are not a payload or a receipt file.
@@ -170,7 +170,7 @@ impl<'d, 'b> MapReader<'d, 'b> {
             .ok_or(DecodeError::Missing { field })
     }
 
-    fn optional_array<const N: usize>(
+    pub(crate) fn optional_array<const N: usize>(
         &mut self,
         key: u64,
         field: &'static str,
@@ -221,10 +221,22 @@ pub(super) fn payload(bytes: &[u8]) -> Result<Payload, DecodeError> {
             time_unix_ms,
             origin: map.text(4, "origin")?,
             public_key_der: map.bytes(5, "public_key")?,
+            provider: map.text(6, "provider")?,
+            version: map.text(7, "version")?,
         }),
         1 => Payload::Decision(decision(&mut map, region, time_unix_ms)?),
         2 => Payload::Action(action(&mut map, region, time_unix_ms)?),
         3 => Payload::Policy(policy(&mut map, region, time_unix_ms)?),
+        4 => Payload::Key(KeyReceipt {
+            region,
+            time_unix_ms,
+            public_key_der: map.bytes(4, "public_key")?,
+            provider: map.text(5, "provider")?,
+            version: map.text(6, "version")?,
+            previous: map.array(7, "previous")?,
+            who: map.text(8, "who")?,
+            proof: map.bytes(9, "proof")?,
+        }),
         other => return Err(unknown("kind", other)),
     };
     map.finish()?;
@@ -254,6 +266,7 @@ fn decision(
     let via = match map.number(7, "via")? {
         0 => Via::Filter,
         1 => Via::ExtAuthz,
+        2 => Via::ExtProc,
         other => return Err(unknown("via", other)),
     };
     let reporter = Reporter {

@@ -4,7 +4,10 @@ use std::convert::Infallible;
 
 use knhk_decision::{Evidence, EvidenceRoute, Variant};
 
-use super::{ActionReceipt, DecisionReceipt, Genesis, PAYLOAD_VERSION, Payload, PolicyReceipt, Verdict, Via};
+use super::{
+    ActionReceipt, DecisionReceipt, Genesis, KeyReceipt, PAYLOAD_VERSION, Payload, PolicyReceipt, Verdict,
+    Via,
+};
 
 pub(crate) type Encoder<'b> = minicbor::Encoder<&'b mut Vec<u8>>;
 type Written = Result<(), minicbor::encode::Error<Infallible>>;
@@ -23,6 +26,7 @@ pub(super) fn payload(payload: &Payload) -> Vec<u8> {
         Payload::Decision(it) => decision(e, it),
         Payload::Action(it) => action(e, it),
         Payload::Policy(it) => policy(e, it),
+        Payload::Key(it) => key(e, it),
     })
 }
 
@@ -40,9 +44,11 @@ fn head(e: &mut Encoder<'_>, more: usize, kind: u8, region: &str, time_unix_ms: 
 }
 
 fn genesis(e: &mut Encoder<'_>, it: &Genesis) -> Written {
-    head(e, 2, 0, &it.region, it.time_unix_ms)?;
+    head(e, 4, 0, &it.region, it.time_unix_ms)?;
     e.u8(4)?.str(&it.origin)?;
     e.u8(5)?.bytes(&it.public_key_der)?;
+    e.u8(6)?.str(&it.provider)?;
+    e.u8(7)?.str(&it.version)?;
     Ok(())
 }
 
@@ -63,6 +69,7 @@ fn decision(e: &mut Encoder<'_>, it: &DecisionReceipt) -> Written {
     e.u8(7)?.u8(match it.via {
         Via::Filter => 0,
         Via::ExtAuthz => 1,
+        Via::ExtProc => 2,
     })?;
     e.u8(8)?.str(&it.reporter.node)?;
     if let Some(nonce) = &it.reporter.vm_nonce {
@@ -149,5 +156,16 @@ fn policy(e: &mut Encoder<'_>, it: &PolicyReceipt) -> Written {
     e.u8(5)?.u64(it.id.n)?;
     e.u8(6)?.bytes(&it.sha256)?;
     e.u8(7)?.bytes(&it.bytes)?;
+    Ok(())
+}
+
+fn key(e: &mut Encoder<'_>, it: &KeyReceipt) -> Written {
+    head(e, 6, 4, &it.region, it.time_unix_ms)?;
+    e.u8(4)?.bytes(&it.public_key_der)?;
+    e.u8(5)?.str(&it.provider)?;
+    e.u8(6)?.str(&it.version)?;
+    e.u8(7)?.bytes(&it.previous)?;
+    e.u8(8)?.str(&it.who)?;
+    e.u8(9)?.bytes(&it.proof)?;
     Ok(())
 }

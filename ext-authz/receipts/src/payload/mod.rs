@@ -6,7 +6,7 @@
 //! | key | value |
 //! |---|---|
 //! | 0 | version of this format: 1 |
-//! | 1 | kind: 0 genesis, 1 decision, 2 action, 3 policy |
+//! | 1 | kind: 0 genesis, 1 decision, 2 action, 3 policy, 4 key |
 //! | 2 | region, text |
 //! | 3 | time, milliseconds since the Unix epoch |
 //!
@@ -14,6 +14,7 @@
 
 mod decode;
 mod encode;
+mod key_receipt;
 #[cfg(any(test, feature = "testing"))]
 pub mod samples;
 mod show;
@@ -26,6 +27,8 @@ use serde::Serialize;
 pub use decode::DecodeError;
 pub(crate) use decode::{MapReader, array_len, fixed_bytes};
 pub(crate) use encode::in_memory;
+pub use key_receipt::KeyReceipt;
+pub(crate) use key_receipt::is_key_receipt;
 pub(crate) use show::to_hex;
 
 /// The version of the payload format.
@@ -51,6 +54,8 @@ pub enum Payload {
     Action(ActionReceipt),
     /// A policy snapshot that the service published.
     Policy(PolicyReceipt),
+    /// A key that is to sign the log's checkpoints from now on.
+    Key(KeyReceipt),
 }
 
 impl Payload {
@@ -64,13 +69,14 @@ impl Payload {
         decode::payload(bytes)
     }
 
-    /// `genesis`, `decision`, `action` or `policy`.
+    /// `genesis`, `decision`, `action`, `policy` or `key`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Genesis(_) => "genesis",
             Self::Decision(_) => "decision",
             Self::Action(_) => "action",
             Self::Policy(_) => "policy",
+            Self::Key(_) => "key",
         }
     }
 
@@ -81,6 +87,7 @@ impl Payload {
             Self::Decision(it) => &it.region,
             Self::Action(it) => &it.region,
             Self::Policy(it) => &it.region,
+            Self::Key(it) => &it.region,
         }
     }
 
@@ -91,11 +98,13 @@ impl Payload {
             Self::Decision(it) => it.time_unix_ms,
             Self::Action(it) => it.time_unix_ms,
             Self::Policy(it) => it.time_unix_ms,
+            Self::Key(it) => it.time_unix_ms,
         }
     }
 }
 
-/// The first entry of a log. Further keys: 4 origin (text), 5 the `SubjectPublicKeyInfo` DER of the first signing key (bytes).
+/// The first entry of a log. Further keys: 4 origin (text), 5 the `SubjectPublicKeyInfo` DER of the first signing key (bytes),
+/// 6 provider (text), 7 version (text).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Genesis {
@@ -108,11 +117,15 @@ pub struct Genesis {
     /// The key that the log began with, as DER.
     #[serde(serialize_with = "show::hex")]
     pub public_key_der: Vec<u8>,
+    /// Who held its private half: `local`, `aws`, `azure` or `vault`.
+    pub provider: String,
+    /// The provider's name of that version of the key.
+    pub version: String,
 }
 
 /// A decision, with enough to replay it against the snapshot that it names (`knhk_decision::replay`). No key of a user is in it.
 ///
-/// Further keys: 4 policy epoch, 5 policy number, 6 policy SHA-256 (bytes), 7 via (0 filter, 1 `ext_authz`),
+/// Further keys: 4 policy epoch, 5 policy number, 6 policy SHA-256 (bytes), 7 via (0 filter, 1 `ext_authz`, 2 `ext_proc`),
 /// 8 reporting node (text), 9 its VM nonce (bytes, optional), 10 its sequence number (optional), 11 verdict (0 admitted),
 /// 12 method, 13 host, 14 path SHA-256 (bytes), 15 subject (text, optional), 16 true path patterns (array of text),
 /// 17 conditions (array of `[rollout, index, holds]`), 18 rollout (map, optional: 0 name, 1 generation, 2 bucket (optional),
@@ -152,14 +165,17 @@ pub enum Via {
     Filter,
     /// In the service, asked through `ext_authz`.
     ExtAuthz,
+    /// In the service, asked through `ext_proc`, which saw the response too.
+    ExtProc,
 }
 
 impl Via {
-    /// `filter` or `ext_authz`.
+    /// `filter`, `ext_authz` or `ext_proc`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Filter => "filter",
             Self::ExtAuthz => "ext_authz",
+            Self::ExtProc => "ext_proc",
         }
     }
 }

@@ -7,7 +7,9 @@ use proptest::option;
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{ActionReceipt, DecisionReceipt, Genesis, Payload, PolicyReceipt, Reporter, Verdict, Via};
+use super::{
+    ActionReceipt, DecisionReceipt, Genesis, KeyReceipt, Payload, PolicyReceipt, Reporter, Verdict, Via,
+};
 
 /// A decision as a filter reports it, about 300 bytes encoded. `seq` makes it differ from others.
 pub fn decision(seq: u64) -> Payload {
@@ -53,16 +55,45 @@ pub fn decision(seq: u64) -> Payload {
 /// Every possible payload, of sizes that keep tests fast.
 pub fn any_payload() -> impl Strategy<Value = Payload> {
     prop_oneof![
-        (".{0,40}", any::<u64>(), ".{0,60}", vec(any::<u8>(), 0..100)).prop_map(
-            |(region, time_unix_ms, origin, public_key_der)| {
-                Payload::Genesis(Genesis {
-                    region,
-                    time_unix_ms,
-                    origin,
-                    public_key_der,
-                })
-            }
-        ),
+        (
+            (".{0,40}", any::<u64>(), ".{0,60}"),
+            (vec(any::<u8>(), 0..100), ".{0,20}", ".{0,60}")
+        )
+            .prop_map(
+                |((region, time_unix_ms, origin), (public_key_der, provider, version))| {
+                    Payload::Genesis(Genesis {
+                        region,
+                        time_unix_ms,
+                        origin,
+                        public_key_der,
+                        provider,
+                        version,
+                    })
+                }
+            ),
+        (
+            (
+                ".{0,40}",
+                any::<u64>(),
+                vec(any::<u8>(), 0..100),
+                any::<[u8; 32]>()
+            ),
+            (".{0,20}", ".{0,60}", ".{0,40}", vec(any::<u8>(), 0..80)),
+        )
+            .prop_map(
+                |((region, time_unix_ms, public_key_der, previous), (provider, version, who, proof))| {
+                    Payload::Key(KeyReceipt {
+                        region,
+                        time_unix_ms,
+                        public_key_der,
+                        provider,
+                        version,
+                        previous,
+                        who,
+                        proof,
+                    })
+                }
+            ),
         any_decision().prop_map(Payload::Decision),
         (
             (".{0,40}", any::<u64>(), ".{0,40}", ".{0,40}"),
@@ -110,7 +141,7 @@ pub fn any_payload() -> impl Strategy<Value = Payload> {
 fn any_decision() -> impl Strategy<Value = DecisionReceipt> {
     let reporter = (".{0,40}", option::of(any::<[u8; 16]>()), option::of(any::<u64>()))
         .prop_map(|(node, vm_nonce, seq)| Reporter { node, vm_nonce, seq });
-    let via = prop_oneof![Just(Via::Filter), Just(Via::ExtAuthz)];
+    let via = prop_oneof![Just(Via::Filter), Just(Via::ExtAuthz), Just(Via::ExtProc)];
     (
         (
             ".{0,40}",
