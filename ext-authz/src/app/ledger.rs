@@ -100,7 +100,7 @@ impl Ledger {
                     self.raise_watermark(nonce, seq);
                 }
             }
-            Payload::Action(_) | Payload::Genesis(_) => {}
+            Payload::Action(_) | Payload::Genesis(_) | Payload::Key(_) => {}
         }
         self.through = index.saturating_add(1);
         Ok(())

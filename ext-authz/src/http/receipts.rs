@@ -26,7 +26,7 @@ const PAGE: u64 = 512;
 const SIGNED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Kinds of receipts, see [`Payload::kind`].
-const KINDS: [&str; 4] = ["genesis", "policy", "action", "decision"];
+const KINDS: [&str; 5] = ["genesis", "policy", "action", "decision", "key"];
 
 /// What of the log to list.
 #[derive(Debug, Deserialize)]
@@ -125,7 +125,7 @@ fn rollout_of(payload: &Payload) -> Option<&str> {
             .as_ref()
             .map(|route| route.name.as_str()),
         Payload::Action(action) => Some(&action.target),
-        Payload::Policy(_) | Payload::Genesis(_) => None,
+        Payload::Policy(_) | Payload::Genesis(_) | Payload::Key(_) => None,
     }
 }
 
