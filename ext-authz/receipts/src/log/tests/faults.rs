@@ -1,24 +1,23 @@
 //! Disks that are full, lie, or flip bits.
 
-use std::sync::Arc;
-
-use super::crashes::ORIGIN;
-use crate::checkpoint::SignedCheckpoint;
+use super::rig::{ORIGIN, Rig, signed};
 use crate::entry::Prepared;
-use crate::log::CHECKPOINT_PATH;
+use crate::log::ROOT_PATH;
 use crate::log::error::LogError;
 use crate::log::publisher::Publisher;
-use crate::log::recovery::recover;
 use crate::log::writer::Writer;
+use crate::root::SignedRoot;
 use crate::segment::path_of;
 use crate::storage::{Crash, ModelStorage, Storage, read_whole};
-use crate::testing::TestSigner;
 
 const SEGMENT_BYTES: u64 = 64 * 1024;
 
-fn open(storage: &ModelStorage, origin: &str) -> Result<(Writer, Publisher), LogError> {
-    let storage: Arc<dyn Storage> = Arc::new(storage.clone());
-    recover(&storage, origin, &TestSigner::new(1).public_key(), SEGMENT_BYTES)
+const NOW: u64 = 1_700_000_000_000;
+
+/// Behind the genesis.
+fn open(storage: &ModelStorage) -> Result<(Writer, Publisher), LogError> {
+    let rig = Rig::open(storage, SEGMENT_BYTES)?;
+    Ok((rig.writer, rig.publisher))
 }
 
 fn entries(range: std::ops::Range<u64>) -> Vec<Prepared> {
@@ -31,21 +30,18 @@ fn commit(writer: &mut Writer, range: std::ops::Range<u64>) -> Result<u64, LogEr
     writer.commit(&entries(range).iter().collect::<Vec<_>>())
 }
 
-fn flush(publisher: &mut Publisher) -> Result<SignedCheckpoint, LogError> {
-    let signer = TestSigner::new(1);
-    let unsigned = publisher.prepare()?.expect("something new");
-    let signature = signer.sign(&unsigned.digest());
-    let checkpoint = unsigned
-        .signed(&signer.public_key(), signature)
-        .expect("its own signature");
-    publisher.publish(checkpoint.clone())?;
-    Ok(checkpoint)
+fn flush(publisher: &mut Publisher) -> Result<SignedRoot, LogError> {
+    let unsigned = publisher.prepare(NOW)?.expect("something new");
+    let root = signed(1, &unsigned);
+    publisher.publish(root.clone(), NOW)?;
+    Ok(root)
 }
 
+/// The genesis, and then the entries of these numbers.
 fn assert_holds(writer: &Writer, count: u64) {
     assert_eq!(writer.segments().size(), count);
-    let mut cursor = writer.segments().cursor(0);
-    for expected in entries(0..count) {
+    let mut cursor = writer.segments().cursor(1);
+    for expected in entries(1..count) {
         let payload = cursor
             .next(|record| record.payload.to_vec())
             .expect("reads")
@@ -60,8 +56,8 @@ fn a_full_disk_refuses_entries_and_takes_them_again_when_there_is_room() {
     // However much of the write fits.
     for room in 0..400 {
         let storage = ModelStorage::new();
-        let (mut writer, _) = open(&storage, ORIGIN).expect("opens");
-        commit(&mut writer, 0..5).expect("commits");
+        let (mut writer, _) = open(&storage).expect("opens");
+        commit(&mut writer, 1..5).expect("commits");
         storage.set_capacity(Some(storage.used() + room));
         let error = commit(&mut writer, 5..8).expect_err("no room");
         assert_eq!(error.label(), "disk_full");
@@ -69,24 +65,21 @@ fn a_full_disk_refuses_entries_and_takes_them_again_when_there_is_room() {
         assert_holds(&writer, 5);
         for seed in 0..4 {
             let crashed = storage.copy().crash(Crash::Scramble, seed);
-            assert_holds(&open(&crashed, ORIGIN).expect("opens").0, 5);
+            assert_holds(&open(&crashed).expect("opens").0, 5);
         }
         storage.set_capacity(None);
         assert_eq!(commit(&mut writer, 5..9).expect("there is room"), 5);
         assert_holds(&writer, 9);
         drop(writer);
-        assert_holds(
-            &open(&storage.crash(Crash::LoseAll, 0), ORIGIN).expect("opens").0,
-            9,
-        );
+        assert_holds(&open(&storage.crash(Crash::LoseAll, 0)).expect("opens").0, 9);
     }
 }
 
 #[test]
 fn a_full_disk_at_the_beginning_of_a_segment_does_no_harm() {
     let storage = ModelStorage::new();
-    let (mut writer, _) = open(&storage, ORIGIN).expect("opens");
-    let mut count = 0;
+    let (mut writer, _) = open(&storage).expect("opens");
+    let mut count = 1;
     // On until the next group needs a new segment.
     while writer.segments().current().0 == 0 {
         let used = storage.used();
@@ -103,10 +96,7 @@ fn a_full_disk_at_the_beginning_of_a_segment_does_no_harm() {
     storage.set_capacity(None);
     assert_holds(&writer, count);
     drop(writer);
-    assert_holds(
-        &open(&storage.crash(Crash::LoseAll, 0), ORIGIN).expect("opens").0,
-        count,
-    );
+    assert_holds(&open(&storage.crash(Crash::LoseAll, 0)).expect("opens").0, count);
 }
 
 /// Once a segment's file may be on disk, no entry goes to the one before it.
@@ -115,8 +105,8 @@ fn a_segment_that_was_not_begun_well_is_begun_again() {
     // The syncs of the old segment's table, and of the new segment's header.
     for failing in 0..2 {
         let storage = ModelStorage::new();
-        let (mut writer, _) = open(&storage, ORIGIN).expect("opens");
-        let mut count = 0;
+        let (mut writer, _) = open(&storage).expect("opens");
+        let mut count = 1;
         while writer.segments().current().1 + 7 * 168 <= SEGMENT_BYTES {
             commit(&mut writer, count..count + 7).expect("commits");
             count += 7;
@@ -138,7 +128,7 @@ fn a_segment_that_was_not_begun_well_is_begun_again() {
         assert_holds(&writer, count + 1);
         drop(writer);
         assert_holds(
-            &open(&storage.crash(Crash::LoseAll, 0), ORIGIN).expect("opens").0,
+            &open(&storage.crash(Crash::LoseAll, 0)).expect("opens").0,
             count + 1,
         );
     }
@@ -147,8 +137,8 @@ fn a_segment_that_was_not_begun_well_is_begun_again() {
 #[test]
 fn a_failed_sync_is_never_taken_for_a_success() {
     let storage = ModelStorage::new();
-    let (mut writer, _) = open(&storage, ORIGIN).expect("opens");
-    commit(&mut writer, 0..5).expect("commits");
+    let (mut writer, _) = open(&storage).expect("opens");
+    commit(&mut writer, 1..5).expect("commits");
     storage.fail_sync_after(0);
     assert_eq!(
         commit(&mut writer, 5..8).expect_err("the sync failed").label(),
@@ -165,20 +155,15 @@ fn a_failed_sync_is_never_taken_for_a_success() {
     assert_holds(&writer, 9);
     drop(writer);
     for seed in 0..20 {
-        assert_holds(
-            &open(&storage.crash(Crash::Scramble, seed), ORIGIN)
-                .expect("opens")
-                .0,
-            9,
-        );
+        assert_holds(&open(&storage.crash(Crash::Scramble, seed)).expect("opens").0, 9);
     }
 }
 
 #[test]
 fn a_segment_that_lost_synced_bytes_takes_no_more_entries() {
     let storage = ModelStorage::new();
-    let (mut writer, _) = open(&storage, ORIGIN).expect("opens");
-    commit(&mut writer, 0..5).expect("commits");
+    let (mut writer, _) = open(&storage).expect("opens");
+    commit(&mut writer, 1..5).expect("commits");
     storage.fail_sync_after(0);
     commit(&mut writer, 5..8).expect_err("the sync failed");
     storage.flip_bit(&path_of(0), 300, 2);
@@ -194,8 +179,8 @@ fn a_segment_that_lost_synced_bytes_takes_no_more_entries() {
 #[test]
 fn a_flipped_bit_is_no_torn_tail() {
     let storage = ModelStorage::new();
-    let (mut writer, mut publisher) = open(&storage, ORIGIN).expect("opens");
-    commit(&mut writer, 0..2).expect("commits");
+    let (mut writer, mut publisher) = open(&storage).expect("opens");
+    commit(&mut writer, 1..2).expect("commits");
     commit(&mut writer, 2..3).expect("commits");
     flush(&mut publisher).expect("flushes");
     commit(&mut writer, 3..5).expect("commits");
@@ -206,7 +191,7 @@ fn a_flipped_bit_is_no_torn_tail() {
     for byte in 0..last_group {
         let copy = storage.copy();
         copy.flip_bit(&path_of(0), byte, u8::try_from(byte % 8).expect("small"));
-        let error = open(&copy, ORIGIN).map(|_| ()).expect_err("damage");
+        let error = open(&copy).map(|_| ()).expect_err("damage");
         assert_eq!(error.label(), "damaged", "byte {byte}: {error}");
         assert_eq!(
             read_whole(&copy, &path_of(0), 9999).expect("reads").len(),
@@ -216,44 +201,96 @@ fn a_flipped_bit_is_no_torn_tail() {
     }
 }
 
+/// Every file's path and bytes.
+fn contents(storage: &ModelStorage) -> Vec<(String, Vec<u8>)> {
+    let paths = storage.paths().into_iter();
+    paths
+        .map(|path| {
+            let bytes = read_whole(storage, &path, 1 << 20).expect("reads");
+            (path, bytes)
+        })
+        .collect()
+}
+
+/// The start is refused, in one line, and leaves every file as it is.
+fn refused(storage: &ModelStorage) -> (&'static str, String) {
+    let before = contents(storage);
+    let error = open(storage).map(|_| ()).expect_err("a contradiction");
+    assert!(!error.to_string().contains('\n'), "{error}");
+    assert_eq!(contents(storage), before, "{error}: a file was changed");
+    (error.label(), error.to_string())
+}
+
 #[test]
-fn lost_entries_a_wrong_root_and_a_damaged_checkpoint_refuse_the_start() {
+fn lost_entries_a_wrong_root_and_a_damaged_root_refuse_the_start_and_change_nothing() {
     let storage = ModelStorage::new();
-    let (mut writer, mut publisher) = open(&storage, ORIGIN).expect("opens");
-    commit(&mut writer, 0..5).expect("commits");
-    let refused = |storage: &ModelStorage, origin: &str| {
-        let error = open(storage, origin).map(|_| ()).expect_err("a contradiction");
-        assert!(!error.to_string().contains('\n'), "{error}");
-        (error.label(), error.to_string())
-    };
+    let (mut writer, mut publisher) = open(&storage).expect("opens");
+    commit(&mut writer, 1..5).expect("commits");
 
     let short = storage.copy();
-    let (mut longer, mut its) = open(&storage.copy(), ORIGIN).expect("opens");
+    let (mut longer, mut its) = open(&storage.copy()).expect("opens");
     commit(&mut longer, 5..6).expect("commits");
     let ahead = flush(&mut its).expect("flushes");
-    crate::storage::replace(&short, CHECKPOINT_PATH, ahead.as_bytes()).expect("writes");
-    let (label, text) = refused(&short, ORIGIN);
+    crate::storage::replace(&short, ROOT_PATH, &ahead.to_bytes()).expect("writes");
+    let (label, text) = refused(&short);
     assert_eq!(label, "damaged");
     assert!(text.contains("covers 6 entries, and only 5 are there"), "{text}");
 
     let forked = storage.copy();
-    let (mut fork, _) = open(&forked, ORIGIN).expect("opens");
+    let (mut fork, _) = open(&forked).expect("opens");
     commit(&mut fork, 6..7).expect("commits");
-    crate::storage::replace(&forked, CHECKPOINT_PATH, ahead.as_bytes()).expect("writes");
-    assert!(refused(&forked, ORIGIN).1.contains("root"));
+    crate::storage::replace(&forked, ROOT_PATH, &ahead.to_bytes()).expect("writes");
+    assert!(refused(&forked).1.contains("root"));
 
     flush(&mut publisher).expect("flushes");
-    assert_eq!(refused(&storage, "knhk.dev/log/other").0, "other_log");
-    storage.flip_bit(CHECKPOINT_PATH, 20, 0);
-    assert_eq!(refused(&storage, ORIGIN).0, "damaged");
+    let shared: std::sync::Arc<dyn Storage> = std::sync::Arc::new(storage.clone());
+    let other = crate::log::recovery::survey(&shared, "knhk.dev/log/other");
+    assert_eq!(other.map(|_| ()).expect_err("another log").label(), "other_log");
+    let len = read_whole(&storage, ROOT_PATH, 9999).expect("reads").len();
+    for byte in 0..len {
+        let flipped = storage.copy();
+        flipped.flip_bit(ROOT_PATH, byte, u8::try_from(byte % 8).expect("small"));
+        let label = refused(&flipped).0;
+        assert!(["damaged", "other_log"].contains(&label), "byte {byte}: {label}");
+    }
+    let missing = storage.copy();
+    missing.remove(ROOT_PATH).expect("removes");
+    assert_eq!(refused(&missing).0, "damaged");
+}
+
+/// Whatever is cut off the segment: what the root covers is missed before anything is cut for good.
+#[test]
+fn a_truncated_log_is_refused_and_not_altered() {
+    let storage = ModelStorage::new();
+    let (mut writer, mut publisher) = open(&storage).expect("opens");
+    commit(&mut writer, 1..5).expect("commits");
+    flush(&mut publisher).expect("flushes");
+    let covered = read_whole(&storage, &path_of(0), 9999).expect("reads").len();
+    commit(&mut writer, 5..7).expect("commits");
+    drop((writer, publisher));
+    let len = read_whole(&storage, &path_of(0), 9999).expect("reads").len();
+    for keep in 0..len {
+        let cut = storage.copy();
+        let file = cut.open(&path_of(0)).expect("opens");
+        file.set_len(keep as u64).expect("cuts");
+        file.sync().expect("syncs");
+        if keep < covered {
+            assert_eq!(refused(&cut).0, "damaged", "{keep} bytes");
+        } else {
+            assert_holds(
+                &open(&cut).expect("a torn tail").0,
+                5 + u64::from(keep >= covered + 168),
+            );
+        }
+    }
 }
 
 #[test]
 fn a_missing_middle_segment_refuses_the_start() {
     let storage = ModelStorage::new();
-    let (mut writer, _) = open(&storage, ORIGIN).expect("opens");
+    let (mut writer, _) = open(&storage).expect("opens");
     let mut firsts = vec![0];
-    for i in 0..2000 {
+    for i in 1..2000 {
         commit(&mut writer, i..i + 1).expect("commits");
         let first = writer.segments().current().0;
         if firsts.last() != Some(&first) {
@@ -266,10 +303,7 @@ fn a_missing_middle_segment_refuses_the_start() {
     for &first in &firsts[..firsts.len() - 1] {
         let copy = storage.copy();
         copy.remove(&path_of(first)).expect("removes");
-        assert_eq!(
-            open(&copy, ORIGIN).map(|_| ()).expect_err("a gap").label(),
-            "damaged"
-        );
+        assert_eq!(open(&copy).map(|_| ()).expect_err("a gap").label(), "damaged");
     }
 }
 
@@ -277,8 +311,8 @@ fn a_missing_middle_segment_refuses_the_start() {
 #[test]
 fn what_is_derived_is_made_anew() {
     let storage = ModelStorage::new();
-    let (mut writer, mut publisher) = open(&storage, ORIGIN).expect("opens");
-    for at in [0, 255, 300, 600] {
+    let (mut writer, mut publisher) = open(&storage).expect("opens");
+    for at in [1, 255, 300, 600] {
         commit(&mut writer, at..at + 1).expect("commits");
         let next = [255, 300, 600, 1100]
             .into_iter()
@@ -287,7 +321,7 @@ fn what_is_derived_is_made_anew() {
         commit(&mut writer, at + 1..next).expect("commits");
         flush(&mut publisher).expect("flushes");
     }
-    let newest = publisher.published().cloned().expect("published");
+    let newest = publisher.book().root().cloned().expect("published");
     drop((writer, publisher));
     let before: Vec<_> = storage.paths();
     let edge_of_tree = ["tile/0/004.p/76", "tile/1/000.p/4", "tile/entries/004.p/76"];
@@ -298,38 +332,20 @@ fn what_is_derived_is_made_anew() {
         }
         let missing = storage.copy();
         missing.remove(path).expect("removes");
-        let (writer, publisher) = open(&missing, ORIGIN).expect("it is derived");
+        let (writer, publisher) = open(&missing).expect("it is derived");
         assert_holds(&writer, 1100);
-        assert_eq!(publisher.published(), Some(&newest));
+        assert_eq!(publisher.book().root(), Some(&newest));
         if edge_of_tree.iter().any(|edge| path.ends_with(edge)) || is_table(path) {
             assert_eq!(missing.paths(), before, "`{path}` is there again");
         }
     }
 }
 
-#[test]
-fn a_checkpoint_of_another_key_is_signed_anew() {
-    let storage = ModelStorage::new();
-    let (mut writer, mut publisher) = open(&storage, ORIGIN).expect("opens");
-    commit(&mut writer, 0..5).expect("commits");
-    let old = flush(&mut publisher).expect("flushes");
-    drop((writer, publisher));
-    let other = TestSigner::new(2);
-    let shared: Arc<dyn Storage> = Arc::new(storage.clone());
-    let (_, mut publisher) = recover(&shared, ORIGIN, &other.public_key(), SEGMENT_BYTES).expect("opens");
-    assert_eq!(publisher.published(), None);
-    let unsigned = publisher
-        .prepare()
-        .expect("prepares")
-        .expect("the same tree, to be signed");
-    assert_eq!((unsigned.size, unsigned.root), (old.size(), old.root()));
-}
-
 /// Partial tiles are removed when the full one is published, and never before.
 #[test]
 fn old_partials_go_when_the_full_tile_is_published() {
     let storage = ModelStorage::new();
-    let (mut writer, mut publisher) = open(&storage, ORIGIN).expect("opens");
+    let (mut writer, mut publisher) = open(&storage).expect("opens");
     let partials = |storage: &ModelStorage| {
         storage
             .paths()
@@ -337,7 +353,7 @@ fn old_partials_go_when_the_full_tile_is_published() {
             .filter(|path| path.contains(".p/"))
             .collect::<Vec<_>>()
     };
-    commit(&mut writer, 0..100).expect("commits");
+    commit(&mut writer, 1..100).expect("commits");
     flush(&mut publisher).expect("flushes");
     commit(&mut writer, 100..250).expect("commits");
     flush(&mut publisher).expect("flushes");
@@ -349,7 +365,7 @@ fn old_partials_go_when_the_full_tile_is_published() {
     ];
     assert_eq!(partials(&storage), both);
     commit(&mut writer, 250..300).expect("commits");
-    publisher.prepare().expect("prepares");
+    publisher.prepare(NOW).expect("prepares");
     assert!(
         both.iter()
             .all(|path| partials(&storage).contains(&(*path).to_owned())),
@@ -357,7 +373,7 @@ fn old_partials_go_when_the_full_tile_is_published() {
     );
     // A crash here: recovery knows of them.
     drop((writer, publisher));
-    let (_, mut publisher) = open(&storage, ORIGIN).expect("opens");
+    let (_, mut publisher) = open(&storage).expect("opens");
     flush(&mut publisher).expect("flushes");
     assert_eq!(
         partials(&storage),

@@ -1,4 +1,7 @@
 mod crashes;
 mod faults;
+
 mod receipts;
+mod rig;
+
 mod service;

@@ -31,7 +31,14 @@ async fn a_receipt_verifies_offline_and_only_with_the_logs_key() {
         let names: Vec<_> = verified.checks.iter().map(|check| check.name).collect();
         assert_eq!(
             names,
-            ["payload", "commitment", "inclusion", "signature", "origin"]
+            [
+                "payload",
+                "commitment",
+                "inclusion",
+                "signature",
+                "cose",
+                "origin"
+            ]
         );
         let other = file
             .verify(&[TestSigner::new(2).public_key()])
@@ -83,6 +90,12 @@ async fn each_check_of_a_receipt_can_fail_by_itself() {
         label(&|file| file.checkpoint = resigned(&file.checkpoint, &fixture.signer, "knhk.dev/log/x")),
         "origin"
     );
+    assert_eq!(label(&|file| file.cose.signed.kid[0] ^= 1), "cose");
+    assert_eq!(label(&|file| file.cose.signed.signature[40] ^= 1), "cose");
+    assert_eq!(label(&|file| file.cose.tree_size += 1), "cose");
+    assert_eq!(label(&|file| file.cose.leaf_index += 1), "cose");
+    assert_eq!(label(&|file| file.cose.path[0][0] ^= 1), "cose");
+    assert_eq!(label(&|file| file.cose.path.truncate(1)), "cose");
     let error = good.verify(&[]).expect_err("no key");
     assert!(matches!(error, VerifyError::Signature(_)), "{error}");
 }

@@ -11,7 +11,7 @@ use crate::storage::ModelStorage;
 use crate::testing::{TestSigner, still_env};
 use crate::{
     DiskStorage, Log, LogError, LogOptions, MAX_APPEND_BYTES, MAX_PAYLOAD_BYTES, Payload, PolicyReceipt,
-    ReceiptFile,
+    ReceiptFile, SignerError, SigningKey,
 };
 
 /// Flushes come when a test asks for them, or not at all.
@@ -148,7 +148,7 @@ async fn nothing_new_is_nothing_signed_and_one_entry_is_not_signed() {
             2
         );
     }
-    assert_eq!(fixture.signer.signatures(), 1);
+    assert_eq!(fixture.signer.signatures(), 2, "checkpoint and COSE root");
     log.close().await.expect("closes");
     let log = fixture.open().await;
     assert_eq!(
@@ -159,7 +159,7 @@ async fn nothing_new_is_nothing_signed_and_one_entry_is_not_signed() {
             .size(),
         2
     );
-    assert_eq!(fixture.signer.signatures(), 1, "a restart signs nothing");
+    assert_eq!(fixture.signer.signatures(), 2, "a restart signs nothing");
 }
 
 #[tokio::test]
@@ -320,23 +320,25 @@ async fn sizes_are_bounded() {
 
 #[tokio::test]
 async fn a_signature_that_does_not_verify_is_not_published() {
-    struct Wrong(TestSigner, TestSigner);
+    struct Wrong(TestSigner);
     #[async_trait::async_trait]
     impl crate::Signer for Wrong {
-        fn public_key_der(&self) -> &[u8] {
-            self.0.public_key_der()
+        async fn newest(&self) -> Result<SigningKey, SignerError> {
+            self.0.newest().await
         }
-        async fn sign_digest(&self, digest: &[u8; 32]) -> Result<Vec<u8>, crate::SignerError> {
-            self.1.sign_digest(digest).await
+        async fn sign_digest(&self, _: &SigningKey, digest: &[u8; 32]) -> Result<Vec<u8>, SignerError> {
+            self.0.sign_digest(&TestSigner::key_of(2), digest).await
         }
     }
     let storage = Arc::new(ModelStorage::new());
-    let signer = Arc::new(Wrong(TestSigner::new(1), TestSigner::new(2)));
+    let signer = Arc::new(Wrong(TestSigner::new(1)));
     let log = Log::open(storage.clone(), options(NEVER), signer, still_env())
         .await
         .expect("opens");
     log.append(vec![samples::decision(1)]).await.expect("appends");
     assert_eq!(log.flush_now().await.expect_err("not its key's").label(), "sign");
     assert_eq!(log.checkpoint(), None);
-    assert!(!storage.paths().contains(&"log/checkpoint".to_owned()));
+    for path in ["log/checkpoint", "log/root"] {
+        assert!(!storage.paths().contains(&path.to_owned()), "{path}");
+    }
 }
