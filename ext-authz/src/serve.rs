@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use knhk_proto::envoy::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
+use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::external_processor_server::ExternalProcessorServer;
 use knhk_proto::v1::gate_server::GateServer;
 use knhk_telemetry::logging::LoggingError;
 use rustix::fs::Mode;
@@ -27,7 +28,7 @@ use crate::app::journal::look_after;
 use crate::app::ledger::replace;
 use crate::app::{App, StartError};
 use crate::config::{Config, ConfigError};
-use crate::grpc::{CheckService, GateService};
+use crate::grpc::{CheckService, GateService, MAX_MESSAGE_BYTES, ProcessService, Recording};
 use crate::http::{Access, PeerIdentity, api_routes, probe_routes};
 
 /// After SIGTERM, requests under way have so long to finish.
@@ -41,6 +42,9 @@ const OTHERS_MAY_NOTHING: u32 = 0o077;
 const MAX_UP_BYTES: usize = 2 * 1024 * 1024;
 /// Envoy holds one connection a worker; ending it now and then lets replicas share the load. Streams finish first.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(30 * 60);
+/// Streams that one connection of a proxy may have under way; beyond, Envoy opens another connection. `ext_proc` holds one
+/// for as long as its request lasts.
+const MAX_STREAMS: u32 = 1_024;
 /// Idle HTTP/2 connections are probed this often, so that dead proxies are noticed.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
@@ -271,20 +275,29 @@ async fn serve_grpc(
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_service_status("", ServingStatus::Serving).await;
     let gate = GateService::new(Arc::clone(&app), draining.clone());
-    let check = CheckService::new(app);
+    let recording = Arc::new(Recording::new(app));
+    let check = CheckService::new(Arc::clone(&recording));
+    let process = ProcessService::new(recording, draining.clone());
+    let processor = ExternalProcessorServer::new(process.clone())
+        .max_decoding_message_size(MAX_MESSAGE_BYTES)
+        .max_encoding_message_size(MAX_MESSAGE_BYTES);
     // Of an incoming stream the builder's own setting is ignored; without it an answer waits 40 ms for an acknowledgement.
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .max_connection_age(MAX_CONNECTION_AGE)
+        .max_concurrent_streams(MAX_STREAMS)
         .add_service(health_service)
         .add_service(GateServer::new(gate).max_decoding_message_size(MAX_UP_BYTES))
         .add_service(AuthorizationServer::new(check))
+        .add_service(processor)
         .serve_with_incoming_shutdown(incoming, async move {
             draining.cancelled().await;
             health.set_service_status("", ServingStatus::NotServing).await;
         })
-        .await
+        .await?;
+    process.finished().await;
+    Ok(())
 }
 
 type Task = JoinHandle<Result<(), String>>;

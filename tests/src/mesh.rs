@@ -21,7 +21,9 @@ pub const NAME: &str = "shop";
 pub const FILTER: &str = "envoy/envoy.yaml";
 /// The proxy with `ext_authz` alone.
 pub const EXT_AUTHZ: &str = "envoy/envoy-ext-authz.yaml";
-/// The proxy with both.
+/// The proxy with `ext_proc` alone.
+pub const EXT_PROC: &str = "envoy/envoy-ext-proc.yaml";
+/// The proxy with both the filter and `ext_authz`.
 pub const BOTH: &str = "envoy/envoy-both.yaml";
 
 /// Versions v1 (stable) and v2 (canary), and the service.
@@ -66,10 +68,10 @@ impl Mesh {
         Envoy::start(self.config(file)?, EnvoyOptions::default()).await
     }
 
-    /// A proxy with a configuration of the repository that has `ext_authz`, patient with a busy disk.
+    /// A proxy with a configuration of the repository that has `ext_authz` or `ext_proc`, patient with a busy disk.
     pub async fn patient_proxy(&self, file: &str) -> Result<Envoy, Error> {
         let mut config = self.config(file)?;
-        config.make_check_patient()?;
+        config.make_patient()?;
         Envoy::start(config, EnvoyOptions::default()).await
     }
 

@@ -2,12 +2,12 @@
 #![allow(clippy::expect_used)]
 
 use knhk_tests::envoy::{EnvoyConfig, validate};
-use knhk_tests::mesh::{BOTH, EXT_AUTHZ, FILTER};
+use knhk_tests::mesh::{BOTH, EXT_AUTHZ, EXT_PROC, FILTER};
 use serde_json::json;
 
 #[test]
 fn envoy_takes_each_configuration_for_operators() {
-    for file in [FILTER, EXT_AUTHZ, BOTH] {
+    for file in [FILTER, EXT_AUTHZ, BOTH, EXT_PROC] {
         validate(&EnvoyConfig::load(file).expect("it can be read")).expect("Envoy takes it");
     }
 }

@@ -182,14 +182,15 @@ impl Recorder {
         Ok(())
     }
 
-    /// Makes one decision of `ext_authz` durable. Returns its index.
-    pub(crate) async fn record_check(&self, decision: CheckedDecision) -> Result<u64, LogError> {
+    /// Makes one decision of the service itself durable. Returns its index.
+    pub(crate) async fn record_own(&self, own: OwnDecision) -> Result<u64, LogError> {
+        let OwnDecision { decision, via, seen } = own;
         let receipt = DecisionReceipt {
             region: self.region.clone(),
             time_unix_ms: decision.time_unix_ms,
             policy: decision.policy,
             policy_sha256: decision.policy_sha256,
-            via: Via::ExtAuthz,
+            via,
             reporter: ReceiptReporter {
                 node: SERVICE.to_owned(),
                 vm_nonce: None,
@@ -197,11 +198,11 @@ impl Recorder {
             },
             evidence: decision.evidence,
             verdict: Verdict::Admitted,
-            status: None,
-            duration_us: None,
+            status: seen.and_then(|seen| seen.status),
+            duration_us: seen.map(|seen| seen.duration_us),
         };
         let indexes = self.journal.append(vec![Payload::Decision(receipt)]).await?;
-        self.metrics.decisions_recorded(DecisionVia::ExtAuthz, 1);
+        self.metrics.decisions_recorded(counted_as(via), 1);
         indexes.first().copied().ok_or(LogError::Closed)
     }
 
@@ -213,13 +214,39 @@ impl Recorder {
     }
 }
 
-/// A decision of `ext_authz`, before it is recorded.
-#[derive(Debug)]
+/// A decision that the service made for a proxy, before it is recorded.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct OwnDecision {
+    pub(crate) decision: CheckedDecision,
+    pub(crate) via: Via,
+    /// None where the request's end was not seen.
+    pub(crate) seen: Option<Seen>,
+}
+
+/// What was decided, when, and by which snapshot.
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct CheckedDecision {
     pub(crate) time_unix_ms: u64,
     pub(crate) policy: PolicyId,
     pub(crate) policy_sha256: [u8; 32],
     pub(crate) evidence: Evidence,
+}
+
+/// How a request went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// None if the response had none that can be read.
+    pub(crate) status: Option<u16>,
+    /// From the request's headers to the response's, in microseconds.
+    pub(crate) duration_us: u64,
+}
+
+fn counted_as(via: Via) -> DecisionVia {
+    match via {
+        Via::Filter => DecisionVia::Filter,
+        Via::ExtAuthz => DecisionVia::ExtAuthz,
+        Via::ExtProc => DecisionVia::ExtProc,
+    }
 }
 
 /// A decision that a filter sent is not one.

@@ -1,10 +1,19 @@
-//! What a route asks of `ext_authz`, in Envoy's `context_extensions`.
+//! What a route asks of the service: of `ext_authz` in Envoy's `context_extensions`, of `ext_proc` in the stream's
+//! initial metadata.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use knhk_decision::spec::Weight;
 use thiserror::Error;
+use tonic::metadata::MetadataMap;
+
+/// Where `ext_authz` has a route's options.
+const CONTEXT_EXTENSIONS: &str = "context_extensions";
+/// Where `ext_proc` has them: `ExtProcPerRoute.overrides.grpc_initial_metadata`.
+const INITIAL_METADATA: &str = "grpc_initial_metadata";
+/// Every option of a route.
+const OPTIONS: [&str; 4] = ["record", "wait", "wait_timeout", "on_error"];
 
 /// `wait_timeout` unless the route says otherwise: below Envoy's default timeout of 200 ms, so that
 /// `on_error` decides and not Envoy's `failure_mode_allow`.
@@ -38,9 +47,10 @@ pub(crate) enum OnError {
 }
 
 /// A route's option is not one; the operator's mistake, shown in the answer and in the log.
-#[derive(Debug, Error, PartialEq, Eq)]
-#[error("context_extensions.{option}: {reason}")]
+#[derive(Debug, Clone, Error, PartialEq, Eq)]
+#[error("{place}.{option}: {reason}")]
 pub(crate) struct BadOption {
+    place: &'static str,
     option: String,
     reason: String,
 }
@@ -56,23 +66,54 @@ impl Default for RouteOptions {
 }
 
 impl RouteOptions {
-    /// Reads every option; an unknown one is an error.
-    pub(crate) fn parse(extensions: &HashMap<String, String>) -> Result<Self, BadOption> {
+    /// Reads `ext_authz`'s options; an unknown one is an error.
+    pub(crate) fn from_context_extensions(extensions: &HashMap<String, String>) -> Result<Self, BadOption> {
         let mut options = Self::default();
         for (option, value) in extensions {
-            let parsed = match option.as_str() {
-                "record" => parse_record(value).map(|record| options.record = record),
-                "wait" => parse_wait(value),
-                "wait_timeout" => parse_timeout(value).map(|timeout| options.wait_timeout = timeout),
-                "on_error" => parse_on_error(value).map(|on_error| options.on_error = on_error),
-                _ => Err("unknown option; known are record, wait, wait_timeout, on_error".to_owned()),
-            };
-            parsed.map_err(|reason| BadOption {
-                option: option.clone(),
-                reason,
-            })?;
+            options
+                .set(option, value)
+                .map_err(|reason| BadOption::new(CONTEXT_EXTENSIONS, option, reason))?;
         }
         Ok(options)
+    }
+
+    /// Reads `ext_proc`'s options. Metadata of other names is not ours, so it is let be.
+    pub(crate) fn from_metadata(metadata: &MetadataMap) -> Result<Self, BadOption> {
+        let mut options = Self::default();
+        for option in OPTIONS {
+            let mut values = metadata.get_all(option).iter();
+            let Some(value) = values.next() else { continue };
+            let value = match (value.to_str(), values.next()) {
+                (Ok(value), None) => Ok(value),
+                (Ok(_), Some(_)) => Err("given more than once; give it once".to_owned()),
+                (Err(_), _) => Err("not printable ASCII".to_owned()),
+            };
+            value
+                .and_then(|value| options.set(option, value))
+                .map_err(|reason| BadOption::new(INITIAL_METADATA, option, reason))?;
+        }
+        Ok(options)
+    }
+
+    fn set(&mut self, option: &str, value: &str) -> Result<(), String> {
+        match option {
+            "record" => self.record = parse_record(value)?,
+            "wait" => parse_wait(value)?,
+            "wait_timeout" => self.wait_timeout = parse_timeout(value)?,
+            "on_error" => self.on_error = parse_on_error(value)?,
+            _ => return Err(format!("unknown option; known are {}", OPTIONS.join(", "))),
+        }
+        Ok(())
+    }
+}
+
+impl BadOption {
+    fn new(place: &'static str, option: &str, reason: String) -> Self {
+        Self {
+            place,
+            option: option.to_owned(),
+            reason,
+        }
     }
 }
 
@@ -120,33 +161,44 @@ fn parse_on_error(value: &str) -> Result<OnError, String> {
 mod tests {
     use super::*;
 
-    fn parse(pairs: &[(&str, &str)]) -> Result<RouteOptions, BadOption> {
+    fn extensions(pairs: &[(&str, &str)]) -> Result<RouteOptions, BadOption> {
         let extensions = pairs
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
-        RouteOptions::parse(&extensions.collect())
+        RouteOptions::from_context_extensions(&extensions.collect())
+    }
+
+    fn metadata(pairs: &[(&str, &str)]) -> Result<RouteOptions, BadOption> {
+        let mut metadata = MetadataMap::new();
+        for (key, value) in pairs {
+            let key: tonic::metadata::AsciiMetadataKey = key.parse().expect("a key");
+            metadata.append(key, value.parse().expect("a value"));
+        }
+        RouteOptions::from_metadata(&metadata)
     }
 
     #[test]
     fn what_a_route_says_is_taken() {
-        let options = parse(&[
-            ("record", "sample:0.5"),
-            ("wait", "local"),
-            ("wait_timeout", "80ms"),
-            ("on_error", "open"),
-        ])
-        .expect("valid");
-        assert_eq!(
-            options.record,
-            RecordWhen::Sample(Weight::from_percent(0.5).expect("valid"))
-        );
-        assert_eq!(options.wait_timeout, Duration::from_millis(80));
-        assert_eq!(options.on_error, OnError::Open);
-        assert_eq!(parse(&[]).expect("valid"), RouteOptions::default());
+        for parse in [extensions, metadata] {
+            let options = parse(&[
+                ("record", "sample:0.5"),
+                ("wait", "local"),
+                ("wait_timeout", "80ms"),
+                ("on_error", "open"),
+            ])
+            .expect("valid");
+            assert_eq!(
+                options.record,
+                RecordWhen::Sample(Weight::from_percent(0.5).expect("valid"))
+            );
+            assert_eq!(options.wait_timeout, Duration::from_millis(80));
+            assert_eq!(options.on_error, OnError::Open);
+            assert_eq!(parse(&[]).expect("valid"), RouteOptions::default());
+        }
     }
 
     #[test]
-    fn what_is_not_an_option_is_refused_by_name() {
+    fn what_is_not_a_value_is_refused_by_the_name_of_its_option() {
         for (option, value) in [
             ("record", "some"),
             ("record", "sample:101"),
@@ -156,13 +208,51 @@ mod tests {
             ("wait_timeout", "1h"),
             ("wait_timeout", "soon"),
             ("on_error", "ignore"),
-            ("onerror", "open"),
         ] {
-            let message = parse(&[(option, value)]).expect_err("refused").to_string();
+            let message = extensions(&[(option, value)]).expect_err("refused").to_string();
             assert!(
                 message.starts_with(&format!("context_extensions.{option}: ")),
                 "{message}"
             );
+            let message = metadata(&[(option, value)]).expect_err("refused").to_string();
+            assert!(
+                message.starts_with(&format!("grpc_initial_metadata.{option}: ")),
+                "{message}"
+            );
         }
+    }
+
+    #[test]
+    fn what_is_not_an_option_is_refused_where_all_are_ours() {
+        let message = extensions(&[("onerror", "open")])
+            .expect_err("refused")
+            .to_string();
+        assert!(
+            message.starts_with("context_extensions.onerror: unknown option"),
+            "{message}"
+        );
+        let others = metadata(&[("onerror", "open"), ("x-team", "a"), ("grpc-timeout", "1S")]);
+        assert_eq!(others.expect("not ours"), RouteOptions::default());
+    }
+
+    #[test]
+    fn metadata_that_is_not_one_text_is_refused() {
+        let twice = metadata(&[("record", "all"), ("record", "none")]).expect_err("refused");
+        assert!(
+            twice
+                .to_string()
+                .starts_with("grpc_initial_metadata.record: given more than once"),
+            "{twice}"
+        );
+        let mut map = MetadataMap::new();
+        map.insert(
+            "on_error",
+            tonic::metadata::AsciiMetadataValue::try_from(b"\xff".as_slice()).expect("a value"),
+        );
+        let refused = RouteOptions::from_metadata(&map).expect_err("refused");
+        assert_eq!(
+            refused.to_string(),
+            "grpc_initial_metadata.on_error: not printable ASCII"
+        );
     }
 }

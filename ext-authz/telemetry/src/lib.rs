@@ -14,5 +14,5 @@ mod registry {
 }
 
 pub use registry::{attribute, metric};
-pub use service::{CONTENT_TYPE, OpenStream, ServiceMetrics};
+pub use service::{CONTENT_TYPE, Open, ServiceMetrics};
 pub use typed::{Attribute, Definition, Instrument, LabelSet, Metric, kind};

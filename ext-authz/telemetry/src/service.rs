@@ -9,8 +9,9 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::attribute::{
-    AppendReason, CheckOutcome, DecisionVia, HttpRoute, HttpStatus, KmsOperation, KmsOutcome, NackReason,
-    ObservationReason, Phase, RollbackReason, Rollout, RotationOutcome, SnapshotNewest, Version,
+    AppendReason, CheckOutcome, DecisionVia, ExchangeOutcome, HttpRoute, HttpStatus, KmsOperation,
+    KmsOutcome, NackReason, ObservationReason, Phase, RollbackReason, Rollout, RotationOutcome,
+    SnapshotNewest, Version,
 };
 use crate::metric::service as metric;
 use crate::registrar::{CountGauge, RatioGauge, Registrar, Samples};
@@ -36,6 +37,11 @@ pub struct ServiceMetrics {
     decisions_malformed: Counter,
     checks: Samples<(CheckOutcome,), Counter>,
     check_duration: Histogram,
+    exchanges: Samples<(ExchangeOutcome,), Counter>,
+    exchanges_open: Gauge,
+    exchanges_refused: Counter,
+    exchange_violations: Counter,
+    exchange_duration: Histogram,
     log_size: CountGauge,
     log_signed_size: CountGauge,
     append_duration: Histogram,
@@ -72,6 +78,13 @@ impl ServiceMetrics {
             decisions_malformed: registrar.counter(&metric::DECISIONS_MALFORMED).with(()),
             checks: registrar.counter(&metric::CHECKS),
             check_duration: registrar.histogram(&metric::CHECK_DURATION, durations).with(()),
+            exchanges: registrar.counter(&metric::EXCHANGES),
+            exchanges_open: registrar.up_down(&metric::EXCHANGES_OPEN).with(()),
+            exchanges_refused: registrar.counter(&metric::EXCHANGES_REFUSED).with(()),
+            exchange_violations: registrar.counter(&metric::EXCHANGE_VIOLATIONS).with(()),
+            exchange_duration: registrar
+                .histogram(&metric::EXCHANGE_DURATION, durations)
+                .with(()),
             log_size: registrar.gauge(&metric::LOG_SIZE).with(()),
             log_signed_size: registrar.gauge(&metric::LOG_SIGNED_SIZE).with(()),
             append_duration: registrar
@@ -101,11 +114,8 @@ impl ServiceMetrics {
     }
 
     /// A filter opened a stream; dropping the answer says that it ended.
-    pub fn stream_opened(&self) -> OpenStream {
-        self.streams.inc();
-        OpenStream {
-            streams: self.streams.clone(),
-        }
+    pub fn stream_opened(&self) -> Open {
+        Open::of(&self.streams)
     }
 
     /// How many workers run the newest snapshot, and how many another one or none.
@@ -163,6 +173,31 @@ impl ServiceMetrics {
     pub fn check(&self, outcome: CheckOutcome, took: Duration) {
         self.checks.with((outcome,)).inc();
         self.check_duration.observe(took.as_secs_f64());
+    }
+
+    /// A stream of `ext_proc` opened; dropping the answer says that it ended and that its decision is recorded or lost.
+    pub fn exchange_opened(&self) -> Open {
+        Open::of(&self.exchanges_open)
+    }
+
+    /// A stream of `ext_proc` was refused, since too many are open.
+    pub fn exchange_refused(&self) {
+        self.exchanges_refused.inc();
+    }
+
+    /// A request and its response came to this end.
+    pub fn exchange(&self, outcome: ExchangeOutcome) {
+        self.exchanges.with((outcome,)).inc();
+    }
+
+    /// A stream of `ext_proc` was ended: its messages came in an order that cannot be.
+    pub fn exchange_violated(&self) {
+        self.exchange_violations.inc();
+    }
+
+    /// The headers of a response were answered after recording, so long after they arrived.
+    pub fn exchange_answered(&self, took: Duration) {
+        self.exchange_duration.observe(took.as_secs_f64());
     }
 
     /// The log's sizes in entries: durable, and covered by the newest signed checkpoint.
@@ -240,16 +275,23 @@ impl ServiceMetrics {
     }
 }
 
-/// A stream that is open until this is dropped.
+/// Something that counts as open until this is dropped.
 #[derive(Debug)]
-#[must_use = "the stream counts as open until this is dropped"]
-pub struct OpenStream {
-    streams: Gauge,
+#[must_use = "it counts as open until this is dropped"]
+pub struct Open {
+    gauge: Gauge,
 }
 
-impl Drop for OpenStream {
+impl Open {
+    fn of(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self { gauge: gauge.clone() }
+    }
+}
+
+impl Drop for Open {
     fn drop(&mut self) {
-        self.streams.dec();
+        self.gauge.dec();
     }
 }
 

@@ -6,8 +6,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use knhk_telemetry::attribute::{
-    AppendReason, CheckOutcome, DecisionVia, KmsOperation, KmsOutcome, NackReason, ObservationReason, Phase,
-    RollbackReason, RotationOutcome,
+    AppendReason, CheckOutcome, DecisionVia, ExchangeOutcome, KmsOperation, KmsOutcome, NackReason,
+    ObservationReason, Phase, RollbackReason, RotationOutcome,
 };
 use knhk_telemetry::{Definition, Instrument, ServiceMetrics, metric};
 
@@ -25,6 +25,11 @@ fn everything() -> ServiceMetrics {
     metrics.decisions_missing(2);
     metrics.decision_malformed();
     metrics.check(CheckOutcome::Recorded, Duration::from_micros(70));
+    drop(metrics.exchange_opened());
+    metrics.exchange_refused();
+    metrics.exchange(ExchangeOutcome::Recorded);
+    metrics.exchange_violated();
+    metrics.exchange_answered(Duration::from_millis(2));
     metrics.log_sizes(10, 9);
     metrics.appended(Duration::from_millis(3));
     metrics.append_failed(AppendReason::DiskFull);

@@ -149,6 +149,38 @@ impl EnvoyConfig {
         Ok(())
     }
 
+    /// What the routes ask of `ext_proc`, as `grpc_initial_metadata`: an option is set, or added.
+    pub fn set_process_option(&mut self, option: &str, value: &str) -> Result<(), Error> {
+        let file = self.name.clone();
+        let metadata = self
+            .at(&format!("{CONNECTION_MANAGER}/route_config/virtual_hosts/0/typed_per_filter_config/{EXT_PROC}/overrides/grpc_initial_metadata"))?
+            .as_array_mut()
+            .ok_or_else(|| Error::Config {
+                file,
+                reason: "grpc_initial_metadata is no list".to_owned(),
+            })?;
+        metadata.retain(|entry| entry["key"] != option);
+        metadata.push(json!({ "key": option, "value": value }));
+        Ok(())
+    }
+
+    /// Lets `ext_proc` wait for as long as any test may take, so that a busy disk fails none.
+    pub fn make_process_patient(&mut self) -> Result<(), Error> {
+        self.http_filter(EXT_PROC)?["typed_config"]["message_timeout"] = json!("20s");
+        self.set_process_option("wait_timeout", "15s")
+    }
+
+    /// Both of these, as far as the filters are there.
+    pub fn make_patient(&mut self) -> Result<(), Error> {
+        if self.http_filter_position(EXT_AUTHZ).is_some() {
+            self.make_check_patient()?;
+        }
+        if self.http_filter_position(EXT_PROC).is_some() {
+            self.make_process_patient()?;
+        }
+        Ok(())
+    }
+
     /// The connection manager of the first listener.
     pub fn connection_manager(&mut self) -> Result<&mut Value, Error> {
         self.at(CONNECTION_MANAGER)
@@ -187,7 +219,10 @@ impl EnvoyConfig {
     }
 }
 
-const EXT_AUTHZ: &str = "envoy.filters.http.ext_authz";
+/// Name of Envoy's filter for Check.
+pub const EXT_AUTHZ: &str = "envoy.filters.http.ext_authz";
+/// Name of Envoy's filter for Process.
+pub const EXT_PROC: &str = "envoy.filters.http.ext_proc";
 const CONNECTION_MANAGER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";
 const HTTP_FILTERS: &str =
     "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/http_filters";

@@ -1,0 +1,112 @@
+//! The decision over one request, as `ext_authz` and `ext_proc` both make it: by the filter's own code.
+
+use std::sync::Arc;
+
+use knhk_decision::headers::POLICY;
+use knhk_decision::{Facts, PolicyId, decide, evidence, is_sampled};
+
+use super::headers::Headers;
+use super::route_options::RecordWhen;
+use crate::app::recorder::CheckedDecision;
+use crate::app::snapshots::{Snapshot, Snapshots};
+
+/// What was decided about a request.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Decided {
+    pub(super) headers: Headers,
+    /// None where the route asks for no record of it.
+    pub(super) record: Option<CheckedDecision>,
+}
+
+impl Decided {
+    /// Decides a request that has these facts at `wall_ms`. `draw` is asked when chance picks a sample.
+    pub(super) fn of(
+        snapshots: &Snapshots,
+        facts: &impl Facts,
+        record: RecordWhen,
+        wall_ms: u64,
+        draw: impl FnOnce() -> [u8; 16],
+    ) -> Self {
+        let snapshot = snapshot_for(snapshots, facts);
+        let verdict = decide(&snapshot.policy, facts);
+        let record = is_recorded(record, facts, draw).then(|| CheckedDecision {
+            time_unix_ms: wall_ms,
+            policy: snapshot.id,
+            policy_sha256: snapshot.sha256,
+            evidence: evidence(&snapshot.policy, facts, &verdict),
+        });
+        Self {
+            headers: Headers::of(&snapshot, &verdict),
+            record,
+        }
+    }
+}
+
+/// The snapshot by which the filter before us decided, else the newest.
+fn snapshot_for(snapshots: &Snapshots, facts: &impl Facts) -> Arc<Snapshot> {
+    facts
+        .header(POLICY)
+        .and_then(|name| std::str::from_utf8(name).ok())
+        .and_then(|name| name.parse::<PolicyId>().ok())
+        .and_then(|id| snapshots.named(id))
+        .unwrap_or_else(|| snapshots.newest())
+}
+
+/// Only admitted requests reach this point, so `denials` records none of them. As in the filter, a request without an
+/// ID is in a sample by chance: `draw` gives it one.
+fn is_recorded(record: RecordWhen, facts: &impl Facts, draw: impl FnOnce() -> [u8; 16]) -> bool {
+    match record {
+        RecordWhen::Always => true,
+        RecordWhen::Never | RecordWhen::Denials => false,
+        RecordWhen::Sample(share) => match facts.header("x-request-id").filter(|id| !id.is_empty()) {
+            Some(id) => is_sampled(share, id),
+            None => is_sampled(share, &draw()),
+        },
+    }
+}
+
+/// The peer's SPIFFE ID, if that is what Envoy's name of the peer is.
+pub(super) fn spiffe_id(peer: &str) -> Option<&str> {
+    peer.starts_with("spiffe://").then_some(peer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use knhk_decision::spec::Weight;
+
+    struct Nothing;
+
+    impl Facts for Nothing {
+        fn method(&self) -> &[u8] {
+            b""
+        }
+        fn authority(&self) -> &[u8] {
+            b""
+        }
+        fn path(&self) -> &[u8] {
+            b""
+        }
+        fn header(&self, _: &str) -> Option<&[u8]> {
+            None
+        }
+        fn peer_spiffe_id(&self) -> Option<&str> {
+            None
+        }
+    }
+
+    #[test]
+    fn a_request_without_an_id_is_in_a_sample_by_chance() {
+        let sampled = |share, draw| is_recorded(RecordWhen::Sample(share), &Nothing, move || draw);
+        let half = Weight::from_percent(50.0).expect("in range");
+        assert!(sampled(Weight::FULL, [0; 16]) && !sampled(Weight::ZERO, [0; 16]));
+        let drawn = (0..=255).filter(|byte| sampled(half, [*byte; 16])).count();
+        assert!((90..=166).contains(&drawn), "{drawn}");
+    }
+
+    #[test]
+    fn only_a_spiffe_id_is_one() {
+        assert_eq!(spiffe_id("spiffe://d/w"), Some("spiffe://d/w"));
+        assert_eq!((spiffe_id("CN=x"), spiffe_id("")), (None, None));
+    }
+}

@@ -1,0 +1,208 @@
+//! Envoy's `ext_proc`: the filter's own decision, recorded with the outcome before the client sees the response.
+
+mod exchange;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::external_processor_server::ExternalProcessor;
+use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::{ProcessingRequest, ProcessingResponse};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::recording::Recording;
+use super::route_options::{BadOption, RouteOptions};
+use super::seldom::Seldom;
+use crate::app::clock::wall_ms;
+use exchange::{Effect, Event, Exchange, World};
+
+/// Requests under way through `ext_proc` at a time. A stream beyond is refused, and Envoy's `failure_mode_allow` decides
+/// about its request. Each holds a decision, which is small: its size follows the policy, not the request.
+pub(crate) const MAX_EXCHANGES: u32 = 65_536;
+/// Largest message of a proxy, in bytes: what Envoy takes for headers at most is far below.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// A proxy that does not read for so long is gone.
+const SEND_WITHIN: Duration = Duration::from_secs(10);
+/// The log has so long for a decision whose stream has ended. Nobody waits for it, so that is more than a route gives.
+const RECORD_AT_END_WITHIN: Duration = Duration::from_secs(10);
+/// Once the service drains, requests under way have so long to get their response; then their stream ends and they are
+/// recorded without. Less than the service as a whole waits, so that the log is still there.
+const FINISH_WITHIN: Duration = Duration::from_secs(8);
+
+/// The gRPC service.
+#[derive(Clone)]
+pub(crate) struct ProcessService {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    recording: Arc<Recording>,
+    places: Arc<Semaphore>,
+    violations: Seldom,
+    draining: CancellationToken,
+}
+
+impl ProcessService {
+    pub(crate) fn new(recording: Arc<Recording>, draining: CancellationToken) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                recording,
+                places: Arc::new(Semaphore::new(MAX_EXCHANGES as usize)),
+                violations: Seldom::default(),
+                draining,
+            }),
+        }
+    }
+
+    /// Resolves once no exchange is under way and no decision of one is being recorded.
+    pub(crate) async fn finished(&self) {
+        let _ = self.shared.places.acquire_many(MAX_EXCHANGES).await;
+    }
+}
+
+#[tonic::async_trait]
+impl ExternalProcessor for ProcessService {
+    type ProcessStream = ReceiverStream<Result<ProcessingResponse, Status>>;
+
+    async fn process(
+        &self,
+        request: Request<Streaming<ProcessingRequest>>,
+    ) -> Result<Response<Self::ProcessStream>, Status> {
+        let shared = Arc::clone(&self.shared);
+        let Ok(place) = Arc::clone(&shared.places).try_acquire_owned() else {
+            shared.recording.app().metrics.exchange_refused();
+            let message = format!("{MAX_EXCHANGES} requests are under way, the most that one service takes");
+            return Err(Status::resource_exhausted(message));
+        };
+        let options = RouteOptions::from_metadata(request.metadata());
+        if let Err(bad) = &options {
+            shared.recording.route_refused(bad);
+        }
+        // One answer waits at most: the next message is read when the last one's answer is taken.
+        let (replies, stream) = mpsc::channel(1);
+        tokio::spawn(serve(shared, place, options, request.into_inner(), replies));
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+}
+
+/// Lives as long as the exchange, which is longer than its stream when a decision is recorded at the end.
+async fn serve(
+    shared: Arc<Shared>,
+    place: OwnedSemaphorePermit,
+    options: Result<RouteOptions, BadOption>,
+    mut inbound: Streaming<ProcessingRequest>,
+    replies: mpsc::Sender<Result<ProcessingResponse, Status>>,
+) {
+    let _open = shared.recording.app().metrics.exchange_opened();
+    let mut session = Session {
+        shared: &shared,
+        exchange: Exchange::new(options),
+    };
+    if let Err(status) = session.converse(&mut inbound, &replies).await {
+        // The stream may be gone already, which is how aborted requests end.
+        let _ = tokio::time::timeout(SEND_WITHIN, replies.send(Err(status))).await;
+    }
+    drop((replies, inbound));
+    session.settle().await;
+    drop(place);
+}
+
+struct Session<'a> {
+    shared: &'a Shared,
+    exchange: Exchange,
+}
+
+impl Session<'_> {
+    /// Answers message by message until the proxy ends the stream.
+    async fn converse(
+        &mut self,
+        inbound: &mut Streaming<ProcessingRequest>,
+        replies: &mpsc::Sender<Result<ProcessingResponse, Status>>,
+    ) -> Result<(), Status> {
+        let cut = cut(&self.shared.draining);
+        tokio::pin!(cut);
+        loop {
+            let message = tokio::select! {
+                biased;
+                message = inbound.message() => message?,
+                () = &mut cut => return Err(Status::unavailable("the service is stopping")),
+            };
+            let Some(message) = message else { return Ok(()) };
+            if let Some(reply) = self.answer(message).await? {
+                match tokio::time::timeout(SEND_WITHIN, replies.send(Ok(reply))).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Err(Status::cancelled("the stream is gone")),
+                    Err(_) => return Err(Status::deadline_exceeded("the proxy does not read")),
+                }
+            }
+        }
+    }
+
+    async fn answer(&mut self, message: ProcessingRequest) -> Result<Option<ProcessingResponse>, Status> {
+        let app = self.shared.recording.app();
+        let arrived = app.clock.mono();
+        let effect = self.step(Event::Message(Box::new(message)), arrived)?;
+        let Effect::Record(own) = effect else {
+            return Ok(reply(effect));
+        };
+        let limit = self.exchange.wait_timeout();
+        let recorded = self.shared.recording.record(*own, limit).await;
+        let now = app.clock.mono();
+        let effect = self.step(Event::Recorded(recorded), now)?;
+        app.metrics.exchange_answered(now.saturating_sub(arrived));
+        Ok(reply(effect))
+    }
+
+    /// Records what the stream's end left unrecorded.
+    async fn settle(mut self) {
+        let clock = &self.shared.recording.app().clock;
+        if let Ok(Effect::Record(own)) = self.step(Event::Ended, clock.mono()) {
+            let recorded = self.shared.recording.record(*own, RECORD_AT_END_WITHIN).await;
+            let _ = self.step(Event::Recorded(recorded), clock.mono());
+        }
+    }
+
+    fn step(&mut self, event: Event, mono: Duration) -> Result<Effect, Status> {
+        let app = self.shared.recording.app();
+        let world = World {
+            snapshots: &app.snapshots,
+            region: &app.region,
+            wall_ms: wall_ms(),
+            mono,
+            draw: rand::random,
+        };
+        match self.exchange.step(event, world) {
+            Ok(step) => {
+                if let Some(outcome) = step.outcome {
+                    app.metrics.exchange(outcome);
+                }
+                Ok(step.effect)
+            }
+            Err(violation) => {
+                app.metrics.exchange_violated();
+                if let Some(suppressed) = self.shared.violations.due(mono) {
+                    tracing::warn!(%violation, suppressed, "a stream of ext_proc is ended");
+                }
+                Err(Status::invalid_argument(violation.to_string()))
+            }
+        }
+    }
+}
+
+fn reply(effect: Effect) -> Option<ProcessingResponse> {
+    match effect {
+        Effect::Reply(reply) => Some(*reply),
+        Effect::Wait | Effect::Record(_) => None,
+    }
+}
+
+/// Resolves when the service does not wait for responses any longer.
+async fn cut(draining: &CancellationToken) {
+    draining.cancelled().await;
+    tokio::time::sleep(FINISH_WITHIN).await;
+}

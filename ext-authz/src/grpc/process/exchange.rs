@@ -1,0 +1,356 @@
+//! One exchange: a request and its response through `ext_proc`, as a machine without a network, a disk or a clock.
+//!
+//! The request's headers are decided and answered at once. The decision waits for the response's headers, and is recorded
+//! with their status before they go on. If the stream ends first it is recorded without one.
+
+use std::time::Duration;
+
+use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::processing_request::Request;
+use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::{
+    HttpHeaders, ProcessingRequest, ProcessingResponse,
+};
+use knhk_receipts::Via;
+use knhk_telemetry::attribute::ExchangeOutcome;
+use thiserror::Error;
+
+use super::wire;
+use crate::app::recorder::{CheckedDecision, OwnDecision, Seen};
+use crate::app::snapshots::Snapshots;
+use crate::grpc::decided::Decided;
+use crate::grpc::headers::HeaderList;
+use crate::grpc::recording::{NotRecorded, Refusal};
+use crate::grpc::route_options::{BadOption, OnError, RouteOptions};
+
+/// What an exchange may know of the service when something happens.
+#[derive(Clone, Copy)]
+pub(super) struct World<'a> {
+    pub(super) snapshots: &'a Snapshots,
+    pub(super) region: &'a str,
+    /// Since the Unix epoch.
+    pub(super) wall_ms: u64,
+    /// Does not run backwards.
+    pub(super) mono: Duration,
+    /// Chance, where a request without an ID is sampled.
+    pub(super) draw: fn() -> [u8; 16],
+}
+
+/// What happens to an exchange.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The proxy sent this.
+    Message(Box<ProcessingRequest>),
+    /// [`Effect::Record`] was carried out; with the receipt's ID if the decision is durable.
+    Recorded(Result<String, NotRecorded>),
+    /// The stream is over: no answer reaches the proxy any more.
+    Ended,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq)]
+pub(super) enum Effect {
+    /// Wait for what happens next.
+    Wait,
+    /// Send this, then wait for what happens next.
+    Reply(Box<ProcessingResponse>),
+    /// Make this durable; the next event is [`Event::Recorded`].
+    Record(Box<OwnDecision>),
+}
+
+/// What is to be done, and how the exchange came to its end if this is it.
+#[derive(Debug, PartialEq)]
+pub(super) struct Step {
+    pub(super) effect: Effect,
+    pub(super) outcome: Option<ExchangeOutcome>,
+}
+
+/// A message that cannot come here. The stream ends with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(super) enum Violation {
+    #[error("request_headers came a second time, or after response_headers")]
+    RequestHeaders,
+    #[error("response_headers came a second time")]
+    ResponseHeaders,
+    #[error(
+        "processing_mode: FULL_DUPLEX_STREAMED and GRPC would have bodies sent back; set both body modes to NONE"
+    )]
+    BodyMode,
+}
+
+/// The state of one exchange.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    options: Result<RouteOptions, BadOption>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Nothing of the request has come.
+    Begun,
+    /// The request's headers are answered.
+    Requested { at: Duration, record: Record },
+    /// The decision is being recorded.
+    Recording(Reason),
+    /// The response's headers are answered, or the stream is over.
+    Over,
+}
+
+/// What there is to record of a request.
+#[derive(Debug)]
+enum Record {
+    Decision(CheckedDecision),
+    /// Nothing: the route says so.
+    Nothing,
+    /// Nothing: Check did it before, under this ID.
+    ByCheck(String),
+    /// Nothing: the request was refused.
+    Refused,
+}
+
+/// Why a decision is being recorded.
+#[derive(Debug, Clone, Copy)]
+enum Reason {
+    /// The response's headers wait for it.
+    Responded(Answering),
+    /// The stream ended.
+    Ended,
+}
+
+/// Whether the proxy waits for answers. In Envoy's `observability_mode` it does not, and reads none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answering {
+    Awaited,
+    Unread,
+}
+
+impl Answering {
+    fn of(message: &ProcessingRequest) -> Self {
+        if message.observability_mode {
+            Self::Unread
+        } else {
+            Self::Awaited
+        }
+    }
+
+    fn with(self, reply: ProcessingResponse) -> Effect {
+        match self {
+            Self::Awaited => Effect::Reply(Box::new(reply)),
+            Self::Unread => Effect::Wait,
+        }
+    }
+}
+
+impl Exchange {
+    /// An exchange on a route with these options; with wrong ones its requests are refused.
+    pub(super) fn new(options: Result<RouteOptions, BadOption>) -> Self {
+        Self {
+            options,
+            stage: Stage::Begun,
+        }
+    }
+
+    /// How long a response may wait for its record.
+    pub(super) fn wait_timeout(&self) -> Duration {
+        self.options
+            .as_ref()
+            .map_or(Duration::ZERO, |options| options.wait_timeout)
+    }
+
+    /// What an event leads to. After a violation the state is what it was: [`Event::Ended`] comes next.
+    pub(super) fn step(&mut self, event: Event, world: World<'_>) -> Result<Step, Violation> {
+        match event {
+            Event::Message(message) => self.received(*message, world),
+            Event::Recorded(recorded) => Ok(self.recorded(recorded)),
+            Event::Ended => Ok(self.ended()),
+        }
+    }
+
+    fn received(&mut self, message: ProcessingRequest, world: World<'_>) -> Result<Step, Violation> {
+        if let Some(config) = &message.protocol_config
+            && !wire::leaves_bodies_alone(config)
+        {
+            return Err(Violation::BodyMode);
+        }
+        let answering = Answering::of(&message);
+        match &message.request {
+            Some(Request::RequestHeaders(headers)) => match self.stage {
+                Stage::Begun => Ok(self.requested(&message, headers, world)),
+                _ => Err(Violation::RequestHeaders),
+            },
+            Some(Request::ResponseHeaders(headers)) => self.responded(headers, answering, world),
+            other => Ok(Step {
+                effect: answering.with(wire::to_other(other.as_ref())),
+                outcome: None,
+            }),
+        }
+    }
+
+    fn requested(&mut self, message: &ProcessingRequest, headers: &HttpHeaders, world: World<'_>) -> Step {
+        let answering = Answering::of(message);
+        let (record, reply, outcome) = match &self.options {
+            Err(bad) => {
+                let outcome = match answering {
+                    Answering::Awaited => ExchangeOutcome::FailedClosed,
+                    Answering::Unread => ExchangeOutcome::FailedOpen,
+                };
+                (Record::Refused, wire::refused(Refusal::from(bad)), Some(outcome))
+            }
+            Ok(options) => {
+                let (record, reply) = decide(options, message, wire::list(headers), world);
+                (record, reply, None)
+            }
+        };
+        self.stage = Stage::Requested {
+            at: world.mono,
+            record,
+        };
+        Step {
+            effect: answering.with(reply),
+            outcome,
+        }
+    }
+
+    fn responded(
+        &mut self,
+        headers: &HttpHeaders,
+        answering: Answering,
+        world: World<'_>,
+    ) -> Result<Step, Violation> {
+        let answered = |receipt, outcome| Step {
+            effect: answering.with(wire::to_response(receipt)),
+            outcome,
+        };
+        match std::mem::replace(&mut self.stage, Stage::Over) {
+            // Another filter answered before the request got here, and Envoy shows us its answer all the same.
+            Stage::Begun => Ok(answered(None, Some(ExchangeOutcome::NotDecided))),
+            Stage::Requested { at, record } => Ok(match record {
+                Record::Nothing => answered(None, Some(ExchangeOutcome::NotRecorded)),
+                Record::ByCheck(receipt) => answered(Some(&receipt), Some(ExchangeOutcome::NotRecorded)),
+                Record::Refused => answered(None, None),
+                Record::Decision(decision) => {
+                    self.stage = Stage::Recording(Reason::Responded(answering));
+                    let took = world.mono.saturating_sub(at);
+                    record_with(
+                        decision,
+                        Some(Seen {
+                            status: wire::status(wire::list(headers)),
+                            duration_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+                        }),
+                    )
+                }
+            }),
+            before @ (Stage::Recording(_) | Stage::Over) => {
+                self.stage = before;
+                Err(Violation::ResponseHeaders)
+            }
+        }
+    }
+
+    fn recorded(&mut self, recorded: Result<String, NotRecorded>) -> Step {
+        let on_error = self
+            .options
+            .as_ref()
+            .map_or(OnError::Closed, |options| options.on_error);
+        let Stage::Recording(reason) = std::mem::replace(&mut self.stage, Stage::Over) else {
+            // Nothing was being recorded, so nothing is told.
+            return Step {
+                effect: Effect::Wait,
+                outcome: None,
+            };
+        };
+        let (effect, outcome) = match (reason, recorded) {
+            (Reason::Responded(answering), Ok(receipt)) => (
+                answering.with(wire::to_response(Some(&receipt))),
+                ExchangeOutcome::Recorded,
+            ),
+            (Reason::Responded(answering), Err(why)) => match (on_error, answering) {
+                (OnError::Closed, Answering::Awaited) => (
+                    answering.with(wire::refused(why.into())),
+                    ExchangeOutcome::FailedClosed,
+                ),
+                _ => (
+                    answering.with(wire::to_response(None)),
+                    ExchangeOutcome::FailedOpen,
+                ),
+            },
+            (Reason::Ended, Ok(_)) => (Effect::Wait, ExchangeOutcome::RecordedUnfinished),
+            (Reason::Ended, Err(_)) => (Effect::Wait, ExchangeOutcome::Lost),
+        };
+        Step {
+            effect,
+            outcome: Some(outcome),
+        }
+    }
+
+    fn ended(&mut self) -> Step {
+        match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Requested {
+                record: Record::Decision(decision),
+                ..
+            } => {
+                self.stage = Stage::Recording(Reason::Ended);
+                record_with(decision, None)
+            }
+            Stage::Requested {
+                record: Record::Nothing | Record::ByCheck(_),
+                ..
+            } => Step {
+                effect: Effect::Wait,
+                outcome: Some(ExchangeOutcome::NotRecorded),
+            },
+            Stage::Requested {
+                record: Record::Refused,
+                ..
+            }
+            | Stage::Begun
+            | Stage::Over => Step {
+                effect: Effect::Wait,
+                outcome: None,
+            },
+            // Whoever records tells the result first.
+            Stage::Recording(reason) => {
+                self.stage = Stage::Recording(reason);
+                Step {
+                    effect: Effect::Wait,
+                    outcome: None,
+                }
+            }
+        }
+    }
+}
+
+fn decide(
+    options: &RouteOptions,
+    message: &ProcessingRequest,
+    headers: HeaderList<'_>,
+    world: World<'_>,
+) -> (Record, ProcessingResponse) {
+    let facts = wire::ProcessFacts {
+        headers,
+        peer: wire::peer(message),
+    };
+    let mut decided = Decided::of(world.snapshots, &facts, options.record, world.wall_ms, world.draw);
+    let record = match (wire::receipt_of_check(message, world.region), decided.record) {
+        (Some(receipt), _) => {
+            // Check has told the upstream: it stays.
+            decided
+                .headers
+                .push(knhk_decision::headers::RECEIPT, receipt.to_owned());
+            Record::ByCheck(receipt.to_owned())
+        }
+        (None, Some(decision)) => Record::Decision(decision),
+        (None, None) => Record::Nothing,
+    };
+    (record, wire::to_request(&decided.headers, headers))
+}
+
+fn record_with(decision: CheckedDecision, seen: Option<Seen>) -> Step {
+    Step {
+        effect: Effect::Record(Box::new(OwnDecision {
+            decision,
+            via: Via::ExtProc,
+            seen,
+        })),
+        outcome: None,
+    }
+}

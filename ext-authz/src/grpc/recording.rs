@@ -1,0 +1,126 @@
+//! Making decisions durable within a route's time, and saying why one could not be.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::Code;
+
+use super::route_options::BadOption;
+use super::seldom::Seldom;
+use crate::app::App;
+use crate::app::recorder::OwnDecision;
+
+/// Records for Check and Process. What goes wrong with each request is logged now and then, and counted each time.
+pub(crate) struct Recording {
+    app: Arc<App>,
+    not_recorded: Seldom,
+    bad_routes: Seldom,
+}
+
+impl Recording {
+    pub(crate) fn new(app: Arc<App>) -> Self {
+        Self {
+            app,
+            not_recorded: Seldom::default(),
+            bad_routes: Seldom::default(),
+        }
+    }
+
+    pub(super) fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// Waits at most `limit` for a decision to be durable. Returns the receipt's ID. A decision that is given up may
+    /// still become durable later.
+    pub(super) async fn record(&self, own: OwnDecision, limit: Duration) -> Result<String, NotRecorded> {
+        let via = own.via;
+        let why = match tokio::time::timeout(limit, self.app.recorder.record_own(own)).await {
+            Ok(Ok(index)) => return Ok(format!("{}/{index}", self.app.region)),
+            Ok(Err(error)) => NotRecorded(error.label()),
+            Err(_) => NotRecorded("wait_timeout"),
+        };
+        if let Some(suppressed) = self.not_recorded.due(self.app.clock.mono()) {
+            tracing::warn!(
+                failure = why.0,
+                via = via.as_str(),
+                suppressed,
+                "a decision could not be recorded in time"
+            );
+        }
+        Err(why)
+    }
+
+    /// Says in the log that a route's options are wrong.
+    pub(super) fn route_refused(&self, bad: &BadOption) {
+        if let Some(suppressed) = self.bad_routes.due(self.app.clock.mono()) {
+            tracing::error!(
+                %bad,
+                suppressed,
+                "a route's options are refused; its requests are answered 503"
+            );
+        }
+    }
+}
+
+/// Why a decision is not recorded: the label of the log's error, or `wait_timeout`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NotRecorded(pub(super) &'static str);
+
+/// An answer of the service in the upstream's place: 503 with a reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// For `x-knhk-reason`.
+    pub(super) reason: &'static str,
+    /// For gRPC clients.
+    pub(super) code: Code,
+    /// One line for a person.
+    pub(super) body: String,
+}
+
+impl From<NotRecorded> for Refusal {
+    fn from(NotRecorded(label): NotRecorded) -> Self {
+        match label {
+            "resource_exhausted" => Self {
+                reason: "resource_exhausted",
+                code: Code::ResourceExhausted,
+                body: "too many decisions wait for the disk\n".to_owned(),
+            },
+            _ => Self {
+                reason: "not_recorded",
+                code: Code::Unavailable,
+                body: "the decision could not be recorded\n".to_owned(),
+            },
+        }
+    }
+}
+
+impl From<&BadOption> for Refusal {
+    fn from(bad: &BadOption) -> Self {
+        Self {
+            reason: "bad_route_option",
+            code: Code::Unavailable,
+            body: format!("{bad}\n"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use knhk_receipts::LogError;
+
+    #[test]
+    fn too_much_that_waits_is_told_apart_from_a_log_that_fails() {
+        let of = |label| {
+            let refusal = Refusal::from(NotRecorded(label));
+            (refusal.reason, refusal.code)
+        };
+        assert_eq!(
+            of(LogError::Full.label()),
+            ("resource_exhausted", Code::ResourceExhausted)
+        );
+        for label in [LogError::Closed.label(), "disk_full", "io", "wait_timeout"] {
+            assert_eq!(of(label), ("not_recorded", Code::Unavailable), "{label}");
+        }
+    }
+}
