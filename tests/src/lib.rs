@@ -17,6 +17,7 @@ pub mod ports;
 pub mod process;
 pub mod rollout;
 pub mod service;
+pub mod small_disk;
 pub mod upstream;
 pub mod wait;
 

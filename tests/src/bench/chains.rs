@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::envoy::EnvoyConfig;
-use crate::mesh::{EXT_AUTHZ, FILTER};
+use crate::mesh::{EXT_AUTHZ, EXT_PROC, FILTER};
 use crate::{Error, artifacts};
 
 /// The share that goes to the canary in every chain, in percent.
@@ -24,16 +24,19 @@ pub(super) enum Chain {
     CheckOnly,
     /// `envoy/envoy-ext-authz.yaml`: a durable receipt before each request goes on.
     CheckAndRecord,
+    /// `envoy/envoy-ext-proc.yaml`: a durable receipt with the outcome before each response goes on.
+    ProcessAndRecord,
 }
 
 impl Chain {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Native,
         Self::Empty,
         Self::Filter,
         Self::Lua,
         Self::CheckOnly,
         Self::CheckAndRecord,
+        Self::ProcessAndRecord,
     ];
 
     /// As the table calls it.
@@ -45,15 +48,16 @@ impl Chain {
             Self::Lua => "Lua filter, same work",
             Self::CheckOnly => "ext_authz to knhk, no receipts",
             Self::CheckAndRecord => "ext_authz to knhk, durable receipts",
+            Self::ProcessAndRecord => "ext_proc to knhk, durable receipts with the outcome",
         }
     }
 
     /// Its configuration, with the operators' addresses still in it.
     pub(super) fn config(self) -> Result<EnvoyConfig, Error> {
-        let mut config = EnvoyConfig::load(if matches!(self, Self::CheckOnly | Self::CheckAndRecord) {
-            EXT_AUTHZ
-        } else {
-            FILTER
+        let mut config = EnvoyConfig::load(match self {
+            Self::CheckOnly | Self::CheckAndRecord => EXT_AUTHZ,
+            Self::ProcessAndRecord => EXT_PROC,
+            Self::Native | Self::Empty | Self::Filter | Self::Lua => FILTER,
         })?;
         match self {
             Self::Filter => {}
@@ -70,7 +74,7 @@ impl Chain {
                 config.make_check_patient()?;
                 config.check_options()?["record"] = json!("none");
             }
-            Self::CheckAndRecord => config.make_check_patient()?,
+            Self::CheckAndRecord | Self::ProcessAndRecord => config.make_patient()?,
         }
         Ok(config)
     }

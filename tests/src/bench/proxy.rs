@@ -9,7 +9,7 @@ use super::chains::{Chain, WEIGHT};
 use super::table;
 use super::{Options, judged, median, us, wrk};
 use crate::envoy::{Envoy, EnvoyOptions};
-use crate::load::{Client, USER, ask_each};
+use crate::load::{Answer, Client, USER, ask_each};
 use crate::mesh::RolloutFile;
 use crate::ports::Port;
 use crate::process::{Launch, Process};
@@ -146,7 +146,8 @@ async fn apply(service: &Service) -> Result<(), Error> {
     Ok(())
 }
 
-/// A chain is measured only when it does its work: it answers, and ours decide by the service's snapshot.
+/// A chain is measured only when it does its work: it answers, ours decide by the service's snapshot, and those that
+/// record say where.
 async fn works(chain: Chain, envoy: &Envoy) -> Result<(), Error> {
     let decides = !matches!(chain, Chain::Native | Chain::Empty);
     wait::until(&format!("{} to work", chain.name()), wait::SOON, || async {
@@ -158,7 +159,14 @@ async fn works(chain: Chain, envoy: &Envoy) -> Result<(), Error> {
             .iter()
             .filter(|answer| answer.seen("variant") == Some("canary"))
             .count();
-        let good = answers.iter().all(|answer| answer.status == 200);
+        let recorded = |answer: &Answer| match chain {
+            Chain::CheckAndRecord => answer.seen("receipt").is_some(),
+            Chain::ProcessAndRecord => answer.header("x-knhk-receipt").is_some(),
+            _ => true,
+        };
+        let good = answers
+            .iter()
+            .all(|answer| answer.status == 200 && recorded(answer));
         // 100 users at 20 %: none at all, or all, is no split.
         if good && (!decides || (1..60).contains(&canaries)) {
             Ok(())

@@ -219,8 +219,7 @@ impl EnvoyConfig {
     }
 }
 
-/// Name of Envoy's filter for Check.
-pub const EXT_AUTHZ: &str = "envoy.filters.http.ext_authz";
+const EXT_AUTHZ: &str = "envoy.filters.http.ext_authz";
 /// Name of Envoy's filter for Process.
 pub const EXT_PROC: &str = "envoy.filters.http.ext_proc";
 const CONNECTION_MANAGER: &str = "/static_resources/listeners/0/filter_chains/0/filters/0/typed_config";

@@ -6,7 +6,7 @@ mod stats;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-pub use config::{EXT_AUTHZ, EXT_PROC, EnvoyConfig};
+pub use config::{EXT_PROC, EnvoyConfig};
 pub use stats::Stats;
 
 use crate::ports::Port;

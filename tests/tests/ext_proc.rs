@@ -1,0 +1,505 @@
+//! `ext_proc` from end to end: a real Envoy, real upstreams, and receipts that say how each request went.
+#![allow(clippy::expect_used)]
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use knhk_decision::bucket;
+use knhk_tests::cli::Cli;
+use knhk_tests::envoy::{EXT_PROC as PROCESS_FILTER, Envoy, EnvoyConfig, EnvoyOptions};
+use knhk_tests::load::{Answer, Ask, Client, USER, ask_each};
+use knhk_tests::mesh::{BOTH, EXT_PROC, HOST, Mesh, NAME, RolloutFile, user};
+use knhk_tests::service::REGION;
+use knhk_tests::small_disk::SmallDisk;
+use knhk_tests::wait::{self, SOON};
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+/// Longer than any test: who waits for this is cut off first.
+const NEVER: Duration = Duration::from_secs(600);
+
+async fn patient(mesh: &Mesh) -> EnvoyConfig {
+    let mut config = mesh.config(EXT_PROC).expect("the operators' configuration");
+    config.make_patient().expect("the filter");
+    config
+}
+
+async fn start(config: EnvoyConfig) -> Envoy {
+    Envoy::start(config, EnvoyOptions::default())
+        .await
+        .expect("Envoy starts")
+}
+
+fn filter(config: &mut EnvoyConfig) -> &mut Value {
+    &mut config.http_filter(PROCESS_FILTER).expect("the filter")["typed_config"]
+}
+
+async fn ask(envoy: &Envoy, ask: Ask) -> Answer {
+    Client::new(envoy.address())
+        .ask(&ask)
+        .await
+        .expect("it is answered")
+}
+
+fn receipt(answer: &Answer) -> Option<String> {
+    answer.header("x-knhk-receipt").map(str::to_owned)
+}
+
+/// What a receipt says.
+async fn payload(cli: &Cli, id: &str) -> Value {
+    cli.json(&["receipt", "get", id]).await.expect("a receipt")["payload"].clone()
+}
+
+/// IDs of all decisions, newest first.
+async fn decisions(cli: &Cli) -> Vec<String> {
+    let list = cli
+        .json(&["receipt", "list", "--kind", "decision", "--limit", "1000"])
+        .await
+        .expect("a list");
+    let rows = list["receipts"].as_array().expect("receipts");
+    rows.iter()
+        .map(|row| row["id"].as_str().expect("an ID").to_owned())
+        .collect()
+}
+
+/// Waits for this many decisions in the log, and gives the newest.
+async fn newest_of(cli: &Cli, count: usize) -> Value {
+    let newest = wait::until(&format!("{count} decisions"), SOON, || async {
+        let all = decisions(cli).await;
+        if all.len() == count {
+            Ok(all[0].clone())
+        } else {
+            Err(format!("{}", all.len()))
+        }
+    })
+    .await
+    .expect("it is recorded");
+    payload(cli, &newest).await
+}
+
+/// A counter of the service, as it stands.
+async fn counter(mesh: &Mesh, line: &str) -> u64 {
+    let metrics = mesh.service.metrics().await.expect("metrics");
+    let value = metrics
+        .lines()
+        .find_map(|candidate| candidate.strip_prefix(line)?.strip_prefix(' '));
+    value
+        .unwrap_or_else(|| panic!("no {line} in {metrics}"))
+        .parse()
+        .expect("a number")
+}
+
+async fn outcomes(mesh: &Mesh, outcome: &str) -> u64 {
+    counter(mesh, &format!("knhk_exchanges_total{{outcome=\"{outcome}\"}}")).await
+}
+
+async fn until_outcomes(mesh: &Mesh, outcome: &str, count: u64) {
+    wait::until(&format!("{count} {outcome}"), SOON, || async {
+        match outcomes(mesh, outcome).await {
+            found if found == count => Ok(()),
+            found => Err(format!("{found}")),
+        }
+    })
+    .await
+    .expect("it is counted");
+}
+
+/// Waits until the upstreams have seen this many requests.
+async fn until_asked(mesh: &Mesh, count: u64) {
+    wait::until(&format!("{count} requests at the upstreams"), SOON, || async {
+        match mesh.stable.requests() + mesh.canary.requests() {
+            seen if seen >= count => Ok(()),
+            seen => Err(format!("{seen}")),
+        }
+    })
+    .await
+    .expect("they arrive");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_request_has_a_receipt_with_its_outcome_that_verifies_and_replays() {
+    let mesh = Mesh::start().await.expect("the mesh starts");
+    let envoy = start(patient(&mesh).await).await;
+    mesh.apply(&RolloutFile::at(50.0)).await.expect("it is applied");
+    mesh.canary.fail(1.0);
+    let key = |number: usize| format!("very-secret-user-{number}");
+    let asks = (0..60).map(|number| user(&key(number))).collect();
+    let answers = ask_each(envoy.address(), 8, asks)
+        .await
+        .expect("every request is answered");
+    let (cli, directory) = (
+        mesh.cli().expect("the command line"),
+        tempfile::tempdir().expect("a directory"),
+    );
+    let pem = directory.path().join("key.pem");
+    std::fs::write(&pem, cli.text(&["key", "show"]).await.expect("a key")).expect("it can be written");
+    let mut ids = HashSet::new();
+    for (number, answer) in answers.iter().enumerate() {
+        let canary = bucket(NAME, key(number).as_bytes()) < 500_000;
+        let (variant, version, status) = if canary {
+            ("canary", "v2", 500)
+        } else {
+            ("stable", "v1", 200)
+        };
+        assert_eq!((answer.status, answer.version()), (status, version), "{number}");
+        assert_eq!(answer.seen("variant"), Some(variant));
+        assert_eq!(answer.seen("rollout"), Some(NAME));
+        assert_eq!(
+            answer.seen("receipt"),
+            None,
+            "the upstream sees it before there is one"
+        );
+        let id = receipt(answer).expect("a receipt");
+        assert!(id.starts_with(&format!("{REGION}/")), "{id}");
+        if number % 10 == 0 {
+            let payload = payload(&cli, &id).await;
+            assert_eq!(
+                (&payload["via"], &payload["status"]),
+                (&json!("ext_proc"), &json!(status))
+            );
+            assert!(payload["durationUs"].as_u64().expect("a duration") > 0);
+            assert!(!payload.to_string().contains("very-secret"), "no raw key");
+            let file = directory.path().join(number.to_string());
+            let get = ["receipt", "get", &id, "--out"].map(AsRef::<std::ffi::OsStr>::as_ref);
+            cli.json(&[&get[..], &[file.as_os_str()]].concat())
+                .await
+                .expect("a file");
+            let replayed = cli
+                .json(&["receipt".as_ref(), "replay".as_ref(), file.as_os_str()])
+                .await
+                .expect("it replays");
+            assert_eq!(
+                (&replayed["same"], replayed["variant"].as_str()),
+                (&json!(true), Some(variant))
+            );
+            let verify = ["receipt".as_ref(), "verify".as_ref(), file.as_os_str()];
+            let verified = Cli::offline()
+                .expect("the command line")
+                .json(&[&verify[..], &["--key".as_ref(), pem.as_os_str()]].concat())
+                .await
+                .expect("it verifies");
+            assert_eq!(verified["verified"], true);
+        }
+        ids.insert(id);
+    }
+    assert_eq!((ids.len(), decisions(&cli).await.len()), (60, 60), "one each");
+    assert_eq!(outcomes(&mesh, "recorded").await, 60);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_headers_change_nothing_with_and_without_envoys_own_deletion() {
+    let mesh = Mesh::start().await.expect("the mesh starts");
+    mesh.apply(&RolloutFile::at(50.0)).await.expect("it is applied");
+    for own_deletion in [true, false] {
+        let mut config = patient(&mesh).await;
+        if !own_deletion {
+            let manager = config.connection_manager().expect("the connection manager");
+            let fields = manager.as_object_mut().expect("an object");
+            fields
+                .remove("early_header_mutation_extensions")
+                .expect("it is there");
+        }
+        let envoy = start(config).await;
+        for number in 0..20 {
+            let key = format!("user-{number}");
+            let forged = ["variant", "rollout", "flags", "class", "policy", "receipt"]
+                .into_iter()
+                .fold(user(&key), |ask, name| {
+                    let name = format!("x-knhk-{name}");
+                    ask.header(&name, "canary").header(&name, &format!("{REGION}/1"))
+                });
+            let answer = ask(&envoy, forged).await;
+            let canary = bucket(NAME, key.as_bytes()) < 500_000;
+            assert_eq!(answer.version(), if canary { "v2" } else { "v1" }, "{key}");
+            let seen = ["rollout", "flags", "class", "receipt"].map(|name| answer.seen(name));
+            assert_eq!(seen, [Some(NAME), None, None, None], "{key}");
+            assert!(
+                receipt(&answer).is_some(),
+                "a forged receipt saves nobody from a record"
+            );
+        }
+        // No rollout matches: no forged header may route it.
+        let other = Ask::get("other.test", "/").header("x-knhk-variant", "canary");
+        assert_eq!(ask(&envoy, other).await.version(), "v1");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_route_says_what_is_recorded_and_a_wrong_value_is_refused_by_name() {
+    let mesh = Mesh::start().await.expect("the mesh starts");
+    mesh.apply(&RolloutFile::at(100.0)).await.expect("it is applied");
+    let mut config = patient(&mesh).await;
+    let metadata = |option: &str, value: &str| {
+        json!({ PROCESS_FILTER: {
+            "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
+            "overrides": { "grpc_initial_metadata": [ { "key": option, "value": value } ] },
+        } })
+    };
+    let route = |prefix: &str, overrides: Value| json!({ "match": { "prefix": prefix }, "route": { "cluster": "stable" }, "typed_per_filter_config": overrides });
+    let routes = config
+        .at("/static_resources/listeners/0/filter_chains/0/filters/0/typed_config/route_config/virtual_hosts/0/routes")
+        .expect("routes")
+        .as_array_mut()
+        .expect("a list");
+    routes.insert(0, route("/none", metadata("record", "none")));
+    routes.insert(0, route("/typo", metadata("wait_timeout", "soon")));
+    routes.insert(0, route("/other", metadata("x-team", "a")));
+    let envoy = start(config).await;
+    let at = |path: &str| Ask::get(HOST, path).header(USER, "u1");
+
+    assert!(receipt(&ask(&envoy, at("/")).await).is_some());
+    let other = ask(&envoy, at("/other")).await;
+    assert!(receipt(&other).is_some(), "metadata of others is let be");
+    let unrecorded = ask(&envoy, at("/none")).await;
+    assert_eq!((unrecorded.status, receipt(&unrecorded)), (200, None));
+    assert_eq!(unrecorded.seen("variant"), Some("canary"), "decided all the same");
+    let refused = ask(&envoy, at("/typo")).await;
+    assert_eq!(
+        (refused.status, refused.header("x-knhk-reason"), refused.version()),
+        (503, Some("bad_route_option"), "")
+    );
+    let text = reqwest::Client::new()
+        .get(format!("http://{}/typo", envoy.address()))
+        .send()
+        .await
+        .expect("an answer")
+        .text()
+        .await
+        .expect("a body");
+    assert!(
+        text.starts_with("grpc_initial_metadata.wait_timeout: `soon`"),
+        "{text}"
+    );
+    assert_eq!(decisions(&mesh.cli().expect("the command line")).await.len(), 2);
+    until_outcomes(&mesh, "not_recorded", 1).await;
+    until_outcomes(&mesh, "failed_closed", 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_upstream_answered_is_recorded_as_the_client_saw_it() {
+    let mesh = Mesh::start().await.expect("the mesh starts");
+    mesh.apply(&RolloutFile::at(100.0)).await.expect("it is applied");
+    let mut config = patient(&mesh).await;
+    let nobody = knhk_tests::ports::Port::reserve().expect("a free port");
+    config.set_cluster("canary", nobody.address()).expect("a cluster");
+    let envoy = start(config).await;
+    let answer = ask(&envoy, user("u1")).await;
+    assert_eq!((answer.status, answer.version()), (503, ""), "Envoy's own answer");
+    let id = receipt(&answer).expect("a receipt all the same");
+    let cli = mesh.cli().expect("the command line");
+    let payload = payload(&cli, &id).await;
+    assert_eq!(payload["status"], 503);
+    assert_eq!(payload["evidence"]["rollout"]["variant"], "canary");
+    assert_eq!(decisions(&cli).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_whose_client_goes_away_is_recorded_without_a_status() {
+    let mesh = Mesh::start().await.expect("the mesh starts");
+    let envoy = start(patient(&mesh).await).await;
+    mesh.apply(&RolloutFile::at(100.0)).await.expect("it is applied");
+    mesh.canary.delay(NEVER);
+    let mut client = TcpStream::connect(envoy.address()).await.expect("Envoy listens");
+    let request = format!("GET / HTTP/1.1\r\nhost: {HOST}\r\n{USER}: u1\r\n\r\n");
+    client
+        .write_all(request.as_bytes())
+        .await
+        .expect("it can be sent");
+    until_asked(&mesh, 1).await;
+    drop(client);
+    let cli = mesh.cli().expect("the command line");
+    let payload = newest_of(&cli, 1).await;
+    assert_eq!(payload["via"], "ext_proc");
+    assert_eq!(
+        (&payload["status"], &payload["durationUs"]),
+        (&Value::Null, &Value::Null)
+    );
+    until_outcomes(&mesh, "recorded_unfinished", 1).await;
+    assert_eq!(counter(&mesh, "knhk_exchanges_open").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_killed_under_a_request_or_away_is_envoys_to_decide() {
+    for allow in [false, true] {
+        let mut mesh = Mesh::start().await.expect("the mesh starts");
+        let mut config = patient(&mesh).await;
+        filter(&mut config)["failure_mode_allow"] = json!(allow);
+        let envoy = start(config).await;
+        mesh.apply(&RolloutFile::at(100.0)).await.expect("it is applied");
+        mesh.canary.delay(Duration::from_secs(1));
+        let address = envoy.address();
+        let under_way = tokio::spawn(async move { Client::new(address).ask(&user("u1")).await });
+        until_asked(&mesh, 1).await;
+        mesh.service.kill();
+        let answer = under_way.await.expect("no panic").expect("it is answered");
+        assert_eq!(receipt(&answer), None);
+        // Decided before, so it is the canary's where it goes on.
+        let expected = if allow { (200, "v2") } else { (503, "") };
+        assert_eq!((answer.status, answer.version()), expected, "allowed: {allow}");
+
+        let away = ask(&envoy, user("u1").header("x-knhk-variant", "canary")).await;
+        let expected = if allow { (200, "v1") } else { (503, "") };
+        assert_eq!(
+            (away.status, away.version(), receipt(&away)),
+            (expected.0, expected.1, None)
+        );
+
+        mesh.canary.delay(Duration::ZERO);
+        mesh.service.up().await.expect("it starts again on its data");
+        wait::until("a receipt again", SOON, || async {
+            receipt(&Client::new(address).ask(&user("u1")).await?).ok_or_else(|| "none".to_owned())
+        })
+        .await
+        .expect("it records again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn asked_to_end_the_service_records_what_is_under_way() {
+    let mut mesh = Mesh::start().await.expect("the mesh starts");
+    let envoy = start(patient(&mesh).await).await;
+    mesh.apply(&RolloutFile::at(100.0)).await.expect("it is applied");
+    mesh.canary.delay(Duration::from_secs(1));
+    let address = envoy.address();
+    let under_way = tokio::spawn(async move { Client::new(address).ask(&user("u1")).await });
+    until_asked(&mesh, 1).await;
+    let status = mesh.service.terminate(SOON).await.expect("it ends");
+    assert!(status.success(), "{status}");
+    let answer = under_way.await.expect("no panic").expect("it is answered");
+    let id = receipt(&answer).expect("a receipt");
+    mesh.service.up().await.expect("it starts again");
+    let cli = mesh.cli().expect("the command line");
+    assert_eq!(payload(&cli, &id).await["status"], 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_answered_as_the_route_says_and_forgotten_when_there_is_room() {
+    let disk = SmallDisk::mount().expect("a small disk");
+    let mut mesh = Mesh::without_service().await.expect("the mesh starts");
+    mesh.service = knhk_tests::service::Service::stopped_in(disk.path()).expect("a directory");
+    mesh.service.up().await.expect("the service starts");
+    mesh.apply(&RolloutFile::at(100.0)).await.expect("it is applied");
+    let closed = start(patient(&mesh).await).await;
+    let mut config = patient(&mesh).await;
+    config
+        .set_process_option("on_error", "open")
+        .expect("the options");
+    let open = start(config).await;
+    assert!(receipt(&ask(&closed, user("u1")).await).is_some());
+
+    disk.fill().expect("it is full");
+    wait::until("the log to fail", SOON, || async {
+        let answer = Client::new(closed.address()).ask(&user("u1")).await?;
+        match receipt(&answer) {
+            None => Ok(()),
+            Some(id) => Err(id),
+        }
+    })
+    .await
+    .expect("there is no room for receipts");
+    let refused = ask(&closed, user("u1")).await;
+    assert_eq!(
+        (refused.status, refused.header("x-knhk-reason"), receipt(&refused)),
+        (503, Some("not_recorded"), None)
+    );
+    let passed = ask(&open, user("u1")).await;
+    assert_eq!(
+        (passed.status, passed.version(), receipt(&passed)),
+        (200, "v2", None)
+    );
+    assert!(outcomes(&mesh, "failed_closed").await >= 1 && outcomes(&mesh, "failed_open").await == 1);
+
+    disk.free().expect("there is room");
+    for envoy in [&closed, &open] {
+        wait::until("a receipt again", SOON, || async {
+            receipt(&Client::new(envoy.address()).ask(&user("u1")).await?).ok_or_else(|| "none".to_owned())
+        })
+        .await
+        .expect("it records again");
+    }
+}
+
+/// The filter, Check and Process in one chain, in this order.
+async fn all_three(mesh: &Mesh) -> EnvoyConfig {
+    let mut config = mesh.config(BOTH).expect("the operators' configuration");
+    let process = patient(mesh)
+        .await
+        .http_filter(PROCESS_FILTER)
+        .expect("the filter")
+        .clone();
+    config.make_patient().expect("the filters");
+    let filters = config.http_filters().expect("the filters");
+    filters.insert(filters.len() - 1, process);
+    config
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_the_filter_and_check_nothing_is_recorded_twice() {
+    let mesh = Mesh::start().await.expect("the mesh starts");
+    let envoy = start(all_three(&mesh).await).await;
+    mesh.apply(&RolloutFile::at(50.0).with("record", json!("all")))
+        .await
+        .expect("it is applied");
+    mesh.until_current(&envoy, NAME).await.expect("the filter has it");
+    let cli = mesh.cli().expect("the command line");
+    let before = decisions(&cli).await.len();
+    for number in 0..20 {
+        let answer = ask(&envoy, user(&format!("user-{number}"))).await;
+        let id = receipt(&answer).expect("a receipt");
+        assert_eq!(
+            answer.seen("receipt"),
+            Some(id.as_str()),
+            "Check's, which the upstream saw"
+        );
+        assert_eq!(payload(&cli, &id).await["via"], "ext_authz");
+    }
+    assert_eq!(decisions(&cli).await.len(), before + 20, "one a request");
+
+    // Without Check's metadata each of the two records what its own options say.
+    let mut config = all_three(&mesh).await;
+    filter(&mut config)
+        .as_object_mut()
+        .expect("an object")
+        .remove("metadata_options")
+        .expect("it is there");
+    let envoy = start(config).await;
+    mesh.until_current(&envoy, NAME).await.expect("the filter has it");
+    let before = decisions(&cli).await.len();
+    let id = receipt(&ask(&envoy, user("u1")).await).expect("a receipt");
+    assert_eq!(payload(&cli, &id).await["via"], "ext_proc");
+    assert_eq!(decisions(&cli).await.len(), before + 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_of_an_earlier_filter_reaches_the_client() {
+    let mesh = Mesh::start().await.expect("the mesh starts");
+    let mut config = all_three(&mesh).await;
+    // Check refuses every request of a route whose options are wrong.
+    config.check_options().expect("the options")["record"] = json!("some");
+    let envoy = start(config).await;
+    let answer = ask(&envoy, user("u1")).await;
+    assert_eq!(
+        (answer.status, answer.header("x-knhk-reason"), receipt(&answer)),
+        (503, Some("bad_route_option"), None)
+    );
+    until_outcomes(&mesh, "not_decided", 1).await;
+    assert_eq!(counter(&mesh, "knhk_exchange_violations_total").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_observability_mode_requests_are_recorded_and_never_wait() {
+    let mesh = Mesh::start().await.expect("the mesh starts");
+    mesh.apply(&RolloutFile::at(100.0)).await.expect("it is applied");
+    let mut config = patient(&mesh).await;
+    filter(&mut config)["observability_mode"] = json!(true);
+    let envoy = start(config).await;
+    let answer = ask(&envoy, user("u1")).await;
+    assert_eq!(
+        (answer.status, answer.version(), receipt(&answer)),
+        (200, "v1", None),
+        "nothing that was decided reaches the request"
+    );
+    let payload = newest_of(&mesh.cli().expect("the command line"), 1).await;
+    assert_eq!(payload["status"], 200);
+}
