@@ -16,7 +16,7 @@ use super::publisher::{Publisher, extend, write_tiles};
 use super::segments::Segments;
 use super::tail::{Tail, open_segments};
 use super::writer::Writer;
-use super::{CHECKPOINT_PATH, ROOT_PATH, keys, reading};
+use super::{CHECKPOINT_PATH, LOG_DIR, ROOT_PATH, keys, reading};
 use crate::checkpoint::MAX_CHECKPOINT_BYTES;
 use crate::payload::{Genesis, Payload};
 use crate::root::{MAX_ROOT_BYTES, SignedRoot};
@@ -86,6 +86,10 @@ impl Survey {
     ) -> Result<(Writer, Publisher), LogError> {
         let storage = Arc::clone(self.segments.storage());
         let file = self.tail.repair(&self.segments)?;
+        // Root and keys may be there by renames that are not durable yet.
+        storage
+            .sync_dir(LOG_DIR)
+            .map_err(LogError::io("sync", LOG_DIR))?;
         let mut writer = Writer::new(Arc::clone(&self.segments), file, segment_bytes);
         if !self.tiles_are_whole {
             write_all_tiles(&self.segments, self.edge.size())?;
@@ -206,7 +210,7 @@ fn write_all_tiles(segments: &Arc<Segments>, size: u64) -> Result<(), LogError> 
 }
 
 fn exists(storage: &dyn Storage, tile: Tile) -> bool {
-    storage.open(&format!("{}/{tile}", super::LOG_DIR)).is_ok()
+    storage.open(&format!("{LOG_DIR}/{tile}")).is_ok()
 }
 
 /// The first hashes of a tile, which in the tree of `size` entries may have more.

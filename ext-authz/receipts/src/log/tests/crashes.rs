@@ -63,7 +63,7 @@ fn recovers(storage: &ModelStorage, promised: &Promised) {
     );
     assert_eq!(rig.publisher.book().keyring(), &keys);
     assert!(
-        storage.steps() - steps <= 4,
+        storage.steps() - steps <= 5,
         "the second recovery does nothing but sync what is there"
     );
 
