@@ -49,7 +49,6 @@ impl Env {
     }
 
     /// The variable's value, unless it is unset or empty.
-    #[expect(dead_code, reason = "the first provider over a network reads it")]
     pub(crate) fn variable(&self, name: &str) -> Option<String> {
         (self.variables)(name).filter(|value| !value.is_empty())
     }

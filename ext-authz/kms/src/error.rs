@@ -139,6 +139,14 @@ pub enum KmsError {
         /// `kms.key_id` as configured.
         key: Detail,
     },
+    /// A rotation that was begun cannot go on now. The key of before goes on signing.
+    #[error("{call}: a rotation was begun and cannot go on ({detail})")]
+    RotationPending {
+        /// What was asked.
+        call: Call,
+        /// Why, and what to do. Its parts are bounded.
+        detail: String,
+    },
     /// The same failure came again until the call's deadline left no room for another attempt.
     #[error("{last} [tried {attempts} times in {after:?}]")]
     GaveUp {
@@ -238,6 +246,7 @@ impl KmsError {
             Self::Refused { .. } => "refused",
             Self::Unsupported { .. } => "unsupported",
             Self::RotationNeedsAlias { .. } => "rotation_needs_alias",
+            Self::RotationPending { .. } => "rotation_pending",
             Self::GaveUp { last, .. } => last.label(),
             Self::Setting { .. } => "setting",
             Self::Permissions { .. } => "key_permissions",

@@ -68,6 +68,14 @@ impl Spki {
         Self::from_key(key)
     }
 
+    /// Parses one PEM block, `PUBLIC KEY`, to the same canonical encoding.
+    pub fn from_pem(pem: &str) -> Result<Self, KmsError> {
+        let key = VerifyingKey::from_public_key_pem(pem).map_err(|e| KmsError::MalformedPublicKey {
+            reason: e.to_string(),
+        })?;
+        Self::from_key(key)
+    }
+
     pub(crate) fn from_key(key: VerifyingKey) -> Result<Self, KmsError> {
         let malformed = |reason: String| KmsError::MalformedPublicKey { reason };
         let der = key

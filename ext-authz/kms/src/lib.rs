@@ -3,10 +3,11 @@
 //! Every provider signs a SHA-256 digest with ECDSA over P-256. The version of the key is chosen before signing, since its
 //! key ID is part of what is signed; signatures and public keys leave this crate in one form each ([`Signature`], [`Spki`]).
 //!
-//! `vault` asks HashiCorp Vault or OpenBao, [`aws`] AWS KMS, [`azure`] Azure Key Vault; [`local::LocalKms`] keeps keys
+//! [`vault::VaultKms`] asks HashiCorp Vault or OpenBao, [`aws`] AWS KMS, [`azure`] Azure Key Vault; [`local::LocalKms`] keeps keys
 //! in files and is meant for development and single machines. Whatever goes over a network is tried again under one policy
 //! ([`retry`]), and fails with an error that has a stable label ([`KmsError::label`]).
 
+mod address;
 pub mod aws;
 pub mod azure;
 mod call;
@@ -16,7 +17,11 @@ mod env;
 mod error;
 mod key;
 pub mod local;
+mod network;
 pub mod retry;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+pub mod vault;
 
 use async_trait::async_trait;
 
@@ -40,8 +45,8 @@ pub trait Kms: Send + Sync {
 
     /// Makes a new version, which [`Kms::current`] then names, and returns it. Older versions go on signing.
     ///
-    /// Bounded in time, and resumable: a call after a crash or a lost answer finishes the rotation that was begun and does
-    /// not make a second version. No rotation may run beside it.
+    /// Bounded in time. A rotation whose answer was lost is finished by the next call, which makes no second version. After a
+    /// crash the caller asks [`Kms::current`] first: a version newer than the one it uses is the rotation's result.
     async fn rotate_key(&self) -> Result<KeyVersion, KmsError>;
 
     /// What a person or an auditor wants to know about the key.

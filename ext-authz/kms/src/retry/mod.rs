@@ -100,7 +100,9 @@ impl Retry {
                 None if failures > 1 => {
                     return Err(KmsError::GaveUp {
                         attempts: failures,
-                        after: elapsed(),
+                        after: Duration::from_millis(
+                            u64::try_from(elapsed().as_millis()).unwrap_or(u64::MAX),
+                        ),
                         last: Box::new(error),
                     });
                 }
@@ -110,3 +112,6 @@ impl Retry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
