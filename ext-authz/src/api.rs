@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use knhk_kms::Algorithm;
 use knhk_promotion::{Explanation, HistoryEntry};
-use knhk_receipts::{DecisionReceipt, Payload};
+use knhk_receipts::{DecisionReceipt, KeyState, LogKey, Payload};
 
 /// Answer of `GET /v1/rollouts`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -115,21 +116,47 @@ pub(crate) struct ReceiptSummary {
 /// Answer of `GET /v1/keys`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct KeySet {
+    /// Every key that signs or signed this region's log, oldest first.
     pub(crate) keys: Vec<KeyInfo>,
+    pub(crate) rotation: RotationInfo,
 }
 
-/// A public key that signs or signed this region's checkpoints.
+/// A public key that signs or signed this region's log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct KeyInfo {
     /// `sha256:` and the SHA-256 of the SPKI DER in hexadecimal, as `knhk receipt verify` shows it.
     pub(crate) id: String,
     pub(crate) provider: String,
+    /// The provider's name of it.
     pub(crate) version: String,
     pub(crate) algorithm: String,
-    /// When the key was made, RFC 3339.
+    /// When the log announced it, RFC 3339.
     pub(crate) valid_from: String,
+    /// The entry that announced it; 0 is the log's first.
+    pub(crate) announced: u64,
+    /// Entries under the first checkpoint that it signed; none before that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) first_size: Option<u64>,
+    /// Entries under the last checkpoint that it signed; none while it signs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_size: Option<u64>,
+    /// `active`: it signs. `retired`: it signed. `announced`: a rotation to it is under way, or failed.
+    pub(crate) state: String,
     /// SPKI in PEM.
     pub(crate) pem: String,
+}
+
+/// How the rotation of the key stands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct RotationInfo {
+    /// `kms.rotate_every`: `never` or a duration.
+    pub(crate) every: String,
+    /// When it is due by that, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) next: Option<String>,
+    /// Why the newest rotation failed; none where it did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) trouble: Option<String>,
 }
 
 /// Answer of `/readyz`.
@@ -158,11 +185,25 @@ pub(crate) fn rfc3339(unix_ms: u64) -> String {
         .map_or_else(|| format!("{unix_ms} ms"), |time| format!("{time:.3}"))
 }
 
-/// A key's ID as text.
-pub(crate) fn key_id(sha256: &[u8; 32]) -> String {
-    sha256
-        .iter()
-        .fold("sha256:".to_owned(), |shown, byte| shown + &format!("{byte:02x}"))
+/// A key of the log, for people and auditors.
+pub(crate) fn key_info(key: &LogKey) -> KeyInfo {
+    KeyInfo {
+        id: key.key.to_string(),
+        provider: key.provider.clone(),
+        version: key.version.clone(),
+        algorithm: Algorithm::EcdsaP256Sha256.as_str().to_owned(),
+        valid_from: rfc3339(key.announced_unix_ms),
+        announced: key.announced,
+        first_size: key.first_size,
+        last_size: key.last_size,
+        state: match key.state {
+            KeyState::Announced => "announced",
+            KeyState::Active => "active",
+            KeyState::Retired => "retired",
+        }
+        .to_owned(),
+        pem: key.key.pem(),
+    }
 }
 
 /// The same text without what would break its line or draw on a terminal.
@@ -185,6 +226,7 @@ pub(crate) fn summary(payload: &Payload) -> String {
 fn summarised(payload: &Payload) -> String {
     match payload {
         Payload::Genesis(_) => "the log begins".to_owned(),
+        Payload::Key(key) => format!("key {} of {} announced by {}", key.version, key.provider, key.who),
         Payload::Policy(policy) => format!("policy {} published, {} bytes", policy.id, policy.bytes.len()),
         Payload::Action(action) => format!(
             "{} {} by {}: {}",

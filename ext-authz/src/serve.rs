@@ -26,8 +26,8 @@ use tonic_health::ServingStatus;
 
 use crate::app::journal::look_after;
 use crate::app::ledger::replace;
-use crate::app::{App, StartError};
-use crate::config::{Config, ConfigError};
+use crate::app::{App, Opened, StartError};
+use crate::config::{Config, ConfigError, Provider};
 use crate::grpc::{CheckService, GateService, MAX_MESSAGE_BYTES, ProcessService, Recording};
 use crate::http::{Access, PeerIdentity, api_routes, probe_routes};
 
@@ -86,7 +86,12 @@ pub(crate) async fn serve(config: &Path, log: &str) -> Result<(), ServeError> {
     knhk_telemetry::logging::init(log)?;
     rustix::process::umask(Mode::from_raw_mode(OTHERS_MAY_NOTHING));
     let signals = Signals::listen()?;
-    let (app, driver, saver) = App::open(&config).await?;
+    let Opened {
+        app,
+        driver,
+        saver,
+        rotator,
+    } = App::open(&config).await?;
     let listeners = Listeners::bind(&config).await?;
     warn_of_development_settings(&config);
 
@@ -97,6 +102,10 @@ pub(crate) async fn serve(config: &Path, log: &str) -> Result<(), ServeError> {
         (
             "the rollouts' driver",
             spawn(never_fails(driver.run(stop.clone()))),
+        ),
+        (
+            "the key's rotation",
+            spawn(never_fails(rotator.run(stop.clone()))),
         ),
         ("the log", spawn(look_after(app.journal.clone(), stop.clone()))),
     ]);
@@ -140,7 +149,11 @@ async fn never_fails(task: impl Future<Output = ()>) -> Result<(), Infallible> {
 }
 
 fn warn_of_development_settings(config: &Config) {
-    tracing::warn!("kms.provider is `local`: the signing key is a file; use a KMS in production");
+    if config.kms.provider == Provider::Local {
+        tracing::warn!(
+            "kms.provider is `local`: the signing key is a file, for development; use a KMS in production"
+        );
+    }
     if config.insecure_dev {
         tracing::warn!(
             "insecure_dev is true: anybody on this machine may write over {}",

@@ -3,11 +3,11 @@
 pub(crate) mod clock;
 pub(crate) mod evidence;
 pub(crate) mod journal;
+pub(crate) mod keys;
 pub(crate) mod ledger;
 pub(crate) mod recorder;
 pub(crate) mod rollouts;
 pub(crate) mod saver;
-pub(crate) mod signer;
 pub(crate) mod snapshots;
 pub(crate) mod workers;
 
@@ -21,24 +21,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use knhk_decision::{PolicyDoc, PolicyId};
-use knhk_kms::KmsError;
-use knhk_kms::local::LocalKms;
+use knhk_kms::Kms;
 use knhk_promotion::WindowCounts;
 use knhk_receipts::storage::Storage;
 use knhk_receipts::{DiskStorage, Log, LogError, LogOptions, Payload, PolicyReceipt};
 use knhk_telemetry::ServiceMetrics;
 use thiserror::Error;
 
-use crate::api::{KeyInfo, Readiness, RolloutStatus};
+use crate::api::{Readiness, RolloutStatus};
 use crate::config::Config;
 use clock::{Clock, wall_ms};
 use evidence::Evidence;
 use journal::Journal;
+use keys::{Keys, KmsSigner, Metered, ProviderError, RotationParts, Rotator};
 use ledger::Ledger;
 use recorder::Recorder;
 use rollouts::{CommandError, Driver, DriverParts, Rollouts};
 use saver::{SaveError, Saver};
-use signer::KmsSigner;
 use snapshots::{Snapshot, Snapshots};
 use workers::WorkerTable;
 
@@ -48,7 +47,7 @@ pub(crate) struct App {
     pub(crate) clock: Clock,
     pub(crate) log: Log,
     pub(crate) journal: Journal,
-    pub(crate) key: KeyInfo,
+    pub(crate) keys: Keys,
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) evidence: Arc<Evidence>,
     pub(crate) workers: WorkerTable,
@@ -58,17 +57,21 @@ pub(crate) struct App {
     draining: AtomicBool,
 }
 
+/// A service that can answer, and its tasks, which are not running yet.
+pub(crate) struct Opened {
+    pub(crate) app: Arc<App>,
+    pub(crate) driver: Driver,
+    pub(crate) saver: Saver,
+    pub(crate) rotator: Rotator,
+}
+
 /// Why the service did not start.
 #[derive(Debug, Error)]
 pub(crate) enum StartError {
     #[error("{path}: cannot be created: {source}; check `data` and the directory's owner")]
     DataDirectory { path: PathBuf, source: std::io::Error },
-    #[error(
-        "{0}: the key that signs this log is missing; restore it from a copy, or give another `data` for a new log"
-    )]
-    LostKey(PathBuf),
     #[error(transparent)]
-    Key(#[from] KmsError),
+    Key(#[from] ProviderError),
     #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]
@@ -80,8 +83,8 @@ pub(crate) enum StartError {
 }
 
 impl App {
-    /// Opens `data`, reads what it holds, and goes on from there. The tasks returned are not running yet.
-    pub(crate) async fn open(config: &Config) -> Result<(Arc<Self>, Driver, Saver), StartError> {
+    /// Opens `data`, reads what it holds, and goes on from there.
+    pub(crate) async fn open(config: &Config) -> Result<Opened, StartError> {
         create_private(&config.data)?;
         let storage = DiskStorage::open(&config.data).map_err(|source| StartError::DataDirectory {
             path: config.data.clone(),
@@ -91,16 +94,13 @@ impl App {
     }
 
     /// As [`App::open`], in a directory that is there, with its log on `storage`.
-    async fn open_on(
-        config: &Config,
-        storage: Arc<dyn Storage>,
-    ) -> Result<(Arc<Self>, Driver, Saver), StartError> {
+    async fn open_on(config: &Config, storage: Arc<dyn Storage>) -> Result<Opened, StartError> {
         let clock = Clock::start();
         let metrics = Arc::new(ServiceMetrics::new(env!("CARGO_PKG_VERSION")));
-        let kms = Arc::new(open_key(&config.data)?);
-        let signer = KmsSigner::new(kms).await?;
-        let key = signer.describe().await?;
-        let log = open_log(config, storage, signer).await?;
+        let kms = keys::open(&config.kms.provider, &config.data)?;
+        let kms: Arc<dyn Kms> = Arc::new(Metered::new(kms, clock, Arc::clone(&metrics)));
+        let provider = config.kms.provider.as_str();
+        let log = open_log(config, storage, KmsSigner::new(Arc::clone(&kms), provider)).await?;
         let (ledger, snapshots) = recover(config, &log).await?;
         let journal = Journal::new(log.clone(), clock, Arc::clone(&metrics));
         let evidence = Arc::new(Evidence::default());
@@ -119,13 +119,23 @@ impl App {
             metrics: Arc::clone(&metrics),
         };
         let (driver, rollouts) = Driver::new(parts, ledger.rollouts.clone(), ledger.last_action)?;
+        let (rotator, keys) = Rotator::new(RotationParts {
+            region: config.region.clone(),
+            kms,
+            provider,
+            log: log.clone(),
+            journal: journal.clone(),
+            clock,
+            metrics: Arc::clone(&metrics),
+            rotate_every: config.kms.rotate_every,
+        });
         let saver = Saver::new(ledger, log.clone(), rollouts.book(), config.data.clone());
         let app = Self {
             region: config.region.clone(),
             clock,
             log,
             journal,
-            key,
+            keys,
             snapshots,
             evidence,
             workers: WorkerTable::default(),
@@ -134,7 +144,12 @@ impl App {
             metrics,
             draining: AtomicBool::new(false),
         };
-        Ok((Arc::new(app), driver, saver))
+        Ok(Opened {
+            app: Arc::new(app),
+            driver,
+            saver,
+            rotator,
+        })
     }
 
     /// Where a rollout stands.
@@ -170,6 +185,7 @@ impl App {
         if let Some(error) = &log.last_flush_error {
             detail.push(format!("{} receipts wait for a signature: {error}", log.unsigned));
         }
+        detail.extend(self.keys.trouble());
         Readiness { ready, detail }
     }
 
@@ -202,19 +218,10 @@ fn create_private(data: &Path) -> Result<(), StartError> {
         })
 }
 
-/// The local key; made on the first start, and only then: a log goes on with the key that signed it.
-fn open_key(data: &Path) -> Result<LocalKms, StartError> {
-    let keys = data.join("keys");
-    let has_key = fs::read_dir(&keys).is_ok_and(|mut entries| entries.next().is_some());
-    if data.join("log/checkpoint").exists() && !has_key {
-        return Err(StartError::LostKey(keys));
-    }
-    Ok(LocalKms::open(&keys)?)
-}
-
 async fn open_log(config: &Config, storage: Arc<dyn Storage>, signer: KmsSigner) -> Result<Log, StartError> {
     let options = LogOptions {
         flush: config.flush,
+        flush_entries: config.flush_entries,
         ..LogOptions::new(&config.region)
     };
     Ok(Log::open(storage, options, Arc::new(signer), knhk_receipts::Env::system()).await?)

@@ -12,9 +12,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::App;
+use super::Opened;
 use super::recorder::{Batch, Reporter};
-use super::rollouts::{CommandError, Driver};
-use super::saver::Saver;
+use super::rollouts::CommandError;
 use crate::config::Config;
 
 const SPEC: &str = "
@@ -46,13 +46,18 @@ impl Running {
         Self::run(App::open(&config).await.expect("opens"))
     }
 
-    fn run((app, driver, saver): (Arc<App>, Driver, Saver)) -> Self {
+    fn run(opened: Opened) -> Self {
         let stop = CancellationToken::new();
         let tasks = vec![
-            tokio::spawn(driver.run(stop.clone())),
-            tokio::spawn(saver.run(stop.clone())),
+            tokio::spawn(opened.driver.run(stop.clone())),
+            tokio::spawn(opened.saver.run(stop.clone())),
+            tokio::spawn(opened.rotator.run(stop.clone())),
         ];
-        Self { app, stop, tasks }
+        Self {
+            app: opened.app,
+            stop,
+            tasks,
+        }
     }
 
     /// Ends the service; with `Ending::Killed` its shortcut is gone too, as if it had never been written.

@@ -20,6 +20,11 @@ pub(crate) fn print<T: Serialize>(
     line(&shown).map(drop)
 }
 
+/// Tells a person about something beside the answer, on stderr.
+pub(crate) fn warn(text: &str) {
+    eprintln!("knhk: warning: {}", crate::api::in_one_line(text));
+}
+
 /// Whether anybody still reads what is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reader {

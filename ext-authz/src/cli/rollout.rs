@@ -170,14 +170,27 @@ async fn watch_status(name: &str, common: &Common) -> Result<(), Failure> {
             }
             shown = text;
         }
-        if matches!(status.summary.phase.as_str(), "Succeeded" | "Failed") {
-            return Ok(());
+        match status.summary.phase.as_str() {
+            "Succeeded" => return Ok(()),
+            // Pipelines wait with this verb: a version that is not out is no success.
+            "Failed" => return Err(rolled_back(&status)),
+            _ => {}
         }
         tokio::select! {
             () = tokio::time::sleep(WATCH_EVERY) => {}
             _ = tokio::signal::ctrl_c() => return Ok(()),
         }
     }
+}
+
+fn rolled_back(status: &RolloutStatus) -> Failure {
+    let reason = status.summary.reason.as_deref().unwrap_or("no reason given");
+    Failure::new(format!(
+        "rollout `{name}`: {version} is Failed ({reason}), {stable} serves; `knhk rollout history {name}` says why",
+        name = status.summary.name,
+        version = status.summary.version,
+        stable = status.summary.stable,
+    ))
 }
 
 async fn act(named: &Named, verb: &str) -> Result<(), Failure> {

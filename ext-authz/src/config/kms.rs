@@ -40,6 +40,8 @@ pub(crate) enum Provider {
         key_name: String,
         /// Roots to trust beside the system's, in PEM.
         ca_file: Option<PathBuf>,
+        /// Where credentials become tokens; else `AZURE_AUTHORITY_HOST`, else the public cloud's.
+        authority: Option<String>,
     },
     /// HashiCorp Vault or `OpenBao`, Transit engine.
     Vault {
@@ -50,7 +52,7 @@ pub(crate) enum Provider {
         namespace: Option<String>,
         /// Read again whenever it changes; else `VAULT_TOKEN`.
         token_file: Option<PathBuf>,
-        /// Roots to trust beside the system's, in PEM; else `VAULT_CACERT`.
+        /// The only roots to trust, in PEM; else `VAULT_CACERT`, else the system's.
         ca_file: Option<PathBuf>,
     },
 }
@@ -62,7 +64,7 @@ const DEFAULT_MOUNT: &str = "transit";
 const KEYS: [(&str, &[&str]); 4] = [
     ("local", &[]),
     ("aws", &["key_id", "region", "endpoint"]),
-    ("azure", &["vault_url", "key_name", "ca_file"]),
+    ("azure", &["vault_url", "key_name", "ca_file", "authority"]),
     (
         "vault",
         &[
@@ -75,6 +77,18 @@ const KEYS: [(&str, &[&str]); 4] = [
         ],
     ),
 ];
+
+impl Provider {
+    /// The provider's name in the configuration and in the log.
+    pub(crate) fn as_str(&self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Aws { .. } => "aws",
+            Self::Azure { .. } => "azure",
+            Self::Vault { .. } => "vault",
+        }
+    }
+}
 
 impl Default for KmsSettings {
     fn default() -> Self {
@@ -121,6 +135,7 @@ impl Section {
                 vault_url: self.required("vault_url", "https://NAME.vault.azure.net")?,
                 key_name: self.required("key_name", "knhk-receipts")?,
                 ca_file: self.optional("ca_file").map(PathBuf::from),
+                authority: self.optional("authority"),
             },
             "vault" => Provider::Vault {
                 address: self.optional("address"),

@@ -119,6 +119,7 @@ fn on_the_wire(snapshot: &Snapshot) -> v1::Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app::Opened;
     use futures::{FutureExt, StreamExt};
     use knhk_decision::PolicyDoc;
 
@@ -126,7 +127,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let text = format!("region: eu\ndata: {}", directory.path().join("data").display());
         let config = crate::config::Config::parse(&text).expect("valid");
-        let (app, _driver, _saver) = App::open(&config).await.expect("opens");
+        let Opened { app, .. } = App::open(&config).await.expect("opens");
         (directory, app)
     }
 

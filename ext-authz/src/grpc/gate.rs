@@ -299,6 +299,7 @@ fn clip(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app::Opened;
 
     #[test]
     fn what_a_peer_says_is_short_and_draws_nothing_on_a_terminal() {
@@ -325,7 +326,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let text = format!("region: eu\ndata: {}", directory.path().join("data").display());
         let config = crate::config::Config::parse(&text).expect("valid");
-        let (app, _driver, _saver) = App::open(&config).await.expect("opens");
+        let Opened { app, .. } = App::open(&config).await.expect("opens");
         let (batches, mut log) = mpsc::channel(WAITING_BATCHES);
         let session = Session {
             app,

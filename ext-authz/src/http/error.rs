@@ -13,6 +13,7 @@ use knhk_receipts::LogError;
 use super::Api;
 use crate::api::ErrorBody;
 use crate::app::App;
+use crate::app::keys::RotateError;
 use crate::app::rollouts::CommandError;
 
 /// A refusal: status, stable label, one line.
@@ -66,6 +67,18 @@ impl From<CommandError> for ApiError {
             CommandError::NotRecorded(_) | CommandError::Behind | CommandError::Stopping => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
+        };
+        Self::new(status, error.label(), error.to_string())
+    }
+}
+
+impl From<RotateError> for ApiError {
+    fn from(error: RotateError) -> Self {
+        let status = match &error {
+            RotateError::Kms(_) | RotateError::NoKey(_) => StatusCode::BAD_GATEWAY,
+            RotateError::UsedBefore { .. } => StatusCode::CONFLICT,
+            RotateError::Busy => StatusCode::TOO_MANY_REQUESTS,
+            RotateError::Log(_) | RotateError::Stopping => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.label(), error.to_string())
     }

@@ -1,13 +1,11 @@
-//! The transparency log over HTTP: C2SP tlog-tiles, and the keys that verify its checkpoints.
+//! The transparency log over HTTP: C2SP tlog-tiles.
 
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::IntoResponse;
 
 use super::error::blocking;
 use super::{Api, ApiError};
-use crate::api::KeySet;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const BINARY: &str = "application/octet-stream";
@@ -33,12 +31,6 @@ pub(super) async fn tile(
     let log = api.app.log.clone();
     let bytes = blocking(&api, move || log.tile(&format!("tile/{path}"))).await?;
     Ok(([(header::CONTENT_TYPE, BINARY)], bytes))
-}
-
-pub(super) async fn keys(State(api): State<Api>) -> Json<KeySet> {
-    Json(KeySet {
-        keys: vec![api.app.key.clone()],
-    })
 }
 
 fn known(api: &Api, region: &str) -> Result<(), ApiError> {

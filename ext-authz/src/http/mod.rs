@@ -2,6 +2,7 @@
 
 mod access;
 mod error;
+mod keys;
 mod log;
 mod probe;
 mod receipts;
@@ -57,7 +58,8 @@ pub(crate) fn api_routes(app: Arc<App>, access: Access) -> Router {
         .route("/v1/policies/{id}", get(receipts::policy))
         .route("/v1/log/{region}/checkpoint", get(log::checkpoint))
         .route("/v1/log/{region}/tile/{*path}", get(log::tile))
-        .route("/v1/keys", get(log::keys))
+        .route("/v1/keys", get(keys::list))
+        .route("/v1/keys/rotate", post(keys::rotate))
         .layer(DefaultBodyLimit::max(MAX_SPEC_BYTES))
         .layer(from_fn_with_state(Arc::clone(&app), error::count))
         .with_state(Api {

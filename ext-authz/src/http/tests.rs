@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Access, MAX_SPEC_BYTES, PeerIdentity, api_routes};
 use crate::api::ErrorBody;
-use crate::app::App;
+use crate::app::{App, Opened};
 use crate::config::Config;
 
 /// A service's API on a free port. Its driver runs for as long as the runtime of the test.
@@ -23,7 +23,7 @@ impl Api {
         let data = tempfile::tempdir().expect("a directory");
         let text = format!("region: eu-west-1\ndata: {}", data.path().join("data").display());
         let config = Config::parse(&text).expect("valid");
-        let (app, driver, _) = App::open(&config).await.expect("opens");
+        let Opened { app, driver, .. } = App::open(&config).await.expect("opens");
         tokio::spawn(driver.run(CancellationToken::new()));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");

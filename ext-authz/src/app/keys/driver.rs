@@ -1,0 +1,212 @@
+//! The task that rotates the key: when an operator says so, when it is due, and when the provider has a newer version than
+//! the log's, be it from a rotation that was cut off or from one that was made at the provider.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use knhk_kms::Kms;
+use knhk_receipts::{ActionReceipt, KeyState, Log, LogKey, Payload, SigningKey};
+use knhk_telemetry::ServiceMetrics;
+use knhk_telemetry::attribute::RotationOutcome;
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::schedule::{Schedule, due_at};
+use super::signer::signing_key;
+use super::{Keys, Request, RotateError, WAITING_ROTATIONS, active};
+use crate::app::clock::Clock;
+use crate::app::journal::Journal;
+
+/// How often the provider is asked for its newest version, and the schedule looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Who rotates when nobody said so.
+const ITSELF: &str = "knhk";
+
+/// What the task works with.
+pub(crate) struct RotationParts {
+    pub(crate) region: String,
+    pub(crate) kms: Arc<dyn Kms>,
+    /// The provider's name, as the log notes it.
+    pub(crate) provider: &'static str,
+    pub(crate) log: Log,
+    pub(crate) journal: Journal,
+    pub(crate) clock: Clock,
+    pub(crate) metrics: Arc<ServiceMetrics>,
+    /// A key is rotated when it has signed for so long.
+    pub(crate) rotate_every: Option<Duration>,
+}
+
+/// The task, not running yet.
+pub(crate) struct Rotator {
+    parts: RotationParts,
+    requests: mpsc::Receiver<Request>,
+    schedule: Schedule,
+    trouble: Arc<Mutex<Option<String>>>,
+}
+
+/// Why a version takes over, for its receipt.
+enum Reason {
+    Operator,
+    Due,
+    NewerAtProvider,
+}
+
+impl Reason {
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Operator => "an operator asked for it",
+            Self::Due => "the key had signed for as long as kms.rotate_every says",
+            Self::NewerAtProvider => "the provider had a newer version",
+        }
+    }
+}
+
+impl Rotator {
+    /// The task, and the way to it.
+    pub(crate) fn new(parts: RotationParts) -> (Self, Keys) {
+        let (sender, requests) = mpsc::channel(WAITING_ROTATIONS);
+        let trouble = Arc::default();
+        let keys = Keys {
+            log: parts.log.clone(),
+            rotate_every: parts.rotate_every,
+            trouble: Arc::clone(&trouble),
+            requests: sender,
+        };
+        let rotator = Self {
+            parts,
+            requests,
+            schedule: Schedule::default(),
+            trouble,
+        };
+        (rotator, keys)
+    }
+
+    /// Runs until it is told to stop. A rotation that is under way then goes on at the next start.
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                Some(request) = self.requests.recv() => {
+                    let result = self.rotate(request.by, Reason::Operator).await;
+                    self.note(&result);
+                    // An operator who no longer waits finds the receipt.
+                    let _ = request.done.send(result);
+                }
+                _ = look.tick() => self.look().await,
+            }
+        }
+    }
+
+    /// What the service does by itself.
+    async fn look(&mut self) {
+        let now = self.parts.clock.mono();
+        if !self.schedule.may_try(now) {
+            return;
+        }
+        let taken_over = match self.newer_version().await {
+            Ok(Some(key)) => self.take_over(key, ITSELF, Reason::NewerAtProvider).await,
+            Ok(None) if self.is_due() => self.rotate(ITSELF.to_owned(), Reason::Due).await,
+            Ok(None) => return self.schedule.went_well(),
+            // Nothing was to be rotated, as far as anybody knows. Whether the key still signs is seen elsewhere.
+            Err(RotateError::Kms(error)) => {
+                tracing::warn!(%error, label = error.label(), "the provider's newest key version is not known");
+                return self.schedule.failed(now);
+            }
+            Err(error) => Err(error),
+        };
+        match &taken_over {
+            Ok(_) => self.schedule.went_well(),
+            Err(_) => self.schedule.failed(now),
+        }
+        self.note(&taken_over);
+    }
+
+    fn is_due(&self) -> bool {
+        active(&self.parts.log.keys())
+            .zip(self.parts.rotate_every)
+            .is_some_and(|(key, every)| {
+                self.parts.clock.now().wall_ms >= due_at(key.announced_unix_ms, every)
+            })
+    }
+
+    /// Finishes a rotation that was begun, else begins one.
+    async fn rotate(&self, by: String, reason: Reason) -> Result<LogKey, RotateError> {
+        if let Some(key) = self.newer_version().await? {
+            return self.take_over(key, &by, reason).await;
+        }
+        let version = self.parts.kms.rotate_key().await?;
+        let public = self.parts.kms.public_key(&version).await?;
+        let key = signing_key(&public, self.parts.provider, &version)?;
+        self.take_over(key, &by, reason).await
+    }
+
+    /// The provider's newest version, where that is not the one that signs.
+    async fn newer_version(&self) -> Result<Option<SigningKey>, RotateError> {
+        let version = self.parts.kms.current().await?;
+        let keys = self.parts.log.keys();
+        let signs = |key: &LogKey| key.provider == self.parts.provider && key.version == version.as_str();
+        if active(&keys).is_some_and(signs) {
+            return Ok(None);
+        }
+        let public = self.parts.kms.public_key(&version).await?;
+        let newest = signing_key(&public, self.parts.provider, &version)?;
+        match keys
+            .iter()
+            .find(|key| key.key == newest.public)
+            .map(|key| key.state)
+        {
+            None | Some(KeyState::Announced) => Ok(Some(newest)),
+            Some(KeyState::Active) => Ok(None),
+            Some(KeyState::Retired) => Err(RotateError::UsedBefore {
+                version: version.to_string(),
+            }),
+        }
+    }
+
+    /// Announces the key under a checkpoint of the one that signs, and lets it sign from then on.
+    async fn take_over(&self, key: SigningKey, by: &str, reason: Reason) -> Result<LogKey, RotateError> {
+        let keys = self.parts.log.keys();
+        let after = self.parts.log.rotate(key, by).await?;
+        let shown = |key: &LogKey| {
+            json!({ "id": key.key.to_string(), "provider": key.provider, "version": key.version })
+                .to_string()
+                .into_bytes()
+        };
+        // The first entry under the new key.
+        let receipt = ActionReceipt {
+            region: self.parts.region.clone(),
+            time_unix_ms: self.parts.clock.now().wall_ms,
+            who: by.to_owned(),
+            what: "key.rotated".to_owned(),
+            target: after.version.clone(),
+            before: active(&keys).map(shown),
+            after: Some(shown(&after)),
+            reason: reason.as_str().to_owned(),
+        };
+        if let Err(error) = self.parts.journal.append(vec![Payload::Action(receipt)]).await {
+            tracing::error!(%error, "the key was rotated, as the log says; the action's own receipt could not be written");
+        }
+        Ok(after)
+    }
+
+    /// Says how a rotation ended.
+    fn note(&self, result: &Result<LogKey, RotateError>) {
+        let trouble = match result {
+            Ok(key) => {
+                tracing::info!(version = key.version, key = %key.key, "a new key signs the log");
+                self.parts.metrics.key_rotated(RotationOutcome::Rotated);
+                None
+            }
+            Err(error) => {
+                tracing::error!(%error, label = error.label(), "no rotation");
+                self.parts.metrics.key_rotated(RotationOutcome::Failed);
+                Some(error.to_string())
+            }
+        };
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+}

@@ -1,0 +1,121 @@
+//! The keys that sign this region's log, and their rotation.
+
+mod driver;
+mod metered;
+mod provider;
+mod schedule;
+mod signer;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use knhk_kms::KmsError;
+use knhk_receipts::{KeyState, Log, LogError, LogKey, SignerError};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::api::{KeyInfo, KeySet, RotationInfo, key_info, rfc3339};
+
+pub(crate) use driver::{RotationParts, Rotator};
+pub(crate) use metered::Metered;
+pub(crate) use provider::{ProviderError, open};
+pub(crate) use signer::KmsSigner;
+
+/// Operators' rotations that wait for the one under way. More than one is a mistake.
+const WAITING_ROTATIONS: usize = 4;
+
+/// The way to the log's keys, for every other task.
+pub(crate) struct Keys {
+    log: Log,
+    rotate_every: Option<Duration>,
+    trouble: Arc<Mutex<Option<String>>>,
+    requests: mpsc::Sender<Request>,
+}
+
+/// An operator's rotation.
+struct Request {
+    by: String,
+    done: oneshot::Sender<Result<LogKey, RotateError>>,
+}
+
+/// Why the signing key was not rotated. The key in use stays so.
+#[derive(Debug, Error)]
+pub(crate) enum RotateError {
+    #[error("the signing key was not rotated, the one in use goes on: {0}")]
+    Kms(#[from] KmsError),
+    #[error("the signing key was not rotated, the one in use goes on: {0}")]
+    Log(#[from] LogError),
+    #[error("the signing key was not rotated, the one in use goes on: {0}")]
+    NoKey(#[from] SignerError),
+    #[error(
+        "the signing key was not rotated, the one in use goes on: the provider's newest version {version} has signed before and is not taken back; make a newer one there"
+    )]
+    UsedBefore { version: String },
+    #[error(
+        "the signing key was not rotated: {WAITING_ROTATIONS} rotations wait already; see `knhk key show`"
+    )]
+    Busy,
+    #[error("the signing key was not rotated: the service is stopping")]
+    Stopping,
+}
+
+impl RotateError {
+    /// A stable, low-cardinality name.
+    pub(crate) fn label(&self) -> &'static str {
+        match self {
+            Self::Kms(error) => error.label(),
+            Self::Log(error) => error.label(),
+            Self::NoKey(error) => error.label,
+            Self::UsedBefore { .. } => "used_before",
+            Self::Busy => "busy",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
+impl Keys {
+    /// Makes a new version and lets it take over. Returns once the log has recorded that.
+    pub(crate) async fn rotate(&self, by: String) -> Result<KeyInfo, RotateError> {
+        let (done, answer) = oneshot::channel();
+        self.requests
+            .try_send(Request { by, done })
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => RotateError::Busy,
+                mpsc::error::TrySendError::Closed(_) => RotateError::Stopping,
+            })?;
+        let key = answer.await.map_err(|_| RotateError::Stopping)??;
+        Ok(key_info(&key))
+    }
+
+    /// Every key that signs or signed, oldest first, and how rotation stands.
+    pub(crate) fn set(&self) -> KeySet {
+        let keys = self.log.keys();
+        let next = active(&keys)
+            .zip(self.rotate_every)
+            .map(|(active, every)| rfc3339(schedule::due_at(active.announced_unix_ms, every)));
+        KeySet {
+            keys: keys.iter().map(key_info).collect(),
+            rotation: RotationInfo {
+                every: self.rotate_every.map_or_else(
+                    || "never".to_owned(),
+                    |every| humantime::format_duration(every).to_string(),
+                ),
+                next,
+                trouble: self.trouble(),
+            },
+        }
+    }
+
+    /// Why the last rotation failed; none where none did.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// The key that signs. Every log has one.
+fn active(keys: &[LogKey]) -> Option<&LogKey> {
+    keys.iter().find(|key| key.state == KeyState::Active)
+}

@@ -1,0 +1,68 @@
+//! The log's signer: versions of a KMS key.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use knhk_kms::{KeyVersion, Kms, KmsError, Spki};
+use knhk_receipts::{PublicKey, Signer, SignerError, SigningKey};
+
+/// Signs by whichever version the log asks for.
+pub(crate) struct KmsSigner {
+    kms: Arc<dyn Kms>,
+    provider: &'static str,
+}
+
+impl KmsSigner {
+    /// `provider` is the name that the log notes beside each key.
+    pub(crate) fn new(kms: Arc<dyn Kms>, provider: &'static str) -> Self {
+        Self { kms, provider }
+    }
+}
+
+#[async_trait]
+impl Signer for KmsSigner {
+    async fn newest(&self) -> Result<SigningKey, SignerError> {
+        let version = self.kms.current().await.map_err(refused)?;
+        let public = self.kms.public_key(&version).await.map_err(refused)?;
+        signing_key(&public, self.provider, &version)
+    }
+
+    async fn sign_digest(&self, key: &SigningKey, digest: &[u8; 32]) -> Result<Vec<u8>, SignerError> {
+        if key.provider != self.provider {
+            return Err(SignerError {
+                label: "other_provider",
+                message: format!(
+                    "the log's key is of the provider `{}`, and kms.provider is `{}`: set it back",
+                    key.provider, self.provider
+                ),
+            });
+        }
+        let version = KeyVersion::new(&key.version).map_err(refused)?;
+        let signature = self.kms.sign(&version, digest).await.map_err(refused)?;
+        Ok(signature.to_der())
+    }
+}
+
+/// A version of the KMS key as the log knows it.
+pub(super) fn signing_key(
+    public: &Spki,
+    provider: &str,
+    version: &KeyVersion,
+) -> Result<SigningKey, SignerError> {
+    let public = PublicKey::from_der(public.der()).map_err(|error| SignerError {
+        label: error.label(),
+        message: error.to_string(),
+    })?;
+    Ok(SigningKey {
+        public,
+        provider: provider.to_owned(),
+        version: version.as_str().to_owned(),
+    })
+}
+
+fn refused(error: KmsError) -> SignerError {
+    SignerError {
+        label: error.label(),
+        message: error.to_string(),
+    }
+}
