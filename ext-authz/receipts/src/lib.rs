@@ -4,10 +4,13 @@
 //! - [`entry`]: the salted commitment that stands in the log for a payload.
 //! - [`Log`]: an append-only log of one region on local disk: durable appends, C2SP tiles, signed
 //!   [`checkpoint`]s, [`cose`] receipts, keys that follow each other.
+//! - [`audit`]: the whole log against itself, from its directory or from what it publishes, [`bundle`]s of payloads included.
 //! - [`ReceiptFile`]: one entry with its proof and checkpoint, verified offline with public keys alone ([`receipt`]).
 //!
 //! The log's files sit behind [`storage::Storage`], signatures behind [`Signer`], time and randomness in [`Env`].
 
+pub mod audit;
+pub mod bundle;
 pub mod checkpoint;
 pub mod cose;
 pub mod entry;
@@ -31,7 +34,8 @@ pub use env::{Env, FillRandom};
 pub use key::{KeyError, MAX_KEYS, MAX_PEM_BYTES, PublicKey};
 pub use log::{
     DEFAULT_FLUSH_ENTRIES, KeyState, Log, LogError, LogKey, LogOptions, LogStatus, MAX_APPEND_BYTES,
-    MAX_FLUSH, MAX_WAITING_BYTES, MAX_WHO_BYTES, MIN_FLUSH, RotateError, SIGN_TIMEOUT, Scan, SignError,
+    MAX_FLUSH, MAX_WAITING_BYTES, MAX_WHO_BYTES, MIN_FLUSH, Payloads, RotateError, SIGN_TIMEOUT, Scan,
+    SignError,
 };
 pub use payload::{
     ActionReceipt, DecisionReceipt, DecodeError, Genesis, KeyReceipt, MAX_PAYLOAD_BYTES, Payload,

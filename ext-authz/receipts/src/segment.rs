@@ -25,7 +25,7 @@ pub(crate) const HEADER_LEN: u64 = HEADER_BYTES as u64;
 const HEADER_BYTES: usize = 16;
 
 /// Bytes before a body.
-const FRAME_LEN: usize = 8;
+pub(crate) const FRAME_LEN: usize = 8;
 
 /// Bytes of a body without payload.
 const FIXED_LEN: usize = 8 + 8 + SALT_LEN + 32;
@@ -251,13 +251,13 @@ impl Scanner {
 }
 
 /// The length of the body, if it can be one.
-fn body_len(frame: &[u8]) -> Option<usize> {
+pub(crate) fn body_len(frame: &[u8]) -> Option<usize> {
     let length = u32::from_le_bytes(*frame.first_chunk()?) as usize;
     (FIXED_LEN..=MAX_BODY_LEN).contains(&length).then_some(length)
 }
 
 /// The record of a frame and its body, if the CRC fits.
-fn check(bytes: &[u8]) -> Option<Record<'_>> {
+pub(crate) fn check(bytes: &[u8]) -> Option<Record<'_>> {
     let (frame, body) = bytes.split_first_chunk::<FRAME_LEN>()?;
     let crc = u32::from_le_bytes([frame[4], frame[5], frame[6], frame[7]]);
     if crc32fast::hash(body) == crc {

@@ -22,6 +22,7 @@ mod keyring;
 mod keys;
 mod offsets;
 mod options;
+mod payloads;
 mod publisher;
 mod queue;
 mod reading;
@@ -45,9 +46,11 @@ use tokio::time::timeout;
 
 pub use error::{LogError, RotateError, SignError};
 use flusher::{Ask, Backlog, Flushed, Flusher};
-use keyring::Keyring;
 pub use keyring::{KeyState, LogKey};
+pub(crate) use keyring::{Keyring, MAX_FILE_BYTES as KEYS_FILE_BYTES};
+pub(crate) use offsets::{MAX_FILE_BYTES as OFFSETS_FILE_BYTES, Offsets};
 pub use options::{DEFAULT_FLUSH_ENTRIES, LogOptions, MAX_FLUSH, MIN_FLUSH};
+pub use payloads::Payloads;
 use publisher::Publisher;
 use queue::{Queue, Request};
 pub use reading::Scan;
@@ -147,7 +150,8 @@ impl Log {
         Self::open_with_segments(storage, options, signer, env, SEGMENT_BYTES).await
     }
 
-    async fn open_with_segments(
+    /// The same, with segments of another size.
+    pub(crate) async fn open_with_segments(
         storage: Arc<dyn Storage>,
         options: LogOptions,
         signer: Arc<dyn Signer>,

@@ -8,15 +8,12 @@ use super::error::LogError;
 use crate::segment::{Found, HEADER_LEN, SEGMENTS_DIR, Scanner, has_header, path_of};
 use crate::storage::{Storage, read_whole, replace};
 
-/// One place is kept of so many records.
-const STRIDE: u64 = 64;
-
 const MAGIC: &[u8; 8] = b"KNHKIDX1";
 
 /// The largest table file that is read, in bytes. One of a usual segment has 20 KiB.
-const MAX_FILE_BYTES: usize = 16 * 1024 * 1024;
+pub(crate) const MAX_FILE_BYTES: usize = 16 * 1024 * 1024;
 
-/// Places of every [`STRIDE`]th record of a segment.
+/// Places of every [`Offsets::STRIDE`]th record of a segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Offsets {
     entries: u64,
@@ -24,9 +21,12 @@ pub(crate) struct Offsets {
 }
 
 impl Offsets {
+    /// One place is kept of so many records.
+    pub(crate) const STRIDE: u64 = 64;
+
     /// The next record begins at `offset`.
     pub(crate) fn push(&mut self, offset: u64) {
-        if self.entries.is_multiple_of(STRIDE) {
+        if self.entries.is_multiple_of(Self::STRIDE) {
             self.places.push(offset);
         }
         self.entries += 1;
@@ -39,9 +39,9 @@ impl Offsets {
 
     /// The nearest kept place at or before the `n`th record: how many records are before it, and where it is.
     pub(crate) fn before(&self, n: u64) -> (u64, u64) {
-        let at = n / STRIDE;
+        let at = n / Self::STRIDE;
         let place = usize::try_from(at).ok().and_then(|at| self.places.get(at));
-        place.map_or((0, HEADER_LEN), |&offset| (at * STRIDE, offset))
+        place.map_or((0, HEADER_LEN), |&offset| (at * Self::STRIDE, offset))
     }
 
     fn to_bytes(&self, first: u64) -> Vec<u8> {
@@ -55,7 +55,8 @@ impl Offsets {
         bytes
     }
 
-    fn from_bytes(bytes: &[u8], first: u64) -> Option<Self> {
+    /// The table of the segment that begins with this entry, if the bytes are one.
+    pub(crate) fn from_bytes(bytes: &[u8], first: u64) -> Option<Self> {
         let (body, crc) = bytes.split_last_chunk()?;
         let body = body
             .strip_prefix(MAGIC)
@@ -65,7 +66,7 @@ impl Offsets {
         numbers.next().filter(|found| *found == first)?;
         let entries = numbers.next()?;
         let places: Vec<_> = numbers.collect();
-        (places.len() as u64 == entries.div_ceil(STRIDE)).then_some(Self { entries, places })
+        (places.len() as u64 == entries.div_ceil(Self::STRIDE)).then_some(Self { entries, places })
     }
 }
 
@@ -142,7 +143,7 @@ mod tests {
             }
             for n in 0..entries {
                 let (skipped, offset) = offsets.before(n);
-                assert!(skipped <= n && n - skipped < STRIDE);
+                assert!(skipped <= n && n - skipped < Offsets::STRIDE);
                 assert_eq!(offset, 16 + skipped * 100);
             }
         }

@@ -119,8 +119,8 @@ impl Edge {
 }
 
 /// The root over these nodes, in the shape of RFC 6962: at each level neighbours are paired, and an odd last one moves up.
-/// That is the same as splitting at the largest power of two.
-fn root_of(nodes: &[Hash]) -> Hash {
+/// That is the same as splitting at the largest power of two. At least one.
+pub(crate) fn root_of(nodes: &[Hash]) -> Hash {
     let mut row: Vec<Node> = nodes.iter().copied().map(Node).collect();
     while row.len() > 1 {
         row = row

@@ -6,7 +6,7 @@ mod proof;
 pub(crate) mod reference;
 mod tile;
 
-pub(crate) use edge::{Edge, TileFile};
+pub(crate) use edge::{Edge, TileFile, root_of};
 pub(crate) use proof::TreeReader;
 pub(crate) use tile::{Tile, TileKind};
 

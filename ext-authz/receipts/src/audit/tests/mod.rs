@@ -1,0 +1,6 @@
+//! Audits of a log that has everything: several segments, tiles, keys, kept checkpoints.
+
+mod damage;
+mod fixture;
+mod published;
+mod still;
