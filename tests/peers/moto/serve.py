@@ -38,12 +38,12 @@ def refuse_unless_enabled(key: Key) -> None:
 
 
 def sign_digest(key: Key, digest: bytes, algorithm: str) -> bytes:
-    if not isinstance(key.private_key, ECDSAPrivateKey):
-        raise JsonRESTError("UnsupportedOperationException", "only ECDSA signs a digest here")
     if algorithm not in (key.signing_algorithms or []):
         raise JsonRESTError(
             "InvalidKeyUsageException", f"Algorithm {algorithm} and key spec {key.key_spec} do not go together."
         )
+    if not isinstance(key.private_key, ECDSAPrivateKey):
+        raise JsonRESTError("UnsupportedOperationException", "of the digests, only ECDSA's are signed here")
     hashed = DIGESTS[algorithm]
     if len(digest) != hashed.digest_size:
         raise ValidationException(f"Digest is invalid length for algorithm {algorithm}.")
