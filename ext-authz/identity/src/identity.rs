@@ -104,16 +104,10 @@ impl Identity {
         &*self.observer
     }
 
-    /// An identity that stays as it is, with the sender that keeps it alive.
+    /// An identity that shows what is sent to it.
     #[cfg(feature = "testing")]
-    pub(crate) fn fixed(
-        snapshot: Snapshot,
-        env: Env,
-        observer: Arc<dyn Observer>,
-    ) -> (Self, watch::Sender<View>) {
-        let mut held = View::default();
-        held.take(snapshot);
-        let (publish, view) = watch::channel(held);
+    pub(crate) fn fixed(env: Env, observer: Arc<dyn Observer>) -> (Self, watch::Sender<View>) {
+        let (publish, view) = watch::channel(View::default());
         let identity = Self {
             view,
             endpoint: "none".into(),

@@ -48,4 +48,4 @@ pub use spiffe::{SpiffeId, TrustDomain};
 pub use status::{Readiness, SourceStatus, Status, SvidStatus};
 pub use tls::Alpn;
 pub use tls::error::HandshakeError;
-pub use watch::{DENIALS_THAT_COUNT, RETRY_BASE, RETRY_CAP};
+pub use watch::{DENIALS_THAT_COUNT, DENIED_FOR, RETRY_BASE, RETRY_CAP};

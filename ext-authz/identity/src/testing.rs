@@ -20,7 +20,6 @@ use spiffe::{TrustDomain, X509Bundle, X509BundleSet, X509Context, X509Svid};
 use crate::clock::Env;
 use crate::identity::Identity;
 use crate::observe::Observer;
-use crate::refusal::Refusal;
 use crate::snapshot::Snapshot;
 use crate::view::View;
 
@@ -174,24 +173,35 @@ pub fn update(svid: &Svid, trusted: &[&Authority]) -> X509Context {
     X509Context::new([Arc::new(svid)], bundles)
 }
 
-/// Checks an update as the service does.
-pub fn snapshot(update: &X509Context, unix: Duration) -> Result<Snapshot, Refusal> {
-    Snapshot::check(update, None, unix, 1)
+/// Holds what an identity shows.
+#[derive(Debug)]
+#[must_use = "the identity lives as long as this"]
+pub struct Held {
+    publish: tokio::sync::watch::Sender<View>,
+    env: Env,
 }
 
-/// Keeps an identity alive that stays as it is.
-#[must_use = "the identity lives as long as this"]
-pub struct Held(#[expect(dead_code, reason = "held for its drop")] tokio::sync::watch::Sender<View>);
+impl Held {
+    /// The identity shows `svid` from now on, and trusts `trusted`.
+    pub fn rotate(&self, svid: &Svid, trusted: &[&Authority]) {
+        let unix = self.env.clock.now().unix;
+        self.publish.send_modify(|view| {
+            let number = view.snapshot.as_ref().map_or(1, |held| held.number() + 1);
+            let snapshot = Snapshot::check(&update(svid, trusted), None, unix, number);
+            view.take(snapshot.expect("a good update"));
+        });
+    }
+}
 
-/// An identity that stays as it is: `svid`, which trusts `trusted`.
+/// An identity that shows `svid`, trusts `trusted`, and changes only by [`Held::rotate`].
 pub fn identity(
     svid: &Svid,
     trusted: &[&Authority],
     env: Env,
     observer: Arc<dyn Observer>,
 ) -> (Identity, Held) {
-    let unix = env.clock.now().unix;
-    let snapshot = snapshot(&update(svid, trusted), unix).expect("a good update");
-    let (identity, publish) = Identity::fixed(snapshot, env, observer);
-    (identity, Held(publish))
+    let (identity, publish) = Identity::fixed(env.clone(), observer);
+    let held = Held { publish, env };
+    held.rotate(svid, trusted);
+    (identity, held)
 }

@@ -38,7 +38,6 @@ impl View {
         }
         self.snapshot = Some(Arc::new(snapshot));
         self.withdrawn = false;
-        self.last_refusal = None;
     }
 
     pub(crate) fn refused(&mut self, refusal: &Refusal) {

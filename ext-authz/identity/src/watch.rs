@@ -23,9 +23,11 @@ pub const RETRY_CAP: Duration = Duration::from_secs(10);
 const GOOD_AFTER: Duration = Duration::from_secs(30);
 /// Between two streams that are opened only to look for news.
 const REFRESH_LEAST: Duration = Duration::from_secs(5);
-/// So many times in a row the Workload API has to say that we have no identity before the one that is held is given up.
-/// An agent that starts, or whose attestor stumbles, says it once or twice without meaning it.
+/// So often, and for [`DENIED_FOR`], the Workload API has to say that we have no identity before the one that is held is
+/// given up. An agent that starts, or whose attestor stumbles, says it a few times without meaning it.
 pub const DENIALS_THAT_COUNT: u32 = 3;
+/// See [`DENIALS_THAT_COUNT`].
+pub const DENIED_FOR: Duration = Duration::from_secs(15);
 /// The wall clock may jump, so it is looked at this often at least.
 const LOOK_AT_CLOCK: Duration = Duration::from_secs(30);
 
@@ -81,10 +83,17 @@ pub(crate) struct Watch {
     opening: Option<StreamId>,
     /// When to open a stream, by the steady clock: the next attempt, or the next look for news.
     open_at: Option<Duration>,
-    denials: u32,
+    denied: Option<Denied>,
     expiry_told: bool,
     streams: StreamId,
     snapshots: u64,
+}
+
+/// The Workload API says that we have no identity, since the last good update.
+#[derive(Clone, Copy, Debug)]
+struct Denied {
+    times: u32,
+    since: Duration,
 }
 
 /// A stream that gave something.
@@ -104,7 +113,7 @@ impl Watch {
             live: None,
             opening: None,
             open_at: Some(Duration::ZERO),
-            denials: 0,
+            denied: None,
             expiry_told: false,
             streams: 0,
             snapshots: 0,
@@ -195,8 +204,9 @@ impl Watch {
     }
 
     fn take(&mut self, snapshot: Snapshot, now: Now, effects: &mut Vec<Effect>) {
-        self.denials = 0;
+        self.denied = None;
         self.view.failures = 0;
+        self.view.last_refusal = None;
         let same = |held: &Arc<Snapshot>| held.says_the_same_as(&snapshot);
         if self.view.snapshot.as_ref().is_some_and(same) {
             self.open_at = Some(now.steady + self.next_look(now));
@@ -239,8 +249,13 @@ impl Watch {
         self.view.connected = self.live.is_some();
         self.view.last_error = Some(error.clone());
         if let SourceError::NoIdentity { .. } = error {
-            self.denials = self.denials.saturating_add(1);
-            if self.denials >= DENIALS_THAT_COUNT && self.view.withdraw() {
+            let denied = self.denied.get_or_insert(Denied {
+                times: 0,
+                since: now.steady,
+            });
+            denied.times = denied.times.saturating_add(1);
+            let meant = denied.times >= DENIALS_THAT_COUNT && now.steady - denied.since >= DENIED_FOR;
+            if meant && self.view.withdraw() {
                 effects.push(Effect::Tell(News::Withdrawn));
             }
         }
