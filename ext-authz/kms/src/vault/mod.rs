@@ -13,7 +13,9 @@ mod config;
 mod rotation;
 mod token;
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -39,6 +41,8 @@ pub struct VaultKms {
     client: Client,
     env: Env,
     rotation: Rotation,
+    /// The public keys of the versions that have signed.
+    publics: Mutex<BTreeMap<KeyVersion, Spki>>,
 }
 
 impl VaultKms {
@@ -51,6 +55,7 @@ impl VaultKms {
             client,
             env,
             rotation: Rotation::default(),
+            publics: Mutex::default(),
         })
     }
 
@@ -67,20 +72,48 @@ impl VaultKms {
         Key::parse(call, &body.map_err(Failure::into_error)?)
     }
 
+    /// The public key by which a version's signatures are checked: the first that was read, so that a key that was deleted
+    /// and made anew under the same name is noticed.
+    async fn known_public(&self, call: &Call, version: &KeyVersion) -> Result<Spki, KmsError> {
+        let known = self.publics().get(version).cloned();
+        if let Some(public) = known {
+            return Ok(public);
+        }
+        let public = self.read_once(call).await?.public(version)?;
+        self.publics().insert(version.clone(), public.clone());
+        Ok(public)
+    }
+
     async fn sign_once(
         &self,
         call: &Call,
         version: &KeyVersion,
-        request: &SignRequest,
+        asked: &Asked,
     ) -> Result<Signature, KmsError> {
-        match self.client.post(call, self.place.sign_url(), request).await {
-            Ok(body) => answer::signature(call, version, &body),
+        let public = self.known_public(call, version).await?;
+        let answer = self
+            .client
+            .post(call, self.place.sign_url(), &asked.request())
+            .await;
+        let signature = match answer {
+            Ok(body) => answer::signature(call, version, &body)?,
             Err(Failure::Answered { status, error }) if client::may_be_the_keys_fault(status) => {
                 let key = self.read_once(call).await?;
-                Err(key.why_not_sign(call, version).unwrap_or(error))
+                return Err(key.why_not_sign(call, version).unwrap_or(error));
             }
-            Err(failure) => Err(failure.into_error()),
+            Err(failure) => return Err(failure.into_error()),
+        };
+        if !public.verifies(&asked.digest, &signature) {
+            return Err(call.malformed_answer(format!(
+                "the signature does not verify over the digest with the public key of {version}"
+            )));
         }
+        Ok(signature)
+    }
+
+    fn publics(&self) -> MutexGuard<'_, BTreeMap<KeyVersion, Spki>> {
+        // Entries are whole or not there.
+        self.publics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -101,10 +134,13 @@ impl Kms for VaultKms {
         let unknown = || KmsError::UnknownVersion {
             version: version.clone(),
         };
-        let request = SignRequest::new(version.number().ok_or_else(unknown)?, digest);
+        let asked = Asked {
+            key_version: version.number().ok_or_else(unknown)?,
+            digest: *digest,
+        };
         let call = self.call("sign with");
         Retry::CALL
-            .run(&self.env, &call, || self.sign_once(&call, version, &request))
+            .run(&self.env, &call, || self.sign_once(&call, version, &asked))
             .await
     }
 
@@ -137,22 +173,29 @@ impl fmt::Debug for VaultKms {
     }
 }
 
-/// The body of a request to sign. Transit's default is to hash `input`; it is a digest already.
+/// A signature that is asked for.
+struct Asked {
+    key_version: u32,
+    digest: [u8; 32],
+}
+
+/// The body of a request to sign.
 #[derive(Serialize)]
 struct SignRequest {
     input: String,
+    /// Else Transit hashes the input, which is a digest already.
     prehashed: bool,
     marshaling_algorithm: &'static str,
     key_version: u32,
 }
 
-impl SignRequest {
-    fn new(key_version: u32, digest: &[u8; 32]) -> Self {
-        Self {
-            input: STANDARD.encode(digest),
+impl Asked {
+    fn request(&self) -> SignRequest {
+        SignRequest {
+            input: STANDARD.encode(self.digest),
             prehashed: true,
             marshaling_algorithm: "jws",
-            key_version,
+            key_version: self.key_version,
         }
     }
 }
