@@ -1,6 +1,6 @@
 //! Disks that are full, lie, or flip bits.
 
-use super::rig::{ORIGIN, Rig, signed};
+use super::rig::{Rig, signed};
 use crate::entry::Prepared;
 use crate::log::ROOT_PATH;
 use crate::log::error::LogError;

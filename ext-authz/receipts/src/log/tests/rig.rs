@@ -10,7 +10,7 @@ use crate::entry::{Prepared, leaf_hash};
 use crate::log::error::LogError;
 use crate::log::keyring::{KeyState, Keyring};
 use crate::log::publisher::Publisher;
-use crate::log::recovery::{Survey, survey};
+use crate::log::recovery::survey;
 use crate::log::segments::Segments;
 use crate::log::writer::Writer;
 use crate::log::{CHECKPOINT_PATH, kept, tiles};
@@ -66,11 +66,6 @@ impl Rig {
             now_ms,
             drawn: 0,
         })
-    }
-
-    pub(super) fn survey(storage: &ModelStorage) -> Result<Survey, LogError> {
-        let shared: Arc<dyn Storage> = Arc::new(storage.clone());
-        survey(&shared, ORIGIN)
     }
 
     pub(super) fn segments(&self) -> &Arc<Segments> {

@@ -44,7 +44,11 @@ impl Fixture {
     }
 
     pub(super) async fn open(&self) -> Log {
-        open(self.dir.path(), NEVER, &self.signer).await.expect("opens")
+        self.try_open().await.expect("opens")
+    }
+
+    pub(super) async fn try_open(&self) -> Result<Log, LogError> {
+        open(self.dir.path(), NEVER, &self.signer).await
     }
 }
 
