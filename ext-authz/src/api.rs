@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use knhk_kms::Algorithm;
 use knhk_promotion::{Explanation, HistoryEntry};
-use knhk_receipts::{DecisionReceipt, KeyState, LogKey, Payload};
+use knhk_receipts::{DecisionReceipt, LogKey, Payload};
 
 /// Answer of `GET /v1/rollouts`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -196,12 +196,7 @@ pub(crate) fn key_info(key: &LogKey) -> KeyInfo {
         announced: key.announced,
         first_size: key.first_size,
         last_size: key.last_size,
-        state: match key.state {
-            KeyState::Announced => "announced",
-            KeyState::Active => "active",
-            KeyState::Retired => "retired",
-        }
-        .to_owned(),
+        state: key.state.as_str().to_owned(),
         pem: key.key.pem(),
     }
 }

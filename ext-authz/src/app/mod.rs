@@ -90,14 +90,18 @@ impl App {
             path: config.data.clone(),
             source,
         })?;
-        Self::open_on(config, Arc::new(storage)).await
+        let kms = keys::open(&config.kms.provider, &config.data)?;
+        Self::open_on(config, Arc::new(storage), kms).await
     }
 
-    /// As [`App::open`], in a directory that is there, with its log on `storage`.
-    async fn open_on(config: &Config, storage: Arc<dyn Storage>) -> Result<Opened, StartError> {
+    /// As [`App::open`], in a directory that is there, with its log on `storage`, signed by `kms`.
+    async fn open_on(
+        config: &Config,
+        storage: Arc<dyn Storage>,
+        kms: Arc<dyn Kms>,
+    ) -> Result<Opened, StartError> {
         let clock = Clock::start();
         let metrics = Arc::new(ServiceMetrics::new(env!("CARGO_PKG_VERSION")));
-        let kms = keys::open(&config.kms.provider, &config.data)?;
         let kms: Arc<dyn Kms> = Arc::new(Metered::new(kms, clock, Arc::clone(&metrics)));
         let provider = config.kms.provider.as_str();
         let log = open_log(config, storage, KmsSigner::new(Arc::clone(&kms), provider)).await?;

@@ -1,6 +1,7 @@
 //! The service's parts together, on a real disk, without listeners.
 
 mod faults;
+mod keys;
 
 use std::sync::Arc;
 

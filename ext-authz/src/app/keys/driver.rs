@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::schedule::{Schedule, due_at};
 use super::signer::signing_key;
-use super::{Keys, Request, RotateError, WAITING_ROTATIONS, active};
+use super::{Keys, Request, RotateError, WAITING_ROTATIONS};
 use crate::app::clock::Clock;
 use crate::app::journal::Journal;
 
@@ -126,11 +126,10 @@ impl Rotator {
     }
 
     fn is_due(&self) -> bool {
-        active(&self.parts.log.keys())
-            .zip(self.parts.rotate_every)
-            .is_some_and(|(key, every)| {
-                self.parts.clock.now().wall_ms >= due_at(key.announced_unix_ms, every)
-            })
+        let since = self.parts.log.active_key().announced_unix_ms;
+        self.parts
+            .rotate_every
+            .is_some_and(|every| self.parts.clock.now().wall_ms >= due_at(since, every))
     }
 
     /// Finishes a rotation that was begun, else begins one.
@@ -147,13 +146,13 @@ impl Rotator {
     /// The provider's newest version, where that is not the one that signs.
     async fn newer_version(&self) -> Result<Option<SigningKey>, RotateError> {
         let version = self.parts.kms.current().await?;
-        let keys = self.parts.log.keys();
-        let signs = |key: &LogKey| key.provider == self.parts.provider && key.version == version.as_str();
-        if active(&keys).is_some_and(signs) {
+        let active = self.parts.log.active_key();
+        if active.provider == self.parts.provider && active.version == version.as_str() {
             return Ok(None);
         }
         let public = self.parts.kms.public_key(&version).await?;
         let newest = signing_key(&public, self.parts.provider, &version)?;
+        let keys = self.parts.log.keys();
         match keys
             .iter()
             .find(|key| key.key == newest.public)
@@ -169,7 +168,7 @@ impl Rotator {
 
     /// Announces the key under a checkpoint of the one that signs, and lets it sign from then on.
     async fn take_over(&self, key: SigningKey, by: &str, reason: Reason) -> Result<LogKey, RotateError> {
-        let keys = self.parts.log.keys();
+        let before = self.parts.log.active_key();
         let after = self.parts.log.rotate(key, by).await?;
         let shown = |key: &LogKey| {
             json!({ "id": key.key.to_string(), "provider": key.provider, "version": key.version })
@@ -183,7 +182,7 @@ impl Rotator {
             who: by.to_owned(),
             what: "key.rotated".to_owned(),
             target: after.version.clone(),
-            before: active(&keys).map(shown),
+            before: Some(shown(&before)),
             after: Some(shown(&after)),
             reason: reason.as_str().to_owned(),
         };

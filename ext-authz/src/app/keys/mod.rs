@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use knhk_kms::KmsError;
-use knhk_receipts::{KeyState, Log, LogError, LogKey, SignerError};
+use knhk_receipts::{Log, LogError, LogKey, SignerError};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
@@ -89,12 +89,11 @@ impl Keys {
 
     /// Every key that signs or signed, oldest first, and how rotation stands.
     pub(crate) fn set(&self) -> KeySet {
-        let keys = self.log.keys();
-        let next = active(&keys)
-            .zip(self.rotate_every)
-            .map(|(active, every)| rfc3339(schedule::due_at(active.announced_unix_ms, every)));
+        let next = self
+            .rotate_every
+            .map(|every| rfc3339(schedule::due_at(self.log.active_key().announced_unix_ms, every)));
         KeySet {
-            keys: keys.iter().map(key_info).collect(),
+            keys: self.log.keys().iter().map(key_info).collect(),
             rotation: RotationInfo {
                 every: self.rotate_every.map_or_else(
                     || "never".to_owned(),
@@ -113,9 +112,4 @@ impl Keys {
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
     }
-}
-
-/// The key that signs. Every log has one.
-fn active(keys: &[LogKey]) -> Option<&LogKey> {
-    keys.iter().find(|key| key.state == KeyState::Active)
 }

@@ -110,7 +110,8 @@ impl File for MoodyFile {
 async fn start_on(disk: &Arc<MoodyDisk>, data: &Path) -> Running {
     let config = Config::parse(&format!("region: eu-west-1\ndata: {}", data.display())).expect("valid");
     let storage: Arc<dyn Storage> = Arc::clone(disk) as _;
-    Running::run(App::open_on(&config, storage).await.expect("opens"))
+    let kms = crate::app::keys::open(&config.kms.provider, data).expect("a key");
+    Running::run(App::open_on(&config, storage, kms).await.expect("opens"))
 }
 
 /// A second rollout beside `checkout`.
