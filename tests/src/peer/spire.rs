@@ -71,10 +71,14 @@ impl Spire {
         }
         let config = at.join("server.conf");
         write(&config, &server_config(at, trust_domain, port.address().port()))?;
-        let server = Launch::new("spire-server", at.join("server.log"), binaries.join("spire-server"))
-            .args(["run"])
-            .arg_path("-config", &config)
-            .start()?;
+        let server = Launch::new(
+            "spire-server",
+            at.join("server.log"),
+            binaries.join("spire-server"),
+        )
+        .args(["run"])
+        .arg_path("-config", &config)
+        .start()?;
         let mut spire = Self {
             agent: None,
             server,
