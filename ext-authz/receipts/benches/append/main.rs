@@ -1,7 +1,13 @@
-//! How fast appends become durable, receipts available and verified, beside what the disk itself can do.
+//! How fast appends become durable, receipts available and verified, beside what the disk itself can do; and what the log
+//! costs as it grows.
 //!
-//! `cargo bench -p knhk-receipts --features testing --bench append [-- DIR]`: DIR is on the disk to measure, else the
-//! system's temporary directory. About 40 s.
+//! `cargo bench -p knhk-receipts --features testing --bench append -- [DIR]`: DIR is on the disk to measure, else the system's
+//! temporary directory. About 40 s.
+//!
+//! `... --bench append -- --growth [DIR]`: a log of 10^4 to 10^7 entries, its costs at each size, and the memory of the process.
+//! About 5 GB, deleted at the end; some minutes. `--entries N` stops at N entries.
+//!
+//! It uses the cores that it may: `taskset -c 0` measures one.
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stdout,
@@ -9,9 +15,12 @@
     reason = "a benchmark looks at the clock, prints, and rounds"
 )]
 
+mod growth;
+mod times;
+
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +28,8 @@ use knhk_receipts::payload::samples;
 use knhk_receipts::testing::TestSigner;
 use knhk_receipts::{DiskStorage, Env, Log, LogOptions};
 use tokio::task::JoinSet;
+
+use times::Times;
 
 const RUN: Duration = Duration::from_secs(4);
 const APPENDERS: [u64; 5] = [1, 16, 128, 1024, 8192];
@@ -29,14 +40,60 @@ const VERIFIED: usize = 2000;
 /// Of the paced appends one in so many waits for its receipt too.
 const RECEIPT_SAMPLE: u64 = 97;
 
+/// What the command line asks for.
+struct Asked {
+    root: PathBuf,
+    /// The most entries of a growing log; none where that is not asked for.
+    growth: Option<u64>,
+}
+
+impl Asked {
+    fn read() -> Self {
+        let (mut root, mut growth, mut most) = (std::env::temp_dir(), false, growth::MOST);
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                // What cargo passes.
+                "--bench" => {}
+                "--growth" => growth = true,
+                "--entries" => {
+                    let given = arguments.next().and_then(|number| number.parse().ok());
+                    most = given.expect("--entries takes a number");
+                }
+                other if other.starts_with('-') => {
+                    panic!("`{other}`: give --growth, --entries N or a directory")
+                }
+                directory => root = directory.into(),
+            }
+        }
+        Self {
+            root,
+            growth: growth.then_some(most),
+        }
+    }
+}
+
 fn main() {
-    let root = std::env::args()
-        .skip(1)
-        .find(|arg| !arg.starts_with('-'))
-        .map_or_else(std::env::temp_dir, Into::into);
-    let dir = tempfile::tempdir_in(root).expect("a directory to measure in");
+    let asked = Asked::read();
+    let dir = tempfile::tempdir_in(&asked.root).expect("a directory to measure in");
+    let cores = std::thread::available_parallelism().expect("some cores");
+    println!(
+        "{cores} cores, payloads of {} bytes",
+        samples::decision(1).to_bytes().len()
+    );
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    match asked.growth {
+        Some(most) => runtime.block_on(growth::measure(dir.path(), most)),
+        None => rates(dir.path(), &runtime),
+    }
+}
+
+fn rates(dir: &Path, runtime: &tokio::runtime::Runtime) {
     let [raw, _] = RAW_BYTES.map(|bytes| {
-        let times = raw_syncs(dir.path(), bytes);
+        let times = raw_syncs(dir, bytes);
         println!(
             "raw write of {bytes:>4} bytes and fdatasync, one by one:  {}",
             times.line()
@@ -44,20 +101,16 @@ fn main() {
         times
     });
 
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
     let mut best = 0.0_f64;
     for appenders in APPENDERS {
-        let log = runtime.block_on(open(&dir.path().join(format!("full-{appenders}"))));
+        let log = runtime.block_on(open(&dir.join(format!("full-{appenders}"))));
         let times = runtime.block_on(saturate(&log, appenders));
         best = best.max(times.rate());
         println!("{appenders:>5} appenders, append to durable: {}", times.line());
         runtime.block_on(log.close()).expect("closes");
     }
 
-    let log = runtime.block_on(open(&dir.path().join("paced")));
+    let log = runtime.block_on(open(&dir.join("paced")));
     let (durable, receipt) = runtime.block_on(pace(&log, best / 2.0));
     println!("paced at half of the best, append to durable: {}", durable.line());
     println!("paced at half of the best, append to receipt: {}", receipt.line());
@@ -69,42 +122,6 @@ fn main() {
     let verify = runtime.block_on(verify(&log));
     println!("verify, one thread: {}", verify.line());
     runtime.block_on(log.close()).expect("closes");
-}
-
-/// Durations of a run, in seconds.
-struct Times {
-    sorted: Vec<f64>,
-    over: Duration,
-}
-
-impl Times {
-    fn new(times: impl IntoIterator<Item = Duration>, over: Duration) -> Self {
-        let mut sorted: Vec<_> = times.into_iter().map(|time| time.as_secs_f64()).collect();
-        sorted.sort_unstable_by(f64::total_cmp);
-        Self { sorted, over }
-    }
-
-    fn rate(&self) -> f64 {
-        self.sorted.len() as f64 / self.over.as_secs_f64()
-    }
-
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a place in a list"
-    )]
-    fn percentile(&self, p: f64) -> f64 {
-        let at = (self.sorted.len() as f64 * p) as usize;
-        self.sorted[at.min(self.sorted.len() - 1)]
-    }
-
-    fn line(&self) -> String {
-        let [p50, p99, max] = [0.5, 0.99, 1.0].map(|p| self.percentile(p) * 1e3);
-        format!(
-            "{:>9.0}/s  p50 {p50:.3} ms  p99 {p99:.3} ms  max {max:.3} ms",
-            self.rate()
-        )
-    }
 }
 
 fn raw_syncs(dir: &Path, bytes: usize) -> Times {
@@ -126,7 +143,7 @@ fn raw_syncs(dir: &Path, bytes: usize) -> Times {
     Times::new(times, start.elapsed())
 }
 
-async fn open(dir: &Path) -> Log {
+pub(crate) async fn open(dir: &Path) -> Log {
     let storage = Arc::new(DiskStorage::open(dir).expect("a directory"));
     let signer = Arc::new(TestSigner::new(1));
     Log::open(storage, LogOptions::new("test"), signer, Env::system())
