@@ -86,6 +86,9 @@ pub(crate) struct Deleted {
     pub(crate) deleted: String,
 }
 
+/// Kinds of receipts, see [`Payload::kind`].
+pub(crate) const KINDS: [&str; 5] = ["genesis", "policy", "action", "decision", "key"];
+
 /// Answer of `GET /v1/receipts`, newest first.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct ReceiptList {

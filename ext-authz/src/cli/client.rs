@@ -11,6 +11,8 @@ use crate::api::ErrorBody;
 
 /// An operator's call takes longer than this only when something is wrong.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// A service that says nothing for so long in the midst of a long answer is away.
+const SILENCE: Duration = Duration::from_secs(10);
 /// Largest answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
@@ -24,7 +26,21 @@ pub(crate) struct Client {
 impl Client {
     /// Parses `--server`. Connects on the first call.
     pub(crate) fn new(args: &ServerArgs) -> Result<Self, Failure> {
-        let builder = reqwest::Client::builder().timeout(TIMEOUT).no_proxy();
+        Self::with(args, reqwest::Client::builder().timeout(TIMEOUT))
+    }
+
+    /// The same for answers that may be long: no bound to the whole of one, and one to each silence in it.
+    pub(crate) fn patient(args: &ServerArgs) -> Result<Self, Failure> {
+        Self::with(
+            args,
+            reqwest::Client::builder()
+                .connect_timeout(SILENCE)
+                .read_timeout(SILENCE),
+        )
+    }
+
+    fn with(args: &ServerArgs, builder: reqwest::ClientBuilder) -> Result<Self, Failure> {
+        let builder = builder.no_proxy();
         let (builder, base) = if let Some(path) = args.server.strip_prefix("unix:") {
             (
                 builder.unix_socket(PathBuf::from(path.trim_start_matches("//"))),

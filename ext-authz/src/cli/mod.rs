@@ -1,12 +1,15 @@
 //! The command line: arguments in, one answer or one line of error out.
 
+mod audit;
 mod client;
 mod decide;
 mod input;
 mod key;
 mod output;
+mod published;
 mod receipt;
 mod rollout;
+mod trusted;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,7 +51,7 @@ enum Verb {
     Rollout(rollout::RolloutVerb),
     /// Say which variant a key gets: offline, by the filter's own code.
     Decide(decide::Decide),
-    /// Fetch, verify and replay receipts.
+    /// Fetch, verify and replay receipts; audit their log.
     #[command(subcommand)]
     Receipt(receipt::ReceiptVerb),
     /// Show the keys that sign checkpoints.
@@ -79,6 +82,15 @@ pub(crate) struct ServerArgs {
         global = true
     )]
     server: String,
+}
+
+impl ServerArgs {
+    /// As if `--server` named this one.
+    fn to(server: &str) -> Self {
+        Self {
+            server: server.to_owned(),
+        }
+    }
 }
 
 /// How the answer is printed.

@@ -1,4 +1,4 @@
-//! `knhk receipt`: fetch, verify offline, replay.
+//! `knhk receipt`: fetch, verify offline, replay, audit.
 
 use std::path::{Path, PathBuf};
 
@@ -6,14 +6,16 @@ use clap::Subcommand;
 use knhk_decision::limits::MAX_POLICY_BYTES;
 use knhk_decision::{Policy, ReplayedVerdict, replay};
 use knhk_receipts::receipt::MAX_RECEIPT_BYTES;
-use knhk_receipts::{MAX_PEM_BYTES, Payload, PublicKey, ReceiptFile, ReceiptId};
+use knhk_receipts::{Check, Payload, ReceiptFile, ReceiptId, Verified};
 use reqwest::Method;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
+use super::audit::{self, AuditArgs};
 use super::client::Client;
+use super::trusted::{self, Trusted};
 use super::{Failure, OutputArgs, ServerArgs, failed, input, output};
-use crate::api::{ReceiptList, rfc3339, summary};
+use crate::api::{KINDS, ReceiptList, rfc3339, summary};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ReceiptVerb {
@@ -32,8 +34,9 @@ pub(crate) enum ReceiptVerb {
     /// Verify a receipt offline.
     Verify {
         file: PathBuf,
-        /// A public key in PEM that is trusted; may be repeated.
-        #[arg(long = "key", value_name = "PEM", required = true)]
+        /// A public key in PEM, or a key set as `GET /v1/keys` answers it, that is trusted; may be repeated. By a key set a key
+        /// counts only for the trees that it signed.
+        #[arg(long = "key", value_name = "PEM_OR_KEY_SET", required = true)]
         keys: Vec<PathBuf>,
         #[command(flatten)]
         output: OutputArgs,
@@ -43,8 +46,8 @@ pub(crate) enum ReceiptVerb {
         /// Only receipts of this rollout.
         #[arg(long)]
         rollout: Option<String>,
-        /// Only receipts of this kind: genesis, policy, action or decision.
-        #[arg(long)]
+        /// Only receipts of this kind.
+        #[arg(long, value_parser = KINDS)]
         kind: Option<String>,
         /// At most so many, up to 1000.
         #[arg(long, default_value_t = 50)]
@@ -57,6 +60,8 @@ pub(crate) enum ReceiptVerb {
         #[command(flatten)]
         output: OutputArgs,
     },
+    /// Look at a whole log: every entry, tile and checkpoint, and the keys from the first one on.
+    Audit(AuditArgs),
     /// Decide again what a receipt recorded, from its policy, and compare.
     Replay {
         file: PathBuf,
@@ -79,6 +84,7 @@ pub(crate) async fn run(verb: ReceiptVerb) -> Result<(), Failure> {
             output,
         } => get(&id, out.as_deref(), &server, output).await,
         ReceiptVerb::Verify { file, keys, output } => verify(&file, &keys, output),
+        ReceiptVerb::Audit(args) => audit::run(args).await,
         ReceiptVerb::List {
             rollout,
             kind,
@@ -144,16 +150,11 @@ async fn get(id: &str, out: Option<&Path>, server: &ServerArgs, format: OutputAr
 }
 
 fn verify(file: &Path, keys: &[PathBuf], format: OutputArgs) -> Result<(), Failure> {
-    let mut trusted = Vec::new();
-    for path in keys {
-        let located = |reason: String| Failure::new(format!("{}: {reason}", path.display()));
-        let pem = input::text(path, MAX_PEM_BYTES)?;
-        trusted.extend(PublicKey::from_pem(&pem).map_err(|error| located(error.to_string()))?);
-    }
+    let trusted = trusted::read(keys)?;
     let receipt = read_receipt(file)?;
-    let verified = receipt
-        .verify(&trusted)
-        .map_err(|error| Failure::new(format!("{}: NOT VERIFIED: {error}", file.display())))?;
+    let mut verified = verify_with(&receipt, &trusted)
+        .map_err(|reason| Failure::new(format!("{}: NOT VERIFIED: {reason}", file.display())))?;
+    verified.checks.extend(validity(&receipt, &trusted));
     let answer = json!({ "verified": true, "id": verified.id.to_string(), "checks": verified.checks });
     output::print(format, &answer, || {
         let lines: Vec<_> = verified
@@ -167,6 +168,38 @@ fn verify(file: &Path, keys: &[PathBuf], format: OutputArgs) -> Result<(), Failu
             verified.id,
             lines.join("\n")
         )
+    })
+}
+
+/// With the keys that can have signed a tree of its size, or the reason why not.
+fn verify_with(receipt: &ReceiptFile, trusted: &[Trusted]) -> Result<Verified, String> {
+    let size = receipt.checkpoint.size();
+    let (valid, others): (Vec<_>, Vec<_>) = trusted.iter().partition(|it| it.is_valid_at(size));
+    let keys = |of: &[&Trusted]| of.iter().map(|it| it.key.clone()).collect::<Vec<_>>();
+    receipt.verify(&keys(&valid)).map_err(|error| {
+        let out_of_turn = keys(&others);
+        let by = receipt.checkpoint.verify(&out_of_turn).ok();
+        let late = by.and_then(|by| others.iter().find(|it| it.key == *by));
+        match late.and_then(|it| Some((it, it.validity()?))) {
+            Some((it, validity)) => format!(
+                "validity: its checkpoint of {size} entries is signed by {}, and by its key set {validity}",
+                it.key
+            ),
+            None => error.to_string(),
+        }
+    })
+}
+
+/// What the key set says of the key that signed.
+fn validity(receipt: &ReceiptFile, trusted: &[Trusted]) -> Option<Check> {
+    let size = receipt.checkpoint.size();
+    let by = trusted.iter().find(|it| {
+        it.is_valid_at(size) && receipt.checkpoint.verify(std::slice::from_ref(&it.key)).is_ok()
+    })?;
+    let detail = format!("by the key set {}; this one has {size}", by.validity()?);
+    Some(Check {
+        name: "validity",
+        detail,
     })
 }
 

@@ -1,14 +1,19 @@
-//! The transparency log over HTTP: C2SP tlog-tiles.
+//! The transparency log over HTTP: C2SP tlog-tiles, and beside them payload bundles and kept checkpoints. Nothing of it goes
+//! beyond the newest checkpoint.
 
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::header;
 use axum::response::IntoResponse;
+use knhk_receipts::{LogError, Payloads};
 
 use super::error::blocking;
 use super::{Api, ApiError};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const BINARY: &str = "application/octet-stream";
+/// RFC 8742, 6.1.
+const CBOR_SEQUENCE: &str = "application/cbor-seq";
 
 pub(super) async fn checkpoint(
     State(api): State<Api>,
@@ -31,6 +36,56 @@ pub(super) async fn tile(
     let log = api.app.log.clone();
     let bytes = blocking(&api, move || log.tile(&format!("tile/{path}"))).await?;
     Ok(([(header::CONTENT_TYPE, BINARY)], bytes))
+}
+
+/// Checkpoints that were kept, file `n` of them.
+pub(super) async fn kept_checkpoints(
+    State(api): State<Api>,
+    Path((region, n)): Path<(String, u64)>,
+) -> Result<impl IntoResponse, ApiError> {
+    known(&api, &region)?;
+    let log = api.app.log.clone();
+    let bytes = blocking(&api, move || log.kept_checkpoints(n)).await?;
+    Ok(([(header::CONTENT_TYPE, TEXT)], bytes))
+}
+
+/// What the entries of a bundle commit to: a CBOR sequence. It is sent as it is read, since it may be far larger than what
+/// should be in memory, and each piece is read when the one before it has gone, so that a slow client holds no reader.
+pub(super) async fn payloads(
+    State(api): State<Api>,
+    Path((region, path)): Path<(String, String)>,
+) -> Result<impl IntoResponse, ApiError> {
+    known(&api, &region)?;
+    let log = api.app.log.clone();
+    let first = blocking(&api, move || piece(log.payloads(&format!("payloads/{path}"))?)).await?;
+    let pieces = futures::stream::try_unfold(Some(first), move |last: Option<Piece>| {
+        let api = api.clone();
+        async move {
+            let Some(Piece { bytes, rest }) = last else {
+                return Ok::<_, std::io::Error>(None);
+            };
+            // The last piece is followed by an empty one.
+            if bytes.is_empty() {
+                return Ok(None);
+            }
+            let next = blocking(&api, move || piece(rest)).await;
+            // The status is sent already: the client sees that the answer breaks off.
+            let next = next.map_err(|error| std::io::Error::other(error.to_string()))?;
+            Ok(Some((bytes, Some(next))))
+        }
+    });
+    Ok(([(header::CONTENT_TYPE, CBOR_SEQUENCE)], Body::from_stream(pieces)))
+}
+
+/// A part of a payload bundle, and what is behind it.
+struct Piece {
+    bytes: Bytes,
+    rest: Payloads,
+}
+
+fn piece(mut rest: Payloads) -> Result<Piece, LogError> {
+    let bytes = rest.next().transpose()?.unwrap_or_default().into();
+    Ok(Piece { bytes, rest })
 }
 
 fn known(api: &Api, region: &str) -> Result<(), ApiError> {

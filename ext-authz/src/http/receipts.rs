@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::error::blocking;
 use super::{Api, ApiError};
-use crate::api::{ReceiptList, ReceiptSummary, rfc3339};
+use crate::api::{KINDS, ReceiptList, ReceiptSummary, rfc3339};
 
 /// Receipts in one answer unless `limit` says otherwise.
 const DEFAULT_LIMIT: usize = 50;
@@ -24,9 +24,6 @@ const MAX_READ: u64 = 100_000;
 const PAGE: u64 = 512;
 /// A receipt is asked for before it is signed: wait for the next flush, not for ever.
 const SIGNED_WITHIN: Duration = Duration::from_secs(5);
-
-/// Kinds of receipts, see [`Payload::kind`].
-const KINDS: [&str; 5] = ["genesis", "policy", "action", "decision", "key"];
 
 /// What of the log to list.
 #[derive(Debug, Deserialize)]

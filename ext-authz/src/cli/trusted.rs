@@ -1,0 +1,163 @@
+//! The public keys that a user trusts, from files.
+
+use std::path::{Path, PathBuf};
+
+use knhk_receipts::{MAX_KEYS, MAX_PEM_BYTES, PublicKey};
+use serde::Deserialize;
+
+use super::{Failure, input};
+
+/// A key, and which trees it signed as far as its file says so.
+#[derive(Debug, Clone)]
+pub(super) struct Trusted {
+    pub(super) key: PublicKey,
+    signed: Signed,
+}
+
+/// Trees that a key signed, by their size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signed {
+    /// A bare PEM says nothing of that.
+    Unsaid,
+    /// It was announced and signs nothing.
+    None,
+    /// The last one is open while it signs.
+    From(u64, Option<u64>),
+}
+
+/// The answer of `GET /v1/keys`, as far as verification needs it.
+#[derive(Debug, Deserialize)]
+struct Set {
+    keys: Vec<Listed>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Listed {
+    id: String,
+    pem: String,
+    first_size: Option<u64>,
+    last_size: Option<u64>,
+}
+
+impl Trusted {
+    /// Whether it can have signed a tree of this size.
+    pub(super) fn is_valid_at(&self, size: u64) -> bool {
+        match self.signed {
+            Signed::Unsaid => true,
+            Signed::None => false,
+            Signed::From(first, last) => first <= size && last.is_none_or(|last| size <= last),
+        }
+    }
+
+    /// Which trees it signed; `None` where its file does not say.
+    pub(super) fn validity(&self) -> Option<String> {
+        match self.signed {
+            Signed::Unsaid => None,
+            Signed::None => Some("it has signed nothing".to_owned()),
+            Signed::From(first, None) => Some(format!("it signs trees of {first} entries and more")),
+            Signed::From(first, Some(last)) => Some(format!("it signed trees of {first} to {last} entries")),
+        }
+    }
+}
+
+/// Reads every key of these files: PEM, or the JSON of `GET /v1/keys`.
+pub(super) fn read(files: &[PathBuf]) -> Result<Vec<Trusted>, Failure> {
+    let mut trusted = Vec::new();
+    for path in files {
+        let text = input::text(path, MAX_PEM_BYTES)?;
+        trusted.extend(parse(&text).map_err(|reason| located(path, &reason))?);
+        if trusted.len() > MAX_KEYS {
+            return Err(located(path, &format!("more than {MAX_KEYS} keys are given")));
+        }
+    }
+    Ok(trusted)
+}
+
+fn located(path: &Path, reason: &str) -> Failure {
+    Failure::new(format!("{}: {reason}", path.display()))
+}
+
+fn parse(text: &str) -> Result<Vec<Trusted>, String> {
+    if !text.trim_start().starts_with('{') {
+        let keys = PublicKey::from_pem(text).map_err(|error| error.to_string())?;
+        let bare = |key| Trusted {
+            key,
+            signed: Signed::Unsaid,
+        };
+        return Ok(keys.into_iter().map(bare).collect());
+    }
+    let set: Set = serde_json::from_str(text)
+        .map_err(|error| format!("it is not a key set as `GET /v1/keys` answers it: {error}"))?;
+    if set.keys.is_empty() {
+        return Err("the key set has no key".to_owned());
+    }
+    set.keys.iter().map(listed).collect()
+}
+
+fn listed(listed: &Listed) -> Result<Trusted, String> {
+    let in_it = |reason: &str| format!("the key `{}` in it: {reason}", listed.id);
+    let keys = PublicKey::from_pem(&listed.pem).map_err(|error| in_it(&error.to_string()))?;
+    let [key] = keys
+        .try_into()
+        .map_err(|_| in_it("its `pem` has more than one key"))?;
+    if key.to_string() != listed.id {
+        return Err(in_it(&format!("its `pem` is the key {key}")));
+    }
+    let signed = match (listed.first_size, listed.last_size) {
+        (None, None) => Signed::None,
+        (None, Some(_)) => return Err(in_it("it has `last_size` without `first_size`")),
+        (Some(first), last) if last.is_none_or(|last| first <= last) => Signed::From(first, last),
+        (Some(_), _) => return Err(in_it("its `last_size` is below its `first_size`")),
+    };
+    Ok(Trusted { key, signed })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Public keys of private keys 1 and 2: the curve's base point, and its double (SEC 2).
+    const ONE: &str = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaxfR8uEsQkf4vOblY6RA8ncDfYEt\n6zOg9KE5RdiYwpZP40Li/hp/m47n60p8D54WK84zV2sxXs7LtkBoN79R9Q==\n-----END PUBLIC KEY-----\n";
+
+    fn set(first: Option<u64>, last: Option<u64>) -> String {
+        let id = PublicKey::from_pem(ONE).expect("a key")[0].to_string();
+        json!({ "keys": [ { "id": id, "pem": ONE, "first_size": first, "last_size": last, "state": "?" } ], "rotation": {} })
+            .to_string()
+    }
+
+    #[test]
+    fn a_key_of_a_set_is_valid_for_the_trees_that_it_signed() {
+        let at = |text: &str, size| parse(text).expect("a key")[0].is_valid_at(size);
+        let retired = set(Some(10), Some(20));
+        assert!([10, 15, 20].iter().all(|size| at(&retired, *size)));
+        assert!([2, 9, 21].iter().all(|size| !at(&retired, *size)));
+        assert!(at(&set(Some(10), None), 1_000) && !at(&set(Some(10), None), 9));
+        assert!(!at(&set(None, None), 10), "an announced key has signed nothing");
+        assert!(at(ONE, 10) && at(ONE, 1), "a bare key says nothing of trees");
+    }
+
+    #[test]
+    fn a_set_that_contradicts_itself_is_refused() {
+        for bad in [
+            "{",
+            "{}",
+            r#"{"keys":[]}"#,
+            r#"{"keys":[{"id":"sha256:00","pem":"x"}]}"#,
+            &set(None, Some(3)),
+            &set(Some(4), Some(3)),
+            &set(Some(1), None).replace("sha256:", "sha256:0"),
+        ] {
+            let error = parse(bad).expect_err(bad);
+            assert!(!error.contains('\n'), "{error}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_parsed_or_refused(text in "\\{?.{0,200}") {
+            let _ = parse(&text);
+        }
+    }
+}
