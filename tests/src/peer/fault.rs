@@ -137,7 +137,7 @@ impl Faults {
     /// Tells [`Faults::held`], and never returns.
     pub async fn hold(&self) {
         self.held.add_permits(1);
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -52,9 +52,7 @@ impl Vault {
 
     async fn start_with(wire: Wire) -> Result<Self, NotRun> {
         let binary = built()?;
-        let vault = Self::launch(&binary, wire)
-            .await
-            .map_err(NotRun::because(PEER))?;
+        let vault = Self::launch(&binary, wire).await.map_err(NotRun::because(PEER))?;
         vault.prepare().await.map_err(NotRun::because(PEER))?;
         Ok(vault)
     }
@@ -264,6 +262,6 @@ fn built() -> Result<String, NotRun> {
 fn http(error: reqwest::Error) -> Error {
     Error::Http {
         what: PEER.to_owned(),
-        reason: error.to_string(),
+        reason: error.without_url().to_string(),
     }
 }
