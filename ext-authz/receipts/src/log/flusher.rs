@@ -84,7 +84,7 @@ impl Flusher {
                         stops = true;
                     }
                     Ask::Rotate(rotation, answer) => {
-                        let (this, rotated) = self.rotate(rotation).await?;
+                        let (this, rotated) = self.rotate(*rotation).await?;
                         self = this;
                         let _ = answer.send(rotated);
                     }
@@ -192,7 +192,7 @@ pub(crate) enum Ask {
     /// Flush now.
     Flush(oneshot::Sender<Flushed>),
     /// Announce a key, and let it take over.
-    Rotate(Rotation, oneshot::Sender<Rotated>),
+    Rotate(Box<Rotation>, oneshot::Sender<Rotated>),
     /// Flush now, and end.
     Stop(oneshot::Sender<Flushed>),
 }

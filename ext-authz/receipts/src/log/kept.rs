@@ -49,7 +49,7 @@ impl Kept {
         let names = storage.list(KEPT_DIR).map_err(LogError::io("list", KEPT_DIR))?;
         let mut files: Vec<u64> = names.iter().filter_map(|name| number(name)).collect();
         files.sort_unstable();
-        if let Some(missing) = (0..files.len() as u64).find(|n| files.get(*n as usize) != Some(n)) {
+        if let Some((missing, _)) = (0..).zip(&files).find(|(expected, found)| expected != *found) {
             return Err(LogError::damaged(format!("`{}` is missing", path_of(missing))));
         }
         let Some(&last) = files.last() else {

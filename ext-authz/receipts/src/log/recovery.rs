@@ -52,12 +52,11 @@ pub(crate) fn survey(storage: &Arc<dyn Storage>, origin: &str) -> Result<Survey,
         None => (Edge::default(), true),
         Some(root) => edge_at(&segments, root)?,
     };
-    let keys = match genesis(&segments, origin)? {
-        Some(genesis) => Some(keys::find(&segments, &genesis, root.as_ref(), &kept)?),
-        None => {
-            require_new(storage.as_ref(), &kept)?;
-            None
-        }
+    let keys = if let Some(genesis) = genesis(&segments, origin)? {
+        Some(keys::find(&segments, &genesis, root.as_ref(), &kept)?)
+    } else {
+        require_new(storage.as_ref(), &kept)?;
+        None
     };
     Ok(Survey {
         origin: origin.to_owned(),
@@ -87,9 +86,7 @@ impl Survey {
         let storage = Arc::clone(self.segments.storage());
         let file = self.tail.repair(&self.segments)?;
         // Root and keys may be there by renames that are not durable yet.
-        storage
-            .sync_dir(LOG_DIR)
-            .map_err(LogError::io("sync", LOG_DIR))?;
+        storage.sync_dir(LOG_DIR).map_err(LogError::io("sync", LOG_DIR))?;
         let mut writer = Writer::new(Arc::clone(&self.segments), file, segment_bytes);
         if !self.tiles_are_whole {
             write_all_tiles(&self.segments, self.edge.size())?;

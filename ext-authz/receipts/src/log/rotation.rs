@@ -64,7 +64,7 @@ impl Log {
             proof,
         };
         let (answer, answered) = oneshot::channel();
-        let ask = Ask::Rotate(Rotation { to, receipt }, answer);
+        let ask = Ask::Rotate(Box::new(Rotation { to, receipt }), answer);
         self.inner.asks.send(ask).await.map_err(|_| LogError::Closed)?;
         answered.await.map_err(|_| LogError::Closed)??;
         Ok(self.active_key())

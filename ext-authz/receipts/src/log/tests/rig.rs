@@ -189,10 +189,13 @@ fn seed_of(keyring: &Keyring) -> u8 {
     version.expect("a test key").parse().expect("its number")
 }
 
+/// What was made of a digest by the key of a number.
+type Memo<T> = HashMap<([u8; 32], u8), T>;
+
 /// Both signatures over a tree by the key of a number.
 pub(super) fn signed(seed: u8, unsigned: &Unsigned) -> SignedRoot {
     thread_local! {
-        static MADE: RefCell<HashMap<([u8; 32], u8), SignedRoot>> = RefCell::default();
+        static MADE: RefCell<Memo<SignedRoot>> = RefCell::default();
     }
     let make = || {
         let key = TestSigner::key_of(seed).public;
@@ -211,7 +214,7 @@ pub(super) fn signed(seed: u8, unsigned: &Unsigned) -> SignedRoot {
 /// Signs, or remembers: a schedule signs the same again for each step that it crashes at.
 fn remembered(seed: u8, digest: [u8; 32]) -> Vec<u8> {
     thread_local! {
-        static MADE: RefCell<HashMap<([u8; 32], u8), Vec<u8>>> = RefCell::default();
+        static MADE: RefCell<Memo<Vec<u8>>> = RefCell::default();
     }
     let make = || TestSigner::new(seed).sign(&digest);
     MADE.with_borrow_mut(|made| made.entry((digest, seed)).or_insert_with(make).clone())
