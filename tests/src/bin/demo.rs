@@ -1,13 +1,23 @@
 //! `make demo`: a canary that succeeds, one that is rolled back, and the receipts of both.
+//!
+//! `KMS=local|aws|azure|vault` says who signs them; `local` where nothing is said.
 
 use std::process::ExitCode;
 
+use knhk_tests::peer::Provider;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    let provider = match std::env::var("KMS").map_or(Ok(Provider::Local), |name| name.parse()) {
+        Ok(provider) => provider,
+        Err(error) => {
+            eprintln!("knhk-demo: KMS: {error}");
+            return ExitCode::from(2);
+        }
+    };
     let ended = tokio::select! {
-        ended = knhk_tests::demo::run(std::io::stdout()) => ended,
+        ended = knhk_tests::demo::run(provider, std::io::stdout()) => ended,
         // Dropping the run ends everything that it started.
         code = told_to_end() => return code,
     };

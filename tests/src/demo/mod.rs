@@ -15,6 +15,7 @@ pub use scene::Scene;
 pub use timeline::Timeline;
 
 use crate::Error;
+use crate::peer::{NotRun, Provider};
 
 /// The rollout of the demo, and its host.
 const ROLLOUT: &str = "shop";
@@ -27,6 +28,9 @@ pub enum DemoError {
     /// Something could not be started or asked.
     #[error("{0}")]
     Harness(#[from] Error),
+    /// The key service that was asked for is not to be had.
+    #[error("{0}")]
+    NotRun(#[from] NotRun),
     /// One of the demo's ports is taken.
     #[error(
         "{role} needs 127.0.0.1:{port}, and it is in use: stop what listens there and run the demo again"
@@ -46,16 +50,20 @@ pub enum DemoError {
 }
 
 /// Runs the whole demo and writes the timeline.
-pub async fn run(out: impl Write) -> Result<(), DemoError> {
+/// Receipts are signed by `provider`, whose peer is started for it.
+pub async fn run(provider: Provider, out: impl Write) -> Result<(), DemoError> {
     scene::check_ports()?;
     let mut timeline = Timeline::new(out);
     timeline.title("KNHK: a canary in front of a real Envoy")?;
-    let mut scene = Scene::set().await?;
+    let mut scene = Scene::set(provider).await?;
     scene.introduce(&mut timeline).await?;
 
     timeline.chapter("A good version: v2")?;
     good::roll_out(&mut scene, &mut timeline).await?;
     let mut kept = proof::keep(&scene, 1).await?;
+
+    timeline.chapter("Meanwhile the key that signs the receipts is rotated")?;
+    proof::rotate(&scene, &mut timeline).await?;
 
     timeline.chapter("A bad version: v3 fails 30 % of its requests, and nobody knows")?;
     let back = bad::roll_out(&mut scene, &mut timeline).await?;

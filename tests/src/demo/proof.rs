@@ -20,7 +20,7 @@ pub(super) struct Kept {
     _directory: std::sync::Arc<tempfile::TempDir>,
 }
 
-/// The public key in a file, and no more of the service than that.
+/// The public keys in a file, and no more of the service than that.
 #[derive(Debug)]
 pub(super) struct Key {
     file: PathBuf,
@@ -111,12 +111,75 @@ pub(super) async fn replay(
     Ok(())
 }
 
-/// The key that an auditor would have.
+/// Lets a new version of the key take over, while everything runs.
+pub(super) async fn rotate(scene: &Scene, timeline: &mut Timeline<impl Write>) -> Result<(), DemoError> {
+    let before = keys(scene).await?;
+    timeline.command("knhk key rotate")?;
+    let new: Signs = parsed(scene.cli.json(&["key", "rotate"]).await?)?;
+    let after = wait::until("a checkpoint by the new key", wait::SOON, || async {
+        let keys = keys(scene).await.map_err(|error| error.to_string())?;
+        match keys.last().and_then(|key| key.first_size) {
+            Some(_) => Ok(keys),
+            None => Err(format!("{} has signed nothing yet", new.version)),
+        }
+    })
+    .await?;
+    check(after.len() == before.len() + 1, || {
+        format!(
+            "{} keys before the rotation, {} after it",
+            before.len(),
+            after.len()
+        )
+    })?;
+    for key in &after {
+        let range = match (key.first_size, key.last_size) {
+            (Some(first), Some(last)) => format!("signed the log from {first} to {last} entries"),
+            (Some(first), None) => format!("signs it from {first} entries on"),
+            (None, _) => "has signed nothing".to_owned(),
+        };
+        timeline.detail(&format!("{} {} {range}", key.provider, short(&key.version)))?;
+    }
+    Ok(())
+}
+
+/// One of the log's keys.
+#[derive(Debug, Deserialize)]
+struct Signs {
+    provider: String,
+    version: String,
+    first_size: Option<u64>,
+    last_size: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Keys {
+    keys: Vec<Signs>,
+}
+
+async fn keys(scene: &Scene) -> Result<Vec<Signs>, DemoError> {
+    let set: Keys = parsed(scene.cli.json(&["key", "list"]).await?)?;
+    Ok(set.keys)
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(json: serde_json::Value) -> Result<T, DemoError> {
+    serde_json::from_value(json).map_err(|error| DemoError::Untrue(error.to_string()))
+}
+
+/// The end of a name that says enough: ARNs and hexadecimal versions are long.
+fn short(version: &str) -> &str {
+    version
+        .char_indices()
+        .rev()
+        .nth(11)
+        .map_or(version, |(at, _)| &version[at..])
+}
+
+/// The keys that an auditor would have.
 pub(super) async fn key(scene: &Scene) -> Result<Key, DemoError> {
-    let pem = scene.cli.text(&["key", "show"]).await?;
+    let keys = scene.cli.json(&["key", "list"]).await?;
     let directory = directory()?;
-    let file = directory.path().join("key.pem");
-    std::fs::write(&file, pem).map_err(Error::io("key.pem"))?;
+    let file = directory.path().join("keys.json");
+    std::fs::write(&file, keys.to_string()).map_err(Error::io("keys.json"))?;
     Ok(Key {
         file,
         _directory: directory,

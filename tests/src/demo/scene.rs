@@ -13,9 +13,10 @@ use super::{DemoError, HOST, ROLLOUT, Timeline, check};
 use crate::cli::Cli;
 use crate::envoy::{Envoy, EnvoyConfig, EnvoyOptions};
 use crate::load::{Load, LoadOptions, Sticky, Tally, five_sigma, share};
+use crate::peer::{AnyPeer, Provider};
 use crate::ports::Port;
 use crate::rollout::{Rollouts, Status};
-use crate::service::{Addresses, KeyService, Service};
+use crate::service::{Addresses, Service};
 use crate::upstream::Upstream;
 use crate::wait;
 
@@ -39,6 +40,8 @@ pub struct Scene {
     pub(super) cli: Cli,
     pub(super) rollouts: Rollouts,
     pub(super) load: Load,
+    /// Before the service in no order that matters: it outlives it, so that the last receipts are signed.
+    keys: AnyPeer,
     envoy: Envoy,
     began: Instant,
     total: Total,
@@ -62,10 +65,11 @@ pub struct Traffic {
 
 impl Scene {
     /// Starts everyone on the ports of the contract.
-    pub async fn set() -> Result<Self, DemoError> {
+    pub async fn set(provider: Provider) -> Result<Self, DemoError> {
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let stable = Upstream::start_at(local(STABLE_PORT), "v1").await?;
         let canary = Upstream::start_at(local(CANARY_PORT), "v2").await?;
+        let keys = provider.start().await?;
         stable.fail(ALWAYS_FAILS);
         canary.fail(ALWAYS_FAILS);
         let addresses = Addresses {
@@ -73,7 +77,7 @@ impl Scene {
             http: local(9192),
             probe: local(9193),
         };
-        let service = Service::start_at(addresses, KeyService::default()).await?;
+        let service = Service::start_at(addresses, keys.key_service()).await?;
         let envoy = Envoy::start_as_configured(EnvoyConfig::load(ENVOY)?, EnvoyOptions::default()).await?;
         let load = Load::start(LoadOptions {
             rate: RATE,
@@ -89,6 +93,7 @@ impl Scene {
             cli,
             rollouts,
             load,
+            keys,
             envoy,
             began: Instant::now(),
             total: Total::default(),
@@ -106,6 +111,7 @@ impl Scene {
             "Envoy {version} on :10000 with knhk_filter.wasm ({ENVOY}, 2 workers)"
         ))?;
         timeline.event("knhk serve on :9191 (filters) and :9192 (operators)")?;
+        timeline.event(&format!("its receipts are signed by {}", self.keys.describe()))?;
         timeline.event("the shop: v1 is stable, v2 waits as the canary; each fails 0.1 % of its requests")?;
         wait::until("traffic", wait::SOON, || {
             let answered = self.load.peek(Tally::answered);

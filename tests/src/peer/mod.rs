@@ -2,12 +2,17 @@
 //!
 //! Each peer is a type with `start`, which installs what is missing through `tests/peers/`, and ends on drop.
 
+mod any;
 pub mod aws;
 pub mod azure;
 pub mod fault;
+pub mod keyvault;
+pub mod spire;
 pub mod vault;
 
 use std::fmt;
+
+pub use any::{AnyPeer, Provider};
 
 /// Why a peer is not there. A test that needs it fails with this line: it did not run, so it did not pass.
 #[derive(Debug, thiserror::Error)]
