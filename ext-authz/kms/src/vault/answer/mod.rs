@@ -212,3 +212,6 @@ pub(super) fn refusal(call: &Call, status: StatusCode, body: &[u8]) -> KmsError 
         _ => call.refused(words),
     }
 }
+
+#[cfg(test)]
+mod tests;
