@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::connection::TlsConnection;
 use crate::identity::Identity;
-use crate::peer::{Allow, Peer, Side};
+use crate::peer::{Allow, Peer, Side, verify_resumed};
 use crate::snapshot::Snapshot;
 use crate::tls::error::HandshakeError;
 use crate::tls::{Alpn, Moment, Proof, Seen, server_config};
@@ -86,10 +86,11 @@ impl Acceptor {
             }
             Err(error) => {
                 self.identity.observer().handshake(Side::Server, error.label());
-                match &error {
+                if let HandshakeError::Broken(_) = &error {
                     // Port scanners and health checks connect and go away: no news.
-                    HandshakeError::Broken(_) => tracing::debug!(%remote, "no handshake: {error}"),
-                    _ => tracing::warn!(%remote, reason = error.label(), "no handshake: {error}"),
+                    tracing::debug!(%remote, "no handshake: {error}");
+                } else {
+                    tracing::warn!(%remote, reason = error.label(), "no handshake: {error}");
                 }
                 Err(error)
             }
@@ -121,12 +122,11 @@ impl Acceptor {
             Some(HandshakeKind::Resumed) => "resumed",
             _ => "full",
         };
-        let peer = match seen.get() {
-            Some(verdict) => verdict.clone()?,
-            None => {
-                let chain = session.peer_certificates().ok_or(HandshakeError::NoCertificate)?;
-                snapshot.verify_again(chain, &self.allow, self.identity.now().unix)?
-            }
+        let peer = if let Some(verdict) = seen.get() {
+            verdict.clone()?
+        } else {
+            let chain = session.peer_certificates().ok_or(HandshakeError::NoCertificate)?;
+            verify_resumed(chain, &self.allow, self.identity.now().unix)?
         };
         Ok((stream, peer, outcome))
     }

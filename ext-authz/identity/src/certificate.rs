@@ -240,7 +240,7 @@ mod tests {
             );
         }
         assert_eq!(
-            Leaf::parse(&[0; MAX_CERTIFICATE_BYTES + 1]),
+            Leaf::parse(&vec![0; MAX_CERTIFICATE_BYTES + 1]),
             Err(NotSvid::TooLarge)
         );
     }

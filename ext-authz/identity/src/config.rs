@@ -7,7 +7,7 @@ use serde::Deserialize;
 use spiffe::TrustDomain;
 use thiserror::Error;
 
-use crate::pattern::{HostPattern, IdPattern};
+use crate::pattern::{HostPattern, IdPattern, PatternError};
 use crate::roles::{FilterRule, Role, Roles};
 
 /// The environment variable that names the Workload API where the configuration does not (SPIFFE Workload Endpoint,
@@ -224,7 +224,9 @@ impl AllowSection {
             bounded(&field, texts.len(), MAX_PATTERNS)?;
             for (index, text) in texts.iter().enumerate() {
                 let field = format!("{field}[{index}]");
-                let pattern: IdPattern = text.parse().map_err(|error| at(&field, error))?;
+                let pattern: IdPattern = text
+                    .parse()
+                    .map_err(|error: PatternError| at(&field, error.to_string()))?;
                 if others.contains(&(role, pattern.clone())) {
                     return Err(at(field, format!("`{pattern}` is given twice")));
                 }
@@ -240,7 +242,7 @@ impl FilterSection {
         let id = self
             .id
             .parse()
-            .map_err(|error| at(format!("{field}.id"), error))?;
+            .map_err(|error: PatternError| at(format!("{field}.id"), error.to_string()))?;
         let list = format!("{field}.hosts");
         bounded(&list, self.hosts.len(), MAX_HOSTS)?;
         if self.hosts.is_empty() {
@@ -253,7 +255,7 @@ impl FilterSection {
         for (index, text) in self.hosts.iter().enumerate() {
             hosts.push(
                 text.parse()
-                    .map_err(|error| at(format!("{list}[{index}]"), error))?,
+                    .map_err(|error: PatternError| at(format!("{list}[{index}]"), error.to_string()))?,
             );
         }
         Ok(FilterRule { id, hosts })
@@ -270,10 +272,10 @@ fn bounded(field: &str, count: usize, most: usize) -> Result<(), ConfigError> {
     ))
 }
 
-fn at(field: impl Into<String>, reason: impl ToString) -> ConfigError {
+fn at(field: impl Into<String>, reason: impl Into<String>) -> ConfigError {
     ConfigError {
         field: field.into(),
-        reason: reason.to_string(),
+        reason: reason.into(),
     }
 }
 

@@ -128,6 +128,11 @@ enum Names {
 }
 
 impl HostPattern {
+    /// `*`.
+    pub fn every() -> Self {
+        Self(Names::Every)
+    }
+
     /// Whether `host`, without a port and in any case, is one of those that are meant.
     pub fn holds(&self, host: &str) -> bool {
         match &self.0 {

@@ -185,22 +185,21 @@ impl Snapshot {
         allow.check(&peer.id).map_err(PeerError::NotAllowed)?;
         Ok(peer)
     }
+}
 
-    /// The same for a resumed session. Its chain was verified when the session began, by this very snapshot: sessions are
-    /// forgotten with their snapshot. What can have changed since is the time.
-    pub(crate) fn verify_again(
-        &self,
-        chain: &[CertificateDer<'_>],
-        allow: &Allow,
-        unix: Duration,
-    ) -> Result<Peer, PeerError> {
-        let peer = read(chain)?;
-        if peer.validity.is_over(unix) {
-            return Err(PeerError::Expired { id: peer.id });
-        }
-        allow.check(&peer.id).map_err(PeerError::NotAllowed)?;
-        Ok(peer)
+/// The same for a resumed session. Its chain was verified when the session began, by the very snapshot that is in use:
+/// sessions are forgotten with their snapshot. What can have changed since is the time.
+pub(crate) fn verify_resumed(
+    chain: &[CertificateDer<'_>],
+    allow: &Allow,
+    unix: Duration,
+) -> Result<Peer, PeerError> {
+    let peer = read(chain)?;
+    if peer.validity.is_over(unix) {
+        return Err(PeerError::Expired { id: peer.id });
     }
+    allow.check(&peer.id).map_err(PeerError::NotAllowed)?;
+    Ok(peer)
 }
 
 fn read(chain: &[CertificateDer<'_>]) -> Result<Peer, PeerError> {
@@ -268,11 +267,11 @@ impl Anchors {
                 verify_server_cert_signed_by_trust_anchor(&leaf, &self.roots, intermediates, now, algorithms)
             }),
         };
-        checked.map_err(|error| refusal(leaf, error))
+        checked.map_err(|error| refusal(leaf, &error))
     }
 }
 
-fn refusal(leaf: &CertificateDer<'_>, error: rustls::Error) -> PeerError {
+fn refusal(leaf: &CertificateDer<'_>, error: &rustls::Error) -> PeerError {
     let id = match Leaf::parse(leaf) {
         Ok(leaf) => leaf.id,
         Err(not) => return PeerError::NotSvid(not),

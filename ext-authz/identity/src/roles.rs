@@ -145,7 +145,7 @@ pub struct Hosts(Vec<HostPattern>);
 impl Hosts {
     /// Every host: what a proxy has where no SPIFFE identities are used.
     pub fn every() -> Self {
-        Self(vec!["*".parse().expect("the pattern of every host")])
+        Self(vec![HostPattern::every()])
     }
 
     /// Whether `host`, without a port, is one of them.

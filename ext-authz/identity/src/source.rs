@@ -111,7 +111,21 @@ pub enum SourceError {
 }
 
 impl SourceError {
-    /// Stable, for metrics.
+    /// Every label, for metrics.
+    pub const LABELS: [&'static str; 10] = [
+        "missing",
+        "not_a_socket",
+        "forbidden",
+        "refused",
+        "unreachable",
+        "silent",
+        "no_identity",
+        "ended",
+        "broken",
+        "status",
+    ];
+
+    /// Stable, one of [`SourceError::LABELS`].
     pub fn label(&self) -> &'static str {
         match self {
             Self::Missing { .. } => "missing",

@@ -254,7 +254,8 @@ impl Watch {
                 since: now.steady,
             });
             denied.times = denied.times.saturating_add(1);
-            let meant = denied.times >= DENIALS_THAT_COUNT && now.steady - denied.since >= DENIED_FOR;
+            let meant =
+                denied.times >= DENIALS_THAT_COUNT && now.steady.saturating_sub(denied.since) >= DENIED_FOR;
             if meant && self.view.withdraw() {
                 effects.push(Effect::Tell(News::Withdrawn));
             }

@@ -237,7 +237,7 @@ async fn a_bad_client_is_refused_with_the_alert_that_says_why() {
     let (env, _) = env();
     let allow = ids(&["spiffe://example.org/ns/prod/*"]);
     let mut server = Server::start(&authority.svid("/server", always()), &[&authority], allow, env).await;
-    let past = Duration::ZERO..START - HOUR;
+    let past = Duration::ZERO..START.saturating_sub(HOUR);
     let future = START + HOUR..START + 2 * HOUR;
     for (outcome, alert, svid) in [
         ("no_certificate", AlertDescription::CertificateRequired, None),

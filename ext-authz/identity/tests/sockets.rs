@@ -152,8 +152,15 @@ async fn one_that_sends_garbage() {
     expect(&path, "broke, or it is not the Workload API", Duration::ZERO).await;
 }
 
-/// Answers each call with the head of a gRPC answer and `body`, then does `end`.
-async fn grpc(stream: UnixStream, body: &'static [u8], then_close: bool) {
+/// What follows an answer's body.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Waits,
+    Closes,
+}
+
+/// Answers each call with the head of a gRPC answer and `body`.
+async fn grpc(stream: UnixStream, body: &'static [u8], then: Then) {
     let Ok(mut connection) = h2::server::handshake(stream).await else {
         return;
     };
@@ -163,9 +170,9 @@ async fn grpc(stream: UnixStream, body: &'static [u8], then_close: bool) {
             .body(())
             .expect("a head");
         let mut send = respond.send_response(head, false).expect("it is sent");
-        send.send_data(Bytes::from_static(body), !then_close)
+        send.send_data(Bytes::from_static(body), false)
             .expect("it is sent");
-        if then_close {
+        if then == Then::Closes {
             // The frames go out, and the connection ends without a word.
             let _ = futures::future::poll_immediate(connection.accept()).await;
             return;
@@ -178,7 +185,7 @@ async fn one_that_closes_in_the_middle_of_a_message() {
     let (_directory, path) = directory();
     // A message of 1,000 bytes is announced, and three come.
     listen(&path, async |stream| {
-        grpc(stream, &[0, 0, 0, 3, 232, 1, 2, 3], true).await
+        grpc(stream, &[0, 0, 0, 3, 232, 1, 2, 3], Then::Closes).await;
     });
     expect(&path, "broke, or it is not the Workload API", Duration::ZERO).await;
 }
@@ -187,7 +194,7 @@ async fn one_that_closes_in_the_middle_of_a_message() {
 async fn one_that_sends_messages_of_garbage() {
     let (_directory, path) = directory();
     listen(&path, async |stream| {
-        grpc(stream, &[0, 0, 0, 0, 4, 0xff, 0xff, 0xff, 0xff], false).await
+        grpc(stream, &[0, 0, 0, 0, 4, 0xff, 0xff, 0xff, 0xff], Then::Waits).await;
     });
     expect(&path, "broke, or it is not the Workload API", Duration::ZERO).await;
 }
@@ -195,7 +202,7 @@ async fn one_that_sends_messages_of_garbage() {
 #[tokio::test(start_paused = true)]
 async fn one_that_sends_an_update_without_anything_in_it() {
     let (_directory, path) = directory();
-    listen(&path, async |stream| grpc(stream, &[0, 0, 0, 0, 0], false).await);
+    listen(&path, async |stream| grpc(stream, &[0, 0, 0, 0, 0], Then::Waits).await;);
     let status = after_an_hour(&path).await;
     assert!(status.refused_updates["missing_field"] >= 100, "{status:?}");
     assert!(status.refused_updates["missing_field"] <= status.source.attempts);
@@ -208,7 +215,7 @@ async fn one_that_sends_an_update_without_anything_in_it() {
 async fn one_that_announces_more_than_is_taken() {
     let (_directory, path) = directory();
     listen(&path, async |stream| {
-        grpc(stream, &[0, 0x7f, 0xff, 0xff, 0xff, 0], false).await
+        grpc(stream, &[0, 0x7f, 0xff, 0xff, 0xff, 0], Then::Waits).await;
     });
     let status = after_an_hour(&path).await;
     assert!(status.refused_updates["over_sized"] >= 100, "{status:?}");

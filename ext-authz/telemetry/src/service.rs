@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry;
 use crate::attribute::{
     AppendReason, CheckOutcome, DecisionVia, ExchangeOutcome, HttpRoute, HttpStatus, KmsOperation,
     KmsOutcome, NackReason, ObservationReason, Phase, RollbackReason, Rollout, RotationOutcome,
-    SnapshotNewest, Version,
+    SnapshotNewest, SvidRefusal, SvidSourceError, TlsOutcome, TlsSide, Version,
 };
 use crate::metric::service as metric;
 use crate::registrar::{CountGauge, RatioGauge, Registrar, Samples};
@@ -50,6 +50,11 @@ pub struct ServiceMetrics {
     key_rotations: Samples<(RotationOutcome,), Counter>,
     kms_calls: Samples<(KmsOperation, KmsOutcome), Counter>,
     kms_sign_duration: Histogram,
+    svid_rotations: Counter,
+    svid_expiry: CountGauge,
+    svid_updates_refused: Samples<(SvidRefusal,), Counter>,
+    svid_source_failures: Samples<(SvidSourceError,), Counter>,
+    tls_handshakes: Samples<(TlsSide, TlsOutcome), Counter>,
     rollout_weight: Samples<(Rollout,), RatioGauge>,
     rollout_phase: Samples<(Rollout, Phase), CountGauge>,
     rollbacks: Samples<(Rollout, RollbackReason), Counter>,
@@ -97,6 +102,11 @@ impl ServiceMetrics {
             kms_sign_duration: registrar
                 .histogram(&metric::KMS_SIGN_DURATION, durations)
                 .with(()),
+            svid_rotations: registrar.counter(&metric::SVID_ROTATIONS).with(()),
+            svid_expiry: registrar.gauge(&metric::SVID_EXPIRY).with(()),
+            svid_updates_refused: registrar.counter(&metric::SVID_UPDATES_REFUSED),
+            svid_source_failures: registrar.counter(&metric::SVID_SOURCE_FAILURES),
+            tls_handshakes: registrar.counter(&metric::TLS_HANDSHAKES),
             rollout_weight: registrar.ratio(&metric::ROLLOUT_WEIGHT),
             rollout_phase: registrar.gauge(&metric::ROLLOUT_PHASE),
             rollbacks: registrar.counter(&metric::ROLLBACKS),
@@ -232,6 +242,32 @@ impl ServiceMetrics {
             self.kms_sign_duration.observe(took.as_secs_f64());
         }
         self.kms_calls.with((operation, outcome)).inc();
+    }
+
+    /// An SVID was received that ends at this second since 1970.
+    pub fn svid_rotated(&self, expiry_unix: u64) {
+        self.svid_rotations.inc();
+        self.svid_expiry.set(expiry_unix);
+    }
+
+    /// No valid SVID is held any longer.
+    pub fn svid_lost(&self) {
+        self.svid_expiry.set(0);
+    }
+
+    /// An update was not used; `SvidRefusal::from_label` reads the label of the refusal.
+    pub fn svid_update_refused(&self, reason: SvidRefusal) {
+        self.svid_updates_refused.with((reason,)).inc();
+    }
+
+    /// A stream failed; `SvidSourceError::from_label` reads the label of the error.
+    pub fn svid_source_failed(&self, reason: SvidSourceError) {
+        self.svid_source_failures.with((reason,)).inc();
+    }
+
+    /// A TLS handshake ended; `TlsOutcome::from_label` reads the outcome.
+    pub fn tls_handshake(&self, side: TlsSide, outcome: TlsOutcome) {
+        self.tls_handshakes.with((side, outcome)).inc();
     }
 
     /// A rollout's weight, in percent, and phase are these now.

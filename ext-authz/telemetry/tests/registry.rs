@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use knhk_telemetry::attribute::{
     AppendReason, CheckOutcome, DecisionVia, ExchangeOutcome, KmsOperation, KmsOutcome, NackReason,
-    ObservationReason, Phase, RollbackReason, RotationOutcome,
+    ObservationReason, Phase, RollbackReason, RotationOutcome, SvidRefusal, SvidSourceError, TlsOutcome,
+    TlsSide,
 };
 use knhk_telemetry::{Definition, Instrument, ServiceMetrics, metric};
 
@@ -36,6 +37,10 @@ fn everything() -> ServiceMetrics {
     metrics.signing_failed();
     metrics.key_rotated(RotationOutcome::Rotated);
     metrics.kms_called(KmsOperation::Sign, KmsOutcome::Ok, Duration::from_millis(3));
+    metrics.svid_rotated(1_800_000_000);
+    metrics.svid_update_refused(SvidRefusal::Expired);
+    metrics.svid_source_failed(SvidSourceError::NoIdentity);
+    metrics.tls_handshake(TlsSide::Server, TlsOutcome::Full);
     metrics.rollout("checkout", 0.0001, Phase::Progressing);
     metrics.rolled_back("checkout", RollbackReason::SuccessRate);
     metrics.http_request("/v1/rollouts/{name}", 404);

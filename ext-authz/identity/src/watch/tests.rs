@@ -83,7 +83,7 @@ impl Drive {
         while self.opened.len() == before {
             self.rest();
         }
-        self.now.steady - start
+        self.now.steady.saturating_sub(start)
     }
 
     fn newest(&self) -> StreamId {
@@ -235,7 +235,7 @@ fn a_bad_update_is_counted_and_the_last_good_one_stays() {
     drive.give(&good, &authority);
     let serial = drive.serial();
     let newest = drive.newest();
-    let over = authority.svid("/web", Duration::ZERO..START - MINUTE);
+    let over = authority.svid("/web", Duration::ZERO..START.saturating_sub(MINUTE));
     let early = authority.svid("/web", START + 60 * MINUTE..START + 90 * MINUTE);
     let elsewhere = svid(&stranger, &drive, 10 * MINUTE);
     let mut other_key = svid(&authority, &drive, 10 * MINUTE);
@@ -308,12 +308,15 @@ fn an_identity_is_given_up_when_the_workload_api_means_it() {
     let start = drive.now.steady;
     drive.fail(denied());
     while drive.view().snapshot.is_some() {
-        assert!(drive.now.steady - start < MINUTE, "it is never given up");
+        assert!(
+            drive.now.steady.saturating_sub(start) < MINUTE,
+            "it is never given up"
+        );
         drive.until_open();
         drive.fail(denied());
     }
     assert!(
-        drive.now.steady - start >= DENIED_FOR,
+        drive.now.steady.saturating_sub(start) >= DENIED_FOR,
         "an agent that starts says it for some seconds"
     );
     assert_eq!(
