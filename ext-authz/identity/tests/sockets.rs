@@ -202,7 +202,9 @@ async fn one_that_sends_messages_of_garbage() {
 #[tokio::test(start_paused = true)]
 async fn one_that_sends_an_update_without_anything_in_it() {
     let (_directory, path) = directory();
-    listen(&path, async |stream| grpc(stream, &[0, 0, 0, 0, 0], Then::Waits).await;);
+    listen(&path, async |stream| {
+        grpc(stream, &[0, 0, 0, 0, 0], Then::Waits).await
+    });
     let status = after_an_hour(&path).await;
     assert!(status.refused_updates["missing_field"] >= 100, "{status:?}");
     assert!(status.refused_updates["missing_field"] <= status.source.attempts);
