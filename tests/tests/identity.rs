@@ -5,17 +5,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
-use knhk_identity::testing::Authority;
+use knhk_identity::testing::{Authority, Svid, alert, client};
 use knhk_identity::{
     Acceptor, Allow, Alpn, Connector, Env, HandshakeError, Identity, NoSvid, Observer, Readiness, Side,
     SourceError, SpiffeSection, TlsConnection, TlsIncoming,
 };
 use knhk_tests::peer::spire::{Entry, Minted, Spire};
 use knhk_tests::wait;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::AlertDescription;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::{AlertDescription, ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -428,80 +427,29 @@ async fn a_foreign_trust_domain_is_known_once_it_is_federated() {
     assert_eq!(connection.info().peer.id.trust_domain_name(), "example.org");
 }
 
-/// Takes every server, so that only the server's view of us is tested.
-#[derive(Debug)]
-struct AnyServer;
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::aws_lc_rs::default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
-}
-
-type Shown = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
-
-fn minted(minted: &Minted) -> Shown {
+fn read(minted: &Minted) -> Svid {
     let chain = CertificateDer::pem_file_iter(&minted.chain).expect("a file");
-    let chain = chain.map(|each| each.expect("a certificate")).collect();
-    (chain, PrivateKeyDer::from_pem_file(&minted.key).expect("a key"))
+    let key = PrivatePkcs8KeyDer::from_pem_file(&minted.key).expect("a key");
+    Svid {
+        chain: chain.map(|each| each.expect("a certificate")).collect(),
+        key: key.secret_pkcs8_der().to_vec(),
+    }
 }
 
 /// Connects with plain rustls, shows what is given, and asks. The alert where there is one.
-async fn ask_with(shown: Option<Shown>, address: &str) -> Result<(), AlertDescription> {
-    let builder =
-        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("TLS 1.3")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyServer));
-    let config = match shown {
-        Some((chain, key)) => builder.with_client_auth_cert(chain, key).expect("a key"),
-        None => builder.with_no_client_auth(),
-    };
+async fn ask_with(shown: Option<&Svid>, address: &str) -> Result<(), AlertDescription> {
     let result = async {
         let tcp = TcpStream::connect(address).await?;
         let name = ServerName::try_from("knhk").expect("a name");
-        let mut stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await?;
+        let mut stream = TlsConnector::from(Arc::new(client(shown)))
+            .connect(name, tcp)
+            .await?;
         stream.write_all(b"?").await?;
         stream.read_u8().await
     };
-    let Err(error) = result.await else {
-        return Ok(());
-    };
-    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-        Some(rustls::Error::AlertReceived(alert)) => Err(*alert),
-        _ => panic!("no alert: {error:?}"),
+    match result.await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(alert(&error).unwrap_or_else(|| panic!("no alert: {error:?}"))),
     }
 }
 
@@ -513,17 +461,13 @@ async fn bad_peers_are_refused_at_the_handshake() {
     following.next(0).await;
     let echo = Echo::start(following.identity.clone(), ids("spiffe://example.org/ns/prod/*")).await;
 
-    let mint = |spire: &Spire, path, ttl| minted(&spire.mint(path, ttl).expect("an SVID"));
+    let mint = |spire: &Spire, path, ttl| read(&spire.mint(path, ttl).expect("an SVID"));
     let good = mint(&home, "/ns/prod/web", HOUR);
-    ask_with(Some(good), &echo.address)
+    ask_with(Some(&good), &echo.address)
         .await
         .expect("a good one gets in");
 
     let forged = Authority::new("example.org").forged("/ns/prod/web");
-    let forged = (
-        forged.chain,
-        PrivateKeyDer::from(PrivatePkcs8KeyDer::from(forged.key)),
-    );
     for (outcome, alert, shown) in [
         ("no_certificate", AlertDescription::CertificateRequired, None),
         (
@@ -538,7 +482,7 @@ async fn bad_peers_are_refused_at_the_handshake() {
         ),
         ("untrusted", AlertDescription::UnknownCA, Some(forged)),
     ] {
-        let refused = ask_with(shown, &echo.address).await.expect_err(outcome);
+        let refused = ask_with(shown.as_ref(), &echo.address).await.expect_err(outcome);
         assert_eq!(refused, alert, "{outcome}");
         assert_eq!(
             following.seen.handshakes.lock().expect("not poisoned").last(),
@@ -551,9 +495,9 @@ async fn bad_peers_are_refused_at_the_handshake() {
         .mint("/ns/prod/web", Duration::from_secs(1))
         .expect("an SVID");
     let expired = wait::until("it ends", LATEST, || {
-        let (shown, address) = (minted(&short), echo.address.clone());
+        let (shown, address) = (read(&short), echo.address.clone());
         async move {
-            ask_with(Some(shown), &address)
+            ask_with(Some(&shown), &address)
                 .await
                 .err()
                 .ok_or_else(|| "it is good".to_owned())

@@ -4,15 +4,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
-use knhk_identity::testing::{Authority, Held, Kind, Svid, always, identity};
+use knhk_identity::testing::{Authority, Held, Kind, Svid, alert, always, client, identity};
 use knhk_identity::{
     Acceptor, Allow, Alpn, Clock, Connector, Env, HandshakeError, Identity, Now, Observer, PeerError,
     Readiness, Serial, Side, TlsIncoming,
 };
 use rustls::client::Resumption;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::{AlertDescription, ClientConfig, DigitallySignedStruct, HandshakeKind, SignatureScheme};
+use rustls::pki_types::ServerName;
+use rustls::{AlertDescription, ClientConfig, HandshakeKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -106,66 +105,6 @@ fn everybody() -> Allow {
     ids(&["spiffe://example.org/*", "spiffe://other.org/*"])
 }
 
-/// Takes every server, so that only the server's view of us is tested.
-#[derive(Debug)]
-struct AnyServer;
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::aws_lc_rs::default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
-}
-
-/// A client of plain rustls that shows whatever it is told to.
-fn client(shows: Option<&Svid>) -> ClientConfig {
-    let builder =
-        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .expect("TLS 1.3")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyServer));
-    match shows {
-        Some(svid) => {
-            let key = PrivatePkcs8KeyDer::from(svid.key.clone()).into();
-            builder
-                .with_client_auth_cert(svid.chain.clone(), key)
-                .expect("a key")
-        }
-        None => builder.with_no_client_auth(),
-    }
-}
-
 /// Connects and reads the server's line: the alert where there is one.
 async fn ask(config: &Arc<ClientConfig>, address: &str) -> Result<(String, HandshakeKind), AlertDescription> {
     let tcp = TcpStream::connect(address).await.expect("it listens");
@@ -181,10 +120,7 @@ async fn ask(config: &Arc<ClientConfig>, address: &str) -> Result<(String, Hands
     };
     match result.await {
         Ok(kind) => Ok((line, kind)),
-        Err(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-            Some(rustls::Error::AlertReceived(alert)) => Err(*alert),
-            _ => panic!("no alert: {error:?}"),
-        },
+        Err(error) => Err(alert(&error).unwrap_or_else(|| panic!("no alert: {error:?}"))),
     }
 }
 

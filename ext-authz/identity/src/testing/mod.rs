@@ -5,6 +5,10 @@
     reason = "each panics where rcgen or spiffe does not do what it says"
 )]
 
+mod client;
+
+pub use client::{alert, client};
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
