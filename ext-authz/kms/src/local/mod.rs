@@ -1,7 +1,10 @@
 //! Keys in files, for development and single machines: whoever can read the files can sign.
 //!
 //! A directory of mode 0700 holds one file of mode 0600 for each version, `v1.pem`, `v2.pem`, ...: PKCS#8 in PEM.
-//! The highest number is the current version. The first one is made when there is none.
+//! The highest number is the current version. The first one is made when there is none, and a rotation makes the next.
+//!
+//! A key is written as `vN.pem.new` and gets its name when it is whole and durable, by a link, which replaces nothing. So a
+//! crash leaves a whole key or an unfinished one; the next start removes the latter, which has signed nothing.
 
 mod files;
 
