@@ -4,7 +4,8 @@
 //! - A request counts when it is over, answered or not, by the decision that it was routed by.
 //! - An error is a request answered with a status of 500 and above, whoever answered: the upstream, Envoy, a later
 //!   filter. gRPC's own status is not looked at.
-//! - A request that Envoy's `ext_authz` filter refused, or could not ask about, does not count: no version saw it.
+//! - A request that the service answered through Envoy's `ext_authz` or `ext_proc`, or that these could not ask it about,
+//!   does not count: the answer is no version's.
 //! - A request that ends without an answer is no error: its client went away, and that says nothing about the version.
 //!   It counts by its duration, so a version that lets clients wait until they leave fails its latency thresholds.
 //! - An answer that breaks off after its headers counts by its status. What would tell is Envoy's response flags, and

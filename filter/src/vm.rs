@@ -32,8 +32,9 @@ const DENIED_BODY: &str = "knhk: no policy yet\n";
 /// The status that `ext_authz` refuses with unless it is told otherwise.
 const FORBIDDEN: u16 = 403;
 const SERVER_ERRORS: u16 = 500;
-/// What the details of answers of Envoy's `ext_authz` filter begin with.
-const EXT_AUTHZ_DETAILS: &str = "ext_authz";
+/// What the details of answers begin with that no version gave: of Envoy's `ext_authz` filter, of its `ext_proc` filter
+/// when the service is away, and of the service itself through `ext_proc`.
+const NO_VERSIONS_DETAILS: [&str; 3] = ["ext_authz", "ext_proc", "knhk_"];
 
 const REQUEST_ID: &str = "x-request-id";
 const OUR_HEADERS: [&str; 6] = [
@@ -258,7 +259,7 @@ impl Vm {
 
     fn finish<H: Host>(&mut self, host: &mut H, request: RoutedRequest, status: Option<u16>) {
         let duration_us = host.mono().micros_since(request.started);
-        if !status.is_some_and(|status| was_refused_by_ext_authz(host, status)) {
+        if !status.is_some_and(|status| was_given_by_no_version(host, status)) {
             self.gate
                 .count_finished(request.window, request.variant, status, duration_us);
         }
@@ -274,13 +275,15 @@ impl Vm {
     }
 }
 
-/// Whether the answer is one of Envoy's `ext_authz` filter: the version never saw the request, so it says nothing about
-/// it. A service of ours that is away must not roll a version back. Asked only where the status may be such a refusal.
-fn was_refused_by_ext_authz<H: Host>(host: &mut H, status: u16) -> bool {
+/// Whether the answer is one of the service, or of Envoy's filters that ask it: it says nothing about the version. A
+/// service of ours that is away must not roll a version back. Asked only where the status may be such a refusal.
+fn was_given_by_no_version<H: Host>(host: &mut H, status: u16) -> bool {
     (status == FORBIDDEN || status >= SERVER_ERRORS)
-        && host
-            .answer_details()
-            .is_some_and(|details| details.starts_with(EXT_AUTHZ_DETAILS))
+        && host.answer_details().is_some_and(|details| {
+            NO_VERSIONS_DETAILS
+                .iter()
+                .any(|prefix| details.starts_with(prefix))
+        })
 }
 
 /// Whether a rule wants this request's decision recorded.

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod demo;
 pub mod envoy;
 pub mod error;
+pub mod ext_proc;
 pub mod gate;
 pub mod load;
 pub mod mesh;

@@ -145,6 +145,33 @@ impl Process {
             .map_err(|errno| Error::io(format!("SIGTERM to {}", self.name))(errno.into()))
     }
 
+    /// Stops it where it stands (SIGSTOP), until the answer is dropped: it answers nobody, and its connections stay.
+    pub async fn freeze(&self) -> Result<Frozen<'_>, Error> {
+        kill_process(self.pid, Signal::STOP)
+            .map_err(|errno| Error::io(format!("SIGSTOP to {}", self.name))(errno.into()))?;
+        let frozen = Frozen(self);
+        // A thread that is on a processor goes on until it is told.
+        wait::until(&format!("{} to stand still", self.name), wait::SOON, || async {
+            let path = format!("/proc/{}/task", self.pid());
+            let tasks = std::fs::read_dir(path).map_err(|error| error.to_string())?;
+            let moving = tasks
+                .filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok())
+                .filter(|stat| {
+                    !stat
+                        .rsplit_once(") ")
+                        .is_some_and(|(_, rest)| rest.starts_with('T'))
+                })
+                .count();
+            if moving == 0 {
+                Ok(())
+            } else {
+                Err(format!("{moving} threads run"))
+            }
+        })
+        .await?;
+        Ok(frozen)
+    }
+
     /// Waits until it has ended by itself.
     pub async fn ended(&mut self, deadline: Duration) -> Result<ExitStatus, Error> {
         let (name, child) = (format!("the end of {}", self.name), &mut self.child);
@@ -216,6 +243,17 @@ impl Process {
         let log = self.log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
+    }
+}
+
+/// A process that stands still until this is dropped.
+#[derive(Debug)]
+#[must_use = "the process goes on when this is dropped"]
+pub struct Frozen<'a>(&'a Process);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0.pid, Signal::CONT);
     }
 }
 

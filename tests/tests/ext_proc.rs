@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use knhk_decision::bucket;
 use knhk_tests::cli::Cli;
-use knhk_tests::envoy::{EXT_PROC as PROCESS_FILTER, Envoy, EnvoyConfig, EnvoyOptions};
-use knhk_tests::load::{Answer, Ask, Client, USER, ask_each};
-use knhk_tests::mesh::{BOTH, EXT_PROC, HOST, Mesh, NAME, RolloutFile, user};
+use knhk_tests::envoy::EXT_PROC as PROCESS_FILTER;
+use knhk_tests::ext_proc::{
+    ask, counter, decisions, filter, newest_of, outcomes, patient, payload, receipt, start, until_asked,
+    until_outcomes, until_recorded, until_refused,
+};
+use knhk_tests::load::{Ask, Client, USER, ask_each};
+use knhk_tests::mesh::{HOST, Mesh, NAME, RolloutFile, user};
 use knhk_tests::service::REGION;
 use knhk_tests::small_disk::SmallDisk;
-use knhk_tests::wait::{self, SOON};
+use knhk_tests::wait::SOON;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -19,108 +23,10 @@ use tokio::net::TcpStream;
 /// Longer than any test: who waits for this is cut off first.
 const NEVER: Duration = Duration::from_secs(600);
 
-async fn patient(mesh: &Mesh) -> EnvoyConfig {
-    let mut config = mesh.config(EXT_PROC).expect("the operators' configuration");
-    config.make_patient().expect("the filter");
-    config
-}
-
-async fn start(config: EnvoyConfig) -> Envoy {
-    Envoy::start(config, EnvoyOptions::default())
-        .await
-        .expect("Envoy starts")
-}
-
-fn filter(config: &mut EnvoyConfig) -> &mut Value {
-    &mut config.http_filter(PROCESS_FILTER).expect("the filter")["typed_config"]
-}
-
-async fn ask(envoy: &Envoy, ask: Ask) -> Answer {
-    Client::new(envoy.address())
-        .ask(&ask)
-        .await
-        .expect("it is answered")
-}
-
-fn receipt(answer: &Answer) -> Option<String> {
-    answer.header("x-knhk-receipt").map(str::to_owned)
-}
-
-/// What a receipt says.
-async fn payload(cli: &Cli, id: &str) -> Value {
-    cli.json(&["receipt", "get", id]).await.expect("a receipt")["payload"].clone()
-}
-
-/// IDs of all decisions, newest first.
-async fn decisions(cli: &Cli) -> Vec<String> {
-    let list = cli
-        .json(&["receipt", "list", "--kind", "decision", "--limit", "1000"])
-        .await
-        .expect("a list");
-    let rows = list["receipts"].as_array().expect("receipts");
-    rows.iter()
-        .map(|row| row["id"].as_str().expect("an ID").to_owned())
-        .collect()
-}
-
-/// Waits for this many decisions in the log, and gives the newest.
-async fn newest_of(cli: &Cli, count: usize) -> Value {
-    let newest = wait::until(&format!("{count} decisions"), SOON, || async {
-        let all = decisions(cli).await;
-        if all.len() == count {
-            Ok(all[0].clone())
-        } else {
-            Err(format!("{}", all.len()))
-        }
-    })
-    .await
-    .expect("it is recorded");
-    payload(cli, &newest).await
-}
-
-/// A counter of the service, as it stands.
-async fn counter(mesh: &Mesh, line: &str) -> u64 {
-    let metrics = mesh.service.metrics().await.expect("metrics");
-    let value = metrics
-        .lines()
-        .find_map(|candidate| candidate.strip_prefix(line)?.strip_prefix(' '));
-    value
-        .unwrap_or_else(|| panic!("no {line} in {metrics}"))
-        .parse()
-        .expect("a number")
-}
-
-async fn outcomes(mesh: &Mesh, outcome: &str) -> u64 {
-    counter(mesh, &format!("knhk_exchanges_total{{outcome=\"{outcome}\"}}")).await
-}
-
-async fn until_outcomes(mesh: &Mesh, outcome: &str, count: u64) {
-    wait::until(&format!("{count} {outcome}"), SOON, || async {
-        match outcomes(mesh, outcome).await {
-            found if found == count => Ok(()),
-            found => Err(format!("{found}")),
-        }
-    })
-    .await
-    .expect("it is counted");
-}
-
-/// Waits until the upstreams have seen this many requests.
-async fn until_asked(mesh: &Mesh, count: u64) {
-    wait::until(&format!("{count} requests at the upstreams"), SOON, || async {
-        match mesh.stable.requests() + mesh.canary.requests() {
-            seen if seen >= count => Ok(()),
-            seen => Err(format!("{seen}")),
-        }
-    })
-    .await
-    .expect("they arrive");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn each_request_has_a_receipt_with_its_outcome_that_verifies_and_replays() {
     let mesh = Mesh::start().await.expect("the mesh starts");
-    let envoy = start(patient(&mesh).await).await;
+    let envoy = start(patient(&mesh)).await;
     mesh.apply(&RolloutFile::at(50.0)).await.expect("it is applied");
     mesh.canary.fail(1.0);
     let key = |number: usize| format!("very-secret-user-{number}");
@@ -192,7 +98,7 @@ async fn forged_headers_change_nothing_with_and_without_envoys_own_deletion() {
     let mesh = Mesh::start().await.expect("the mesh starts");
     mesh.apply(&RolloutFile::at(50.0)).await.expect("it is applied");
     for own_deletion in [true, false] {
-        let mut config = patient(&mesh).await;
+        let mut config = patient(&mesh);
         if !own_deletion {
             let manager = config.connection_manager().expect("the connection manager");
             let fields = manager.as_object_mut().expect("an object");
@@ -229,7 +135,7 @@ async fn forged_headers_change_nothing_with_and_without_envoys_own_deletion() {
 async fn a_route_says_what_is_recorded_and_a_wrong_value_is_refused_by_name() {
     let mesh = Mesh::start().await.expect("the mesh starts");
     mesh.apply(&RolloutFile::at(100.0)).await.expect("it is applied");
-    let mut config = patient(&mesh).await;
+    let mut config = patient(&mesh);
     let metadata = |option: &str, value: &str| {
         json!({ PROCESS_FILTER: {
             "@type": "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
@@ -280,7 +186,7 @@ async fn a_route_says_what_is_recorded_and_a_wrong_value_is_refused_by_name() {
 async fn what_no_upstream_answered_is_recorded_as_the_client_saw_it() {
     let mesh = Mesh::start().await.expect("the mesh starts");
     mesh.apply(&RolloutFile::at(100.0)).await.expect("it is applied");
-    let mut config = patient(&mesh).await;
+    let mut config = patient(&mesh);
     let nobody = knhk_tests::ports::Port::reserve().expect("a free port");
     config.set_cluster("canary", nobody.address()).expect("a cluster");
     let envoy = start(config).await;
@@ -297,7 +203,7 @@ async fn what_no_upstream_answered_is_recorded_as_the_client_saw_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_whose_client_goes_away_is_recorded_without_a_status() {
     let mesh = Mesh::start().await.expect("the mesh starts");
-    let envoy = start(patient(&mesh).await).await;
+    let envoy = start(patient(&mesh)).await;
     mesh.apply(&RolloutFile::at(100.0)).await.expect("it is applied");
     mesh.canary.delay(NEVER);
     let mut client = TcpStream::connect(envoy.address()).await.expect("Envoy listens");
@@ -323,7 +229,7 @@ async fn a_request_whose_client_goes_away_is_recorded_without_a_status() {
 async fn a_service_that_is_killed_under_a_request_or_away_is_envoys_to_decide() {
     for allow in [false, true] {
         let mut mesh = Mesh::start().await.expect("the mesh starts");
-        let mut config = patient(&mesh).await;
+        let mut config = patient(&mesh);
         filter(&mut config)["failure_mode_allow"] = json!(allow);
         let envoy = start(config).await;
         mesh.apply(&RolloutFile::at(100.0)).await.expect("it is applied");
@@ -347,18 +253,41 @@ async fn a_service_that_is_killed_under_a_request_or_away_is_envoys_to_decide() 
 
         mesh.canary.delay(Duration::ZERO);
         mesh.service.up().await.expect("it starts again on its data");
-        wait::until("a receipt again", SOON, || async {
-            receipt(&Client::new(address).ask(&user("u1")).await?).ok_or_else(|| "none".to_owned())
-        })
-        .await
-        .expect("it records again");
+        until_recorded(&envoy).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_does_not_answer_is_envoys_to_decide() {
+    for allow in [false, true] {
+        let mesh = Mesh::start().await.expect("the mesh starts");
+        mesh.apply(&RolloutFile::at(100.0)).await.expect("it is applied");
+        let mut config = patient(&mesh);
+        filter(&mut config)["failure_mode_allow"] = json!(allow);
+        filter(&mut config)["message_timeout"] = json!("1s");
+        let envoy = start(config).await;
+        until_recorded(&envoy).await;
+        let frozen = mesh
+            .service
+            .process()
+            .expect("it runs")
+            .freeze()
+            .await
+            .expect("it stops");
+        let answer = ask(&envoy, user("u2")).await;
+        // Envoy's own status of a timeout: `status_on_error` is not for this.
+        let expected = if allow { (200, "v1") } else { (504, "") };
+        assert_eq!((answer.status, answer.version()), expected, "allowed: {allow}");
+        assert_eq!(receipt(&answer), None);
+        drop(frozen);
+        until_recorded(&envoy).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn asked_to_end_the_service_records_what_is_under_way() {
     let mut mesh = Mesh::start().await.expect("the mesh starts");
-    let envoy = start(patient(&mesh).await).await;
+    let envoy = start(patient(&mesh)).await;
     mesh.apply(&RolloutFile::at(100.0)).await.expect("it is applied");
     mesh.canary.delay(Duration::from_secs(1));
     let address = envoy.address();
@@ -380,8 +309,8 @@ async fn a_full_disk_is_answered_as_the_route_says_and_forgotten_when_there_is_r
     mesh.service = knhk_tests::service::Service::stopped_in(disk.path()).expect("a directory");
     mesh.service.up().await.expect("the service starts");
     mesh.apply(&RolloutFile::at(100.0)).await.expect("it is applied");
-    let closed = start(patient(&mesh).await).await;
-    let mut config = patient(&mesh).await;
+    let closed = start(patient(&mesh)).await;
+    let mut config = patient(&mesh);
     config
         .set_process_option("on_error", "open")
         .expect("the options");
@@ -389,15 +318,7 @@ async fn a_full_disk_is_answered_as_the_route_says_and_forgotten_when_there_is_r
     assert!(receipt(&ask(&closed, user("u1")).await).is_some());
 
     disk.fill().expect("it is full");
-    wait::until("the log to fail", SOON, || async {
-        let answer = Client::new(closed.address()).ask(&user("u1")).await?;
-        match receipt(&answer) {
-            None => Ok(()),
-            Some(id) => Err(id),
-        }
-    })
-    .await
-    .expect("there is no room for receipts");
+    until_refused(&closed).await;
     let refused = ask(&closed, user("u1")).await;
     assert_eq!(
         (refused.status, refused.header("x-knhk-reason"), receipt(&refused)),
@@ -412,86 +333,15 @@ async fn a_full_disk_is_answered_as_the_route_says_and_forgotten_when_there_is_r
 
     disk.free().expect("there is room");
     for envoy in [&closed, &open] {
-        wait::until("a receipt again", SOON, || async {
-            receipt(&Client::new(envoy.address()).ask(&user("u1")).await?).ok_or_else(|| "none".to_owned())
-        })
-        .await
-        .expect("it records again");
+        until_recorded(envoy).await;
     }
-}
-
-/// The filter, Check and Process in one chain, in this order.
-async fn all_three(mesh: &Mesh) -> EnvoyConfig {
-    let mut config = mesh.config(BOTH).expect("the operators' configuration");
-    let process = patient(mesh)
-        .await
-        .http_filter(PROCESS_FILTER)
-        .expect("the filter")
-        .clone();
-    config.make_patient().expect("the filters");
-    let filters = config.http_filters().expect("the filters");
-    filters.insert(filters.len() - 1, process);
-    config
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn behind_the_filter_and_check_nothing_is_recorded_twice() {
-    let mesh = Mesh::start().await.expect("the mesh starts");
-    let envoy = start(all_three(&mesh).await).await;
-    mesh.apply(&RolloutFile::at(50.0).with("record", json!("all")))
-        .await
-        .expect("it is applied");
-    mesh.until_current(&envoy, NAME).await.expect("the filter has it");
-    let cli = mesh.cli().expect("the command line");
-    let before = decisions(&cli).await.len();
-    for number in 0..20 {
-        let answer = ask(&envoy, user(&format!("user-{number}"))).await;
-        let id = receipt(&answer).expect("a receipt");
-        assert_eq!(
-            answer.seen("receipt"),
-            Some(id.as_str()),
-            "Check's, which the upstream saw"
-        );
-        assert_eq!(payload(&cli, &id).await["via"], "ext_authz");
-    }
-    assert_eq!(decisions(&cli).await.len(), before + 20, "one a request");
-
-    // Without Check's metadata each of the two records what its own options say.
-    let mut config = all_three(&mesh).await;
-    filter(&mut config)
-        .as_object_mut()
-        .expect("an object")
-        .remove("metadata_options")
-        .expect("it is there");
-    let envoy = start(config).await;
-    mesh.until_current(&envoy, NAME).await.expect("the filter has it");
-    let before = decisions(&cli).await.len();
-    let id = receipt(&ask(&envoy, user("u1")).await).expect("a receipt");
-    assert_eq!(payload(&cli, &id).await["via"], "ext_proc");
-    assert_eq!(decisions(&cli).await.len(), before + 2);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_answer_of_an_earlier_filter_reaches_the_client() {
-    let mesh = Mesh::start().await.expect("the mesh starts");
-    let mut config = all_three(&mesh).await;
-    // Check refuses every request of a route whose options are wrong.
-    config.check_options().expect("the options")["record"] = json!("some");
-    let envoy = start(config).await;
-    let answer = ask(&envoy, user("u1")).await;
-    assert_eq!(
-        (answer.status, answer.header("x-knhk-reason"), receipt(&answer)),
-        (503, Some("bad_route_option"), None)
-    );
-    until_outcomes(&mesh, "not_decided", 1).await;
-    assert_eq!(counter(&mesh, "knhk_exchange_violations_total").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_observability_mode_requests_are_recorded_and_never_wait() {
     let mesh = Mesh::start().await.expect("the mesh starts");
     mesh.apply(&RolloutFile::at(100.0)).await.expect("it is applied");
-    let mut config = patient(&mesh).await;
+    let mut config = patient(&mesh);
     filter(&mut config)["observability_mode"] = json!(true);
     let envoy = start(config).await;
     let answer = ask(&envoy, user("u1")).await;

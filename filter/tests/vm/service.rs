@@ -254,11 +254,14 @@ fn a_request_counts_once_whichever_callback_comes_first() {
 }
 
 #[test]
-fn what_ext_authz_refused_says_nothing_about_a_version() {
+fn what_the_service_refused_or_was_not_there_to_allow_says_nothing_about_a_version() {
     let (mut worker, plugin) = Worker::running(&[rule(0, 1)]);
     let answers = [
         (503, "ext_authz_error", false),
         (403, "ext_authz_denied", false),
+        (500, "ext_proc_error_gRPC_error_14", false),
+        (504, "ext_proc_error_per-message_timeout_exceeded", false),
+        (503, "knhk_not_recorded", false),
         (
             503,
             "upstream_reset_before_response_started{connection_failure}",
