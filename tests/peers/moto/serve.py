@@ -3,7 +3,7 @@
 Where moto 5.2.5 differs from AWS KMS in what KNHK relies on, it is corrected here:
 - Sign with MessageType=DIGEST signs the digest as it is, and refuses one of the wrong length. (moto hashes it again.)
 - Sign and GetPublicKey refuse a key that is disabled or to be deleted.
-- GetPublicKey names the key by its ARN.
+- GetPublicKey names the key by its ARN, and says KeySpec, whose old name moto uses.
 - ListKeys pages by Limit and Marker.
 Reference: the API pages of these operations, and "Key states of AWS KMS keys", in the AWS KMS documentation.
 """
@@ -27,7 +27,7 @@ DIGESTS = {
     "ECDSA_SHA_384": hashes.SHA384(),
     "ECDSA_SHA_512": hashes.SHA512(),
 }
-KEYS_A_PAGE = 100  # what AWS returns without a Limit
+KEYS_A_PAGE = 3  # AWS may return fewer keys than Limit says: whoever reads the list has to follow its pages
 
 
 def refuse_unless_enabled(key: Key) -> None:
@@ -81,13 +81,13 @@ def get_public_key(self: KmsResponse) -> str:
     if key.key_spec == "SYMMETRIC_DEFAULT":
         raise JsonRESTError("UnsupportedOperationException", "symmetric keys have no public key")
     refuse_unless_enabled(key)
-    return json.dumps({**json.loads(moto_public_key(self)), "KeyId": key.arn})
+    return json.dumps({**json.loads(moto_public_key(self)), "KeyId": key.arn, "KeySpec": key.key_spec})
 
 
 def list_keys(self: KmsResponse) -> str:
     keys = sorted(self.kms_backend.list_keys(), key=lambda key: key.id)
     after = self._get_param("Marker") or ""
-    limit = int(self._get_param("Limit") or KEYS_A_PAGE)
+    limit = min(int(self._get_param("Limit") or 100), KEYS_A_PAGE)
     rest = [key for key in keys if key.id > after]
     page = rest[:limit]
     truncated = len(rest) > limit

@@ -40,6 +40,10 @@ where
     E: Error + ProvideErrorMetadata + 'static,
 {
     match error {
+        // The SDK takes a body that it cannot read for an error of the service.
+        SdkError::ServiceError(answer) if answer.raw().status().is_success() => {
+            Failure::Unknown(call.malformed_answer(network::chain(answer.err())))
+        }
         SdkError::ServiceError(answer) => {
             let status = answer.raw().status().as_u16();
             let error = answer.err();
