@@ -216,3 +216,134 @@ fn map_of(d: &mut Decoder<'_>, len: u64) -> Result<(), DecodeError> {
         Err(e) => Err(DecodeError::malformed(FIELD, &e)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::payload::to_hex;
+    use crate::testing::TestSigner;
+
+    fn receipt() -> CoseReceipt {
+        CoseReceipt {
+            tree_size: 42,
+            leaf_index: 7,
+            path: vec![[0xaa; 32], [0xbb; 32]],
+            signed: RootSignature {
+                kid: [0x11; 32],
+                signature: [0x22; 64],
+            },
+        }
+    }
+
+    /// Fixed for ever: verifiers elsewhere read these bytes.
+    #[test]
+    fn the_bytes_are_those_of_rfc_9942() {
+        let expected = [
+            "d284",
+            "582aa3",
+            "0126",
+            &format!("045820{}", "11".repeat(32)),
+            "19018b01",
+            "a119018ca120815848",
+            &format!("83182a07825820{}5820{}", "aa".repeat(32), "bb".repeat(32)),
+            "f6",
+            &format!("5840{}", "22".repeat(64)),
+        ];
+        assert_eq!(to_hex(&receipt().to_bytes()), expected.concat());
+        let structure = [
+            "846a5369676e617475726531",
+            "582aa3",
+            "0126",
+            &format!("045820{}", "11".repeat(32)),
+            "19018b01",
+            "40",
+            &format!("5820{}", "33".repeat(32)),
+        ];
+        let structure = structure.concat();
+        let bytes: Vec<u8> = (0..structure.len())
+            .step_by(2)
+            .map(|at| u8::from_str_radix(&structure[at..at + 2], 16).expect("hexadecimal"))
+            .collect();
+        let digest: [u8; 32] = Sha256::digest(bytes).into();
+        assert_eq!(RootSignature::digest(&[0x11; 32], &[0x33; 32]), digest);
+    }
+
+    #[test]
+    fn only_a_signature_by_its_key_over_its_root_is_taken() {
+        let (signer, root) = (TestSigner::new(1), [5; 32]);
+        let key = signer.public_key();
+        let der = signer.sign(&RootSignature::digest(&key.key_id(), &root));
+        let signed = RootSignature::new(&key, &root, &der).expect("its own");
+        assert!(signed.verifies(&key, &root));
+        assert!(!signed.verifies(&key, &[6; 32]));
+        assert!(!signed.verifies(&TestSigner::new(2).public_key(), &root));
+        assert_eq!(RootSignature::new(&key, &[6; 32], &der), None);
+        assert_eq!(
+            RootSignature::new(&TestSigner::new(2).public_key(), &root, &der),
+            None
+        );
+        assert_eq!(RootSignature::new(&key, &root, &der[1..]), None);
+    }
+
+    #[test]
+    fn other_encodings_and_other_headers_are_refused() {
+        let good = receipt().to_bytes();
+        assert_eq!(CoseReceipt::from_bytes(&good), Ok(receipt()));
+        for at in 0..good.len() {
+            assert!(CoseReceipt::from_bytes(&good[..at]).is_err(), "{at} bytes");
+        }
+        let longer = [good.as_slice(), &[0]].concat();
+        assert_eq!(
+            CoseReceipt::from_bytes(&longer),
+            Err(DecodeError::NotDeterministic)
+        );
+        // Untagged.
+        assert!(CoseReceipt::from_bytes(&good[1..]).is_err());
+        // ES384, and another structure.
+        for (from, to) in [("0126", "013822"), ("19018b01", "19018b02")] {
+            let bytes: Vec<u8> = to_hex(&good).replace(from, to).into_bytes();
+            let bytes: Vec<u8> = bytes
+                .chunks(2)
+                .map(|pair| {
+                    u8::from_str_radix(std::str::from_utf8(pair).expect("text"), 16).expect("hexadecimal")
+                })
+                .collect();
+            assert!(CoseReceipt::from_bytes(&bytes).is_err(), "{to}");
+        }
+        assert_eq!(
+            CoseReceipt::from_bytes(&vec![0; MAX_COSE_BYTES + 1])
+                .expect_err("too large")
+                .label(),
+            "too_large"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_receipt_round_trips(
+            tree_size: u64,
+            leaf_index: u64,
+            path in prop::collection::vec(any::<[u8; 32]>(), 0..=MAX_PATH_HASHES),
+            kid: [u8; 32],
+            signature in any::<[u8; 32]>(),
+        ) {
+            let signature = [signature, signature].concat().try_into().expect("64 bytes");
+            let signed = RootSignature { kid, signature };
+            let receipt = CoseReceipt { tree_size, leaf_index, path, signed };
+            prop_assert_eq!(CoseReceipt::from_bytes(&receipt.to_bytes()), Ok(receipt));
+        }
+
+        #[test]
+        fn any_change_is_refused_or_read_as_it_is(at: prop::sample::Index, bit in 0..8_u8) {
+            let mut bytes = receipt().to_bytes();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            if let Ok(changed) = CoseReceipt::from_bytes(&bytes) {
+                prop_assert_ne!(&changed, &receipt());
+                prop_assert_eq!(changed.to_bytes(), bytes);
+            }
+        }
+    }
+}

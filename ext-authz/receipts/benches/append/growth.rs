@@ -4,11 +4,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use knhk_receipts::Log;
-use knhk_receipts::payload::samples;
 use tokio::task::JoinSet;
 
-use crate::open;
 use crate::times::Times;
+use crate::{open, payload};
 
 /// About 5 GB.
 pub(crate) const MOST: u64 = 10_000_000;
@@ -63,13 +62,13 @@ async fn fill(log: &Log, size: u64) -> f64 {
         let log = log.clone();
         running.spawn(async move {
             while log.size() + FILLERS * AT_ONCE < size {
-                let payloads = (0..AT_ONCE).map(samples::decision).collect();
+                let payloads = (0..AT_ONCE).map(payload).collect();
                 log.append(payloads).await.expect("appends");
             }
         });
     }
     running.join_all().await;
-    log.append((log.size()..size).map(samples::decision).collect())
+    log.append((log.size()..size).map(payload).collect())
         .await
         .expect("appends");
     (size - before) as f64 / begun.elapsed().as_secs_f64()
@@ -80,7 +79,7 @@ async fn appends(log: &Log) -> Times {
     let mut times = Vec::new();
     for i in 0..SAMPLES as u64 {
         let begun = Instant::now();
-        log.append(vec![samples::decision(i)]).await.expect("appends");
+        log.append(vec![payload(i)]).await.expect("appends");
         times.push(begun.elapsed());
     }
     Times::new(times, begun.elapsed())
@@ -89,7 +88,7 @@ async fn appends(log: &Log) -> Times {
 /// How long a flush takes that covers a tick's worth of entries.
 async fn flush(log: &Log) -> Duration {
     log.flush_now().await.expect("flushes");
-    log.append((0..10_000).map(samples::decision).collect())
+    log.append((0..10_000).map(payload).collect())
         .await
         .expect("appends");
     let begun = Instant::now();

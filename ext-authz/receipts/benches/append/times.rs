@@ -13,6 +13,10 @@ impl Times {
         Self { sorted, over }
     }
 
+    pub(crate) fn count(&self) -> f64 {
+        self.sorted.len() as f64
+    }
+
     pub(crate) fn rate(&self) -> f64 {
         self.sorted.len() as f64 / self.over.as_secs_f64()
     }

@@ -32,6 +32,7 @@ mod segments;
 mod tail;
 mod tiles;
 mod writer;
+mod writing;
 
 #[cfg(test)]
 mod tests;
@@ -57,6 +58,7 @@ pub use reading::Scan;
 pub use rotation::MAX_WHO_BYTES;
 use segments::Segments;
 use writer::Writer;
+use writing::Writing;
 
 use crate::checkpoint::SignedCheckpoint;
 use crate::entry::Prepared;
@@ -385,19 +387,16 @@ fn start(
         publisher.book().kept().reader(),
     );
 
-    let writing = {
-        let (queue, last_error) = (Arc::clone(&queue), Arc::clone(&last_write_error));
-        let (lock, backlog) = (Arc::clone(&lock), Arc::clone(&backlog));
-        move || {
-            let _lock = lock;
-            let _told = TellWaiting(&queue);
-            write(&queue, writer, &backlog, &last_error);
-        }
+    let writing = Writing {
+        queue: Arc::clone(&queue),
+        writer,
+        backlog: Arc::clone(&backlog),
+        last_error: Arc::clone(&last_write_error),
+        lock: Arc::clone(&lock),
     };
-    let writer = thread::Builder::new()
-        .name("knhk-log".to_owned())
-        .spawn(writing)
-        .map_err(LogError::io("start the thread that writes", LOG_DIR))?;
+    let writer = writing
+        .start()
+        .map_err(LogError::io("start the threads that write", LOG_DIR))?;
 
     let flusher = Flusher {
         publisher,
@@ -433,41 +432,6 @@ fn start(
     Ok(Log {
         inner: Arc::new(inner),
     })
-}
-
-/// When the writer's thread ends, even by a panic, nobody waits for it any longer.
-struct TellWaiting<'q>(&'q Queue);
-
-impl Drop for TellWaiting<'_> {
-    fn drop(&mut self) {
-        self.0.abandon();
-    }
-}
-
-/// The writer's thread.
-fn write(queue: &Queue, mut writer: Writer, backlog: &Backlog, last_error: &Mutex<Option<LogError>>) {
-    while let Some(requests) = queue.take() {
-        let entries: Vec<_> = requests.iter().flat_map(|request| &request.entries).collect();
-        let result = writer.commit(&entries);
-        backlog.grown(writer.segments().size());
-        let mut last = last_error.lock().unwrap_or_else(PoisonError::into_inner);
-        match (last.as_ref(), &result) {
-            (None, Err(error)) => tracing::error!(%error, label = error.label(), "entries are refused"),
-            (Some(_), Ok(_)) => tracing::info!("entries are accepted again"),
-            _ => {}
-        }
-        *last = result.as_ref().err().cloned();
-        drop(last);
-        let mut next = result;
-        for request in requests {
-            let answer = next
-                .clone()
-                .map(|first| first..first + request.entries.len() as u64);
-            next = next.map(|first| first + request.entries.len() as u64);
-            // Who no longer waits has its entries in the log all the same.
-            let _ = request.answer.send(answer);
-        }
-    }
 }
 
 fn prepared(env: &Env, payload: Vec<u8>) -> Prepared {
