@@ -85,7 +85,11 @@ impl Acceptor {
                 Ok(TlsConnection::new(stream.into(), peer, remote))
             }
             Err(error) => {
-                self.identity.observer().handshake(Side::Server, error.label());
+                let observer = self.identity.observer();
+                if let HandshakeError::Peer(refused) = &error {
+                    observer.peer_refused(Side::Server, refused);
+                }
+                observer.handshake(Side::Server, error.label());
                 if let HandshakeError::Broken(_) = &error {
                     // Port scanners and health checks connect and go away: no news.
                     tracing::debug!(%remote, "no handshake: {error}");
@@ -102,13 +106,8 @@ impl Acceptor {
         // Small answers should not wait for an acknowledgement; without it they do, and that is all.
         let _ = tcp.set_nodelay(true);
         let seen: Seen = Arc::new(OnceLock::new());
-        let moment = Moment::Fixed(Arc::clone(&snapshot));
-        let proof = Proof::new(
-            moment,
-            Arc::clone(&self.allow),
-            Side::Client,
-            Some(Arc::clone(&seen)),
-        );
+        let moment = Moment::Fixed(Arc::clone(&snapshot), Arc::clone(&seen));
+        let proof = Proof::new(moment, Arc::clone(&self.allow), Side::Client);
         let sessions = self.sessions_of(&snapshot);
         let config = server_config(proof, self.alpn, sessions, self.identity.env());
         let accepted = TlsAcceptor::from(Arc::new(config)).accept(tcp).await;

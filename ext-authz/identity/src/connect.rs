@@ -50,7 +50,11 @@ impl Connector {
             Err(_) => Err(HandshakeError::Timeout(HANDSHAKE_WITHIN)),
         };
         let outcome = ended.as_ref().map_or_else(HandshakeError::label, |_| "full");
-        self.identity.observer().handshake(Side::Client, outcome);
+        let observer = self.identity.observer();
+        observer.handshake(Side::Client, outcome);
+        if let Err(HandshakeError::Peer(refused)) = &ended {
+            observer.peer_refused(Side::Client, refused);
+        }
         let (stream, peer) = ended?;
         let remote = stream.get_ref().0.peer_addr().map_err(HandshakeError::Broken)?;
         Ok(TlsConnection::new(stream.into(), peer, remote))
@@ -65,13 +69,8 @@ impl Connector {
         // An address is not sent as a name (RFC 6066, section 3), and nothing here depends on one.
         let remote = tcp.peer_addr().map_err(HandshakeError::Broken)?;
         let seen: Seen = Arc::new(OnceLock::new());
-        let moment = Moment::Fixed(snapshot);
-        let proof = Proof::new(
-            moment,
-            Arc::clone(&self.allow),
-            Side::Server,
-            Some(Arc::clone(&seen)),
-        );
+        let moment = Moment::Fixed(snapshot, Arc::clone(&seen));
+        let proof = Proof::new(moment, Arc::clone(&self.allow), Side::Server);
         let config = client_config(proof, &[self.alpn], self.identity.env());
         let name = ServerName::IpAddress(remote.ip().into());
         let connected = TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
@@ -89,10 +88,11 @@ type Shaken = (tokio_rustls::client::TlsStream<TcpStream>, Peer);
 
 impl Identity {
     /// For clients that want a configuration of rustls, such as reqwest's `tls_backend_preconfigured`. It may be kept: each
-    /// handshake uses what is held at its moment. Whom `allow` does not mean is refused, and logged.
+    /// handshake uses what is held at its moment. Whom `allow` does not mean is refused, logged and counted; good
+    /// handshakes are not counted, because nobody says when they end.
     pub fn client_config(&self, allow: Allow, alpn: &[Alpn]) -> ClientConfig {
         let moment = Moment::Live(self.clone());
-        let proof = Proof::new(moment, Arc::new(allow), Side::Server, None);
+        let proof = Proof::new(moment, Arc::new(allow), Side::Server);
         client_config(proof, alpn, self.env())
     }
 }

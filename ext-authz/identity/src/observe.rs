@@ -1,6 +1,6 @@
 //! What metrics are told.
 
-use crate::peer::Side;
+use crate::peer::{PeerError, Side};
 use crate::refusal::Refusal;
 use crate::snapshot::Snapshot;
 use crate::source::SourceError;
@@ -21,6 +21,10 @@ pub trait Observer: Send + Sync {
 
     /// A handshake ended, in which we played this part. `outcome` is one of [`OUTCOMES`].
     fn handshake(&self, _ours: Side, _outcome: &'static str) {}
+
+    /// A peer was refused in a handshake in which we played this part: for receipts. It is counted by
+    /// [`Observer::handshake`] as well.
+    fn peer_refused(&self, _ours: Side, _error: &PeerError) {}
 }
 
 /// Tells nobody.

@@ -5,13 +5,13 @@ use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::identity::{is_low, why_none};
 use crate::view::View;
 
 /// The identity as people and probes see it. Times are RFC 3339, in UTC.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The SVID that is held; it may have ended.
     pub svid: Option<SvidStatus>,
@@ -30,7 +30,7 @@ pub struct Status {
 }
 
 /// An SVID.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SvidStatus {
     /// Whose it is.
     pub spiffe_id: String,
@@ -47,7 +47,7 @@ pub struct SvidStatus {
 }
 
 /// The Workload API.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceStatus {
     /// Where it is.
     pub endpoint: String,
@@ -62,7 +62,7 @@ pub struct SourceStatus {
 }
 
 /// Whether traffic can be served.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "state", content = "detail")]
 pub enum Readiness {
     /// A valid SVID is held.

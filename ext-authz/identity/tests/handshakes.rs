@@ -42,14 +42,22 @@ fn env() -> (Env, Arc<Hand>) {
     (env, clock)
 }
 
-/// Hands on how handshakes of the server end.
-struct Outcomes(mpsc::UnboundedSender<&'static str>);
+/// Hands on how handshakes of the server end, and remembers whom it refused last.
+struct Outcomes {
+    ends: mpsc::UnboundedSender<&'static str>,
+    refused: Arc<Mutex<Option<PeerError>>>,
+}
 
 impl Observer for Outcomes {
     fn handshake(&self, ours: Side, outcome: &'static str) {
         if ours == Side::Server {
-            let _ = self.0.send(outcome);
+            let _ = self.ends.send(outcome);
         }
+    }
+
+    fn peer_refused(&self, ours: Side, error: &PeerError) {
+        assert_eq!(ours, Side::Server);
+        *self.refused.lock().expect("not poisoned") = Some(error.clone());
     }
 }
 
@@ -57,14 +65,20 @@ impl Observer for Outcomes {
 struct Server {
     address: String,
     outcomes: mpsc::UnboundedReceiver<&'static str>,
+    refused: Arc<Mutex<Option<PeerError>>>,
     held: Held,
     identity: Identity,
 }
 
 impl Server {
     async fn start(svid: &Svid, trusted: &[&Authority], allow: Allow, env: Env) -> Self {
-        let (give, outcomes) = mpsc::unbounded_channel();
-        let (identity, held) = identity(svid, trusted, env, Arc::new(Outcomes(give)));
+        let (ends, outcomes) = mpsc::unbounded_channel();
+        let refused = Arc::new(Mutex::new(None));
+        let observer = Outcomes {
+            ends,
+            refused: Arc::clone(&refused),
+        };
+        let (identity, held) = identity(svid, trusted, env, Arc::new(observer));
         let acceptor = Acceptor::new(identity.clone(), allow, Alpn::Http2);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let mut incoming = TlsIncoming::new(listener, acceptor).expect("an address");
@@ -82,6 +96,7 @@ impl Server {
         Self {
             address,
             outcomes,
+            refused,
             held,
             identity,
         }
@@ -226,6 +241,14 @@ async fn a_bad_client_is_refused_with_the_alert_that_says_why() {
         let answer = ask(&Arc::new(client(svid.as_ref())), &server.address).await;
         assert_eq!(answer.expect_err(outcome), alert, "{outcome}");
         assert_eq!(server.outcome().await, outcome);
+        let told = server.refused.lock().expect("not poisoned").take();
+        assert_eq!(told.is_some(), svid.is_some(), "{outcome}");
+        let id = told.as_ref().and_then(PeerError::id);
+        assert_eq!(
+            id.is_some(),
+            told.is_some() && outcome != "not_svid",
+            "the ID that was seen"
+        );
     }
     let good = authority.svid("/ns/prod/web", always());
     ask(&Arc::new(client(Some(&good))), &server.address)

@@ -164,6 +164,7 @@ async fn grpc(stream: UnixStream, body: &'static [u8], then: Then) {
     let Ok(mut connection) = h2::server::handshake(stream).await else {
         return;
     };
+    let mut answers = Vec::new();
     while let Some(Ok((_, mut respond))) = connection.accept().await {
         let head = tonic::codegen::http::Response::builder()
             .header("content-type", "application/grpc")
@@ -177,6 +178,8 @@ async fn grpc(stream: UnixStream, body: &'static [u8], then: Then) {
             let _ = futures::future::poll_immediate(connection.accept()).await;
             return;
         }
+        // Dropped, it would end its stream.
+        answers.push(send);
     }
 }
 

@@ -20,8 +20,8 @@ use crate::snapshot::Snapshot;
 /// Which snapshot a handshake uses.
 #[derive(Clone)]
 pub(crate) enum Moment {
-    /// The one of the moment it began.
-    Fixed(Arc<Snapshot>),
+    /// The one of the moment it began; the verdict on the peer is left beside it.
+    Fixed(Arc<Snapshot>, Seen),
     /// For a configuration that outlives snapshots: the one that is held when it asks.
     Live(Identity),
 }
@@ -29,7 +29,7 @@ pub(crate) enum Moment {
 impl Moment {
     fn snapshot(&self) -> Result<Arc<Snapshot>, NoSvid> {
         match self {
-            Self::Fixed(snapshot) => Ok(Arc::clone(snapshot)),
+            Self::Fixed(snapshot, _) => Ok(Arc::clone(snapshot)),
             Self::Live(identity) => identity.current(),
         }
     }
@@ -43,18 +43,16 @@ pub(crate) struct Proof {
     moment: Moment,
     allow: Arc<Allow>,
     theirs: Side,
-    seen: Option<Seen>,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl Proof {
     /// `theirs` is the part that the peer plays.
-    pub(crate) fn new(moment: Moment, allow: Arc<Allow>, theirs: Side, seen: Option<Seen>) -> Self {
+    pub(crate) fn new(moment: Moment, allow: Arc<Allow>, theirs: Side) -> Self {
         Self {
             moment,
             allow,
             theirs,
-            seen,
             algorithms: default_provider().signature_verification_algorithms,
         }
     }
@@ -84,14 +82,26 @@ impl Proof {
         let unix = std::time::Duration::from_secs(now.as_secs());
         let verdict = snapshot.verify(self.theirs, &chain, &self.allow, unix);
         let answer = verdict.as_ref().map(|_| ()).map_err(PeerError::as_tls);
-        match (&self.seen, verdict) {
-            (Some(seen), verdict) => {
+        match &self.moment {
+            Moment::Fixed(_, seen) => {
                 let _ = seen.set(verdict);
             }
-            (None, Err(error)) => tracing::warn!(reason = error.label(), "a peer was refused: {error}"),
-            (None, Ok(_)) => {}
+            Moment::Live(identity) => {
+                if let Err(error) = verdict {
+                    tracing::warn!(reason = error.label(), "a peer was refused: {error}");
+                    identity.observer().handshake(self.ours(), error.label());
+                    identity.observer().peer_refused(self.ours(), &error);
+                }
+            }
         }
         answer
+    }
+
+    fn ours(&self) -> Side {
+        match self.theirs {
+            Side::Client => Side::Server,
+            Side::Server => Side::Client,
+        }
     }
 
     fn only_tls13() -> Result<HandshakeSignatureValid, Error> {
