@@ -98,7 +98,7 @@ enum Stage {
 /// What there is to record of a request.
 #[derive(Debug)]
 enum Record {
-    Decision(CheckedDecision),
+    Decision(Box<CheckedDecision>),
     /// Nothing: the route says so.
     Nothing,
     /// Nothing: Check did it before, under this ID.
@@ -159,22 +159,22 @@ impl Exchange {
     /// What an event leads to. After a violation the state is what it was: [`Event::Ended`] comes next.
     pub(super) fn step(&mut self, event: Event, world: World<'_>) -> Result<Step, Violation> {
         match event {
-            Event::Message(message) => self.received(*message, world),
+            Event::Message(message) => self.received(&message, world),
             Event::Recorded(recorded) => Ok(self.recorded(recorded)),
             Event::Ended => Ok(self.ended()),
         }
     }
 
-    fn received(&mut self, message: ProcessingRequest, world: World<'_>) -> Result<Step, Violation> {
+    fn received(&mut self, message: &ProcessingRequest, world: World<'_>) -> Result<Step, Violation> {
         if let Some(config) = &message.protocol_config
             && !wire::leaves_bodies_alone(config)
         {
             return Err(Violation::BodyMode);
         }
-        let answering = Answering::of(&message);
+        let answering = Answering::of(message);
         match &message.request {
             Some(Request::RequestHeaders(headers)) => match self.stage {
-                Stage::Begun => Ok(self.requested(&message, headers, world)),
+                Stage::Begun => Ok(self.requested(message, headers, world)),
                 _ => Err(Violation::RequestHeaders),
             },
             Some(Request::ResponseHeaders(headers)) => self.responded(headers, answering, world),
@@ -338,16 +338,16 @@ fn decide(
                 .push(knhk_decision::headers::RECEIPT, receipt.to_owned());
             Record::ByCheck(receipt.to_owned())
         }
-        (None, Some(decision)) => Record::Decision(decision),
+        (None, Some(decision)) => Record::Decision(Box::new(decision)),
         (None, None) => Record::Nothing,
     };
     (record, wire::to_request(&decided.headers, headers))
 }
 
-fn record_with(decision: CheckedDecision, seen: Option<Seen>) -> Step {
+fn record_with(decision: Box<CheckedDecision>, seen: Option<Seen>) -> Step {
     Step {
         effect: Effect::Record(Box::new(OwnDecision {
-            decision,
+            decision: *decision,
             via: Via::ExtProc,
             seen,
         })),

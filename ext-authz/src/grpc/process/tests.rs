@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use knhk_decision::PolicyId;
 use knhk_proto::envoy::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
-use knhk_proto::envoy::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::BodySendMode;
+use knhk_proto::envoy::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::BodySendMode as Mode;
 use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::processing_request::Request;
 use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::processing_response::Response;
 use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::{HttpHeaders, ProtocolConfiguration};
@@ -318,7 +318,7 @@ fn a_message_that_cannot_come_ends_the_stream_and_the_decision_is_kept() {
 
 #[test]
 fn bodies_that_would_have_to_be_sent_back_are_refused() {
-    let asked = |request_body_mode: BodySendMode, response_body_mode: BodySendMode| {
+    let asked = |request_body_mode: Mode, response_body_mode: Mode| {
         let mut message = request(&[]);
         message.protocol_config = Some(ProtocolConfiguration {
             request_body_mode: request_body_mode.into(),
@@ -327,13 +327,12 @@ fn bodies_that_would_have_to_be_sent_back_are_refused() {
         });
         Run::with(&[]).send(message).map(|_| ())
     };
-    use BodySendMode::{Buffered, BufferedPartial, FullDuplexStreamed, Grpc, None, Streamed};
-    for mode in [None, Buffered, BufferedPartial, Streamed] {
+    for mode in [Mode::None, Mode::Buffered, Mode::BufferedPartial, Mode::Streamed] {
         assert_eq!(asked(mode, mode), Ok(()), "{mode:?}");
     }
-    for mode in [FullDuplexStreamed, Grpc] {
-        assert_eq!(asked(mode, None), Err(Violation::BodyMode), "{mode:?}");
-        assert_eq!(asked(None, mode), Err(Violation::BodyMode), "{mode:?}");
+    for mode in [Mode::FullDuplexStreamed, Mode::Grpc] {
+        assert_eq!(asked(mode, Mode::None), Err(Violation::BodyMode), "{mode:?}");
+        assert_eq!(asked(Mode::None, mode), Err(Violation::BodyMode), "{mode:?}");
     }
 }
 

@@ -40,14 +40,14 @@ impl Sent {
         match (&reply.response, self) {
             (Some(Response::ImmediateResponse(_)), Self::RequestHeaders | Self::ResponseHeaders)
             | (Some(Response::RequestHeaders(_)), Self::RequestHeaders)
-            | (Some(Response::ResponseHeaders(_)), Self::ResponseHeaders) => true,
+            | (Some(Response::ResponseHeaders(_)), Self::ResponseHeaders)
+            | (None, Self::Unknown) => true,
             (Some(Response::RequestBody(reply)), Self::RequestBody)
             | (Some(Response::ResponseBody(reply)), Self::ResponseBody) => reply.response.is_none(),
             (Some(Response::RequestTrailers(reply)), Self::RequestTrailers)
             | (Some(Response::ResponseTrailers(reply)), Self::ResponseTrailers) => {
                 reply.header_mutation.is_none()
             }
-            (None, Self::Unknown) => true,
             _ => false,
         }
     }
@@ -85,13 +85,10 @@ proptest! {
                 Sent::ResponseHeaders => !responded,
                 _ => true,
             };
-            let effect = match run.send(message) {
-                Err(_) => {
-                    prop_assert!(!may_come);
-                    violated = true;
-                    break;
-                }
-                Ok(effect) => effect,
+            let Ok(effect) = run.send(message) else {
+                prop_assert!(!may_come);
+                violated = true;
+                break;
             };
             prop_assert!(may_come);
             decided |= sent == Sent::RequestHeaders;
