@@ -59,3 +59,30 @@ fn without_url(error: &reqwest::Error) -> String {
         None => text,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_refused_connection_is_told_in_one_line_without_repeating_itself() {
+        let call = Call::new("vault", "read", "transit/keys/knhk");
+        // Nothing listens on the port of tcpmux.
+        let error = reqwest::get("http://127.0.0.1:1/secret/path")
+            .await
+            .expect_err("refused");
+        let error = failure(&call, &error);
+        assert_eq!(error.label(), "unreachable");
+        let text = error.to_string();
+        assert_eq!(text.matches("Connection refused").count(), 1, "{text}");
+        assert!(!text.contains("secret") && !text.contains('\n'), "{text}");
+    }
+
+    #[test]
+    fn tls_is_found_inside_of_an_io_error() {
+        let inner = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let error = io::Error::other(io::Error::other(inner.clone()));
+        assert_eq!(tls_reason(&error), Some(inner.to_string()));
+        assert_eq!(tls_reason(&io::Error::other("the disk is full")), None);
+    }
+}

@@ -193,3 +193,26 @@ fn what_was_tried_is_said_in_one_line() {
     assert!(error.contains("tried 8 times in 5.6s"), "{error}");
     assert!(!error.contains('\n'), "{error}");
 }
+
+/// The runtime's clock, which stands still here and jumps to the next moment that something waits for.
+#[tokio::test(start_paused = true)]
+async fn the_runtimes_clock_ends_attempts_and_calls() {
+    let start = tokio::time::Instant::now();
+    let env = Env::system();
+    let hanging = Retry::CALL
+        .run(&env, &call(), || std::future::pending::<Result<(), KmsError>>())
+        .await;
+    let error = hanging.expect_err("nothing answers");
+    assert_eq!(error.label(), "timeout", "{error}");
+    assert!(
+        matches!(error, KmsError::GaveUp { attempts: 3, .. }),
+        "two whole attempts and the rest: {error}"
+    );
+    let took = start.elapsed();
+    // The runtime's timers have a resolution of a millisecond.
+    let late = took.saturating_sub(CALL_DEADLINE);
+    assert!(
+        took >= CALL_DEADLINE && late <= Duration::from_millis(10),
+        "{took:?}"
+    );
+}
