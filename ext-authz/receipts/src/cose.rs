@@ -275,10 +275,10 @@ mod tests {
         let (signer, root) = (TestSigner::new(1), [5; 32]);
         let key = signer.public_key();
         let der = signer.sign(&RootSignature::digest(&key.key_id(), &root));
-        let signed = RootSignature::new(&key, &root, &der).expect("its own");
-        assert!(signed.verifies(&key, &root));
-        assert!(!signed.verifies(&key, &[6; 32]));
-        assert!(!signed.verifies(&TestSigner::new(2).public_key(), &root));
+        let made = RootSignature::new(&key, &root, &der).expect("its own");
+        assert!(made.verifies(&key, &root));
+        assert!(!made.verifies(&key, &[6; 32]));
+        assert!(!made.verifies(&TestSigner::new(2).public_key(), &root));
         assert_eq!(RootSignature::new(&key, &[6; 32], &der), None);
         assert_eq!(
             RootSignature::new(&TestSigner::new(2).public_key(), &root, &der),
