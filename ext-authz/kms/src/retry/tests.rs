@@ -200,7 +200,7 @@ async fn the_runtimes_clock_ends_attempts_and_calls() {
     let start = tokio::time::Instant::now();
     let env = Env::system();
     let hanging = Retry::CALL
-        .run(&env, &call(), || std::future::pending::<Result<(), KmsError>>())
+        .run(&env, &call(), std::future::pending::<Result<(), KmsError>>)
         .await;
     let error = hanging.expect_err("nothing answers");
     assert_eq!(error.label(), "timeout", "{error}");
