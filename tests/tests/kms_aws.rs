@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use hyper::StatusCode;
 use knhk_kms::aws::{AwsConfig, AwsKms, INTENT_FILE, SETTLE_AFTER};
@@ -263,7 +265,11 @@ impl Rotation {
             Ok(new) => new,
             Err(error) => {
                 assert_eq!(error.label(), "rotation_pending", "{error}");
-                assert_eq!(self.aws.keys().await, [self.first.clone()], "it is not there yet");
+                assert_eq!(
+                    self.aws.keys().await,
+                    std::slice::from_ref(&self.first),
+                    "it is not there yet"
+                );
                 self.time.advance(SETTLE_AFTER);
                 kms.rotate_key().await.expect("rotates")
             }
@@ -459,7 +465,7 @@ async fn a_refusal_to_make_a_key_leaves_nothing_under_way() {
     let error = kms.rotate_key().await.expect_err("refused");
     assert_eq!(error.label(), "forbidden", "{error}");
     assert!(!test.intent(), "nothing was made");
-    assert_eq!(test.aws.keys().await, [test.first.clone()]);
+    assert_eq!(test.aws.keys().await, std::slice::from_ref(&test.first));
     test.faults().plan(
         creates,
         3,
@@ -476,14 +482,14 @@ async fn an_alias_that_somebody_moved_meanwhile_is_left_alone() {
     assert!(until_crash(&test.process(), test.faults()).await.is_none());
     test.faults().heal();
     let theirs = test.aws.create_key("ECC_NIST_P256").await;
-    let moved = json!({ "AliasName": Aws::ALIAS, "TargetKeyId": theirs });
-    test.aws.ask("UpdateAlias", moved).await;
+    let theirs_now = json!({ "AliasName": Aws::ALIAS, "TargetKeyId": theirs });
+    test.aws.ask("UpdateAlias", theirs_now).await;
     let error = test.process().rotate_key().await.expect_err("not ours to move");
     assert_eq!(error.label(), "rotation_pending", "{error}");
-    let text = error.to_string();
+    let line = error.to_string();
     assert!(
-        text.contains(INTENT_FILE) && text.contains(&theirs) && text.contains("knhk:rotation="),
-        "{text}"
+        line.contains(INTENT_FILE) && line.contains(&theirs) && line.contains("knhk:rotation="),
+        "{line}"
     );
     assert_eq!(test.aws.target(Aws::ALIAS).await, theirs);
     // Moved back, it goes on.
@@ -521,7 +527,7 @@ async fn a_key_without_an_alias_signs_and_cannot_rotate() {
         let error = kms.rotate_key().await.expect_err("no alias");
         assert_eq!(error.label(), "rotation_needs_alias", "{error}");
     }
-    assert_eq!(test.aws.keys().await, [test.first.clone()]);
+    assert_eq!(test.aws.keys().await, std::slice::from_ref(&test.first));
 }
 
 #[tokio::test]
@@ -539,4 +545,30 @@ async fn an_alias_by_its_arn_rotates_too_and_two_rotations_at_once_make_a_key_ea
     let metadata = kms.key_metadata().await.expect("metadata");
     assert_eq!(metadata.versions.len(), 3);
     assert_eq!(test.aws.keys().await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_signature_that_does_not_verify_is_not_given_out() {
+    let aws = started().await;
+    let kms = client(&aws, TestTime::new());
+    let current = kms.current().await.expect("a key");
+    let other = aws.create_key("ECC_NIST_P256").await;
+    let elsewhere = connect(
+        &config(&other, &aws.proxy, &aws.scratch().join("other")),
+        TestTime::new(),
+    );
+    let foreign = elsewhere.sign(&version(&other), &[9; 32]).await.expect("signs");
+    let foreign = STANDARD.encode(foreign.to_der());
+    let edit = Fault::Edit(Arc::new(move |body| {
+        let mut answer: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        answer["Signature"] = foreign.clone().into();
+        Bytes::from(answer.to_string())
+    }));
+    aws.proxy.faults().plan(aws::is_sign, 1, edit);
+    let error = kms
+        .sign(&current, &[9; 32])
+        .await
+        .expect_err("another key signed");
+    assert_eq!(error.label(), "malformed_answer", "{error}");
+    kms.sign(&current, &[9; 32]).await.expect("and now its own");
 }

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use hyper::StatusCode;
 use knhk_kms::azure::{AzureConfig, AzureKms, MAX_ANSWER_BYTES};
@@ -399,4 +401,24 @@ async fn an_answer_without_end_is_not_read_to_its_end() {
     azure.vault.faults().plan(azure::is_authorized, FOR_EVER, edit);
     let error = kms.current().await.expect_err("too long");
     assert_eq!(error.label(), "malformed_answer", "{error}");
+}
+
+#[tokio::test]
+async fn a_signature_that_does_not_verify_is_not_given_out() {
+    let azure = started().await;
+    let kms = client(&azure, TestTime::new());
+    let current = kms.current().await.expect("a version");
+    let edit = Fault::Edit(Arc::new(|body| {
+        let mut answer: Value = serde_json::from_slice(&body).expect("JSON");
+        // In range, and over nothing.
+        answer["value"] = URL_SAFE_NO_PAD.encode([1; 64]).into();
+        Bytes::from(answer.to_string())
+    }));
+    azure.vault.faults().plan(azure::is_sign, 1, edit);
+    let error = kms
+        .sign(&current, &[9; 32])
+        .await
+        .expect_err("nobody signed that");
+    assert_eq!(error.label(), "malformed_answer", "{error}");
+    kms.sign(&current, &[9; 32]).await.expect("and now its own");
 }

@@ -18,6 +18,7 @@ mod error;
 mod key;
 pub mod local;
 mod network;
+mod publics;
 pub mod retry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -20,6 +20,7 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 
+use crate::publics::{self, Publics};
 use crate::retry::Retry;
 use crate::{Algorithm, Call, Env, KeyMetadata, KeyVersion, Kms, KmsError, Signature, Spki};
 use answer::Failure;
@@ -53,6 +54,7 @@ pub struct AwsKms {
     client: Client,
     env: Env,
     rotation: Rotation,
+    publics: Publics,
 }
 
 impl AwsKms {
@@ -65,6 +67,7 @@ impl AwsKms {
             client,
             env,
             rotation: Rotation::new(IntentFile::new(&config.state)),
+            publics: Publics::default(),
         })
     }
 
@@ -74,6 +77,23 @@ impl AwsKms {
 
     fn call_with(action: &'static str, version: &KeyVersion) -> Call {
         Call::new(PROVIDER, action, version)
+    }
+
+    async fn sign_once(
+        &self,
+        call: &Call,
+        version: &KeyVersion,
+        digest: &[u8; 32],
+    ) -> Result<Signature, Failure> {
+        let public = if let Some(public) = self.publics.get(version) {
+            public
+        } else {
+            let public = self.client.public_key(call, version).await?;
+            self.publics.keep(version, &public);
+            public
+        };
+        let signature = self.client.sign(call, version, digest).await?;
+        Ok(publics::checked(call, &public, digest, signature)?)
     }
 
     /// Why a request that named a version failed: AWS answers alike for one that never was and when everything is gone.
@@ -121,7 +141,7 @@ impl Kms for AwsKms {
         let call = Self::call_with("sign with", version);
         Retry::CALL
             .run(&self.env, &call, || async {
-                match self.client.sign(&call, version, digest).await {
+                match self.sign_once(&call, version, digest).await {
                     Ok(signature) => Ok(signature),
                     Err(failure) => Err(self.why_not(&call, version, failure).await),
                 }

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 
 use async_trait::async_trait;
 
+use crate::publics::{self, Publics};
 use crate::retry::Retry;
 use crate::{Algorithm, Call, Env, KeyMetadata, KeyState, KeyVersion, Kms, KmsError, Signature, Spki};
 use answer::Failure;
@@ -47,6 +48,7 @@ pub struct AzureKms {
     client: Client,
     env: Env,
     rotation: Rotation,
+    publics: Publics,
 }
 
 impl AzureKms {
@@ -59,11 +61,29 @@ impl AzureKms {
             client,
             env,
             rotation: Rotation::default(),
+            publics: Publics::default(),
         })
     }
 
     fn call(&self, action: &'static str) -> Call {
         Call::new(PROVIDER, action, &self.place)
+    }
+
+    async fn sign_once(
+        &self,
+        call: &Call,
+        version: &KeyVersion,
+        digest: &[u8; 32],
+    ) -> Result<Signature, Failure> {
+        let public = if let Some(public) = self.publics.get(version) {
+            public
+        } else {
+            let public = self.client.key(call, version).await?.public;
+            self.publics.keep(version, &public);
+            public
+        };
+        let signature = self.client.sign(call, version, digest).await?;
+        Ok(publics::checked(call, &public, digest, signature)?)
     }
 
     /// Why a request that named a version failed. Key Vault answers alike for a version that is not there and for a key that is
@@ -127,7 +147,7 @@ impl Kms for AzureKms {
         let call = self.call("sign with");
         Retry::CALL
             .run(&self.env, &call, || async {
-                match self.client.sign(&call, version, digest).await {
+                match self.sign_once(&call, version, digest).await {
                     Ok(signature) => Ok(signature),
                     Err(failure) => Err(self.why_not(&call, version, failure).await),
                 }
