@@ -1,10 +1,8 @@
 //! HashiCorp Vault's Transit engine, and OpenBao's, which speaks the same.
 //!
-//! Over `reqwest`, not `vaultrs`: that one drops `key_version` when it signs and `latest_version` when it reads a key, and its
-//! errors lose the answer's headers and status, which the labels here need.
+//! Over `reqwest`, not `vaultrs`: that one drops `key_version` when it signs and `latest_version` when it reads a key.
 //!
-//! Four requests are made: read the key, sign with it, rotate it, and read it again to see why one of them failed. Transit
-//! answers a signature that it cannot make with 400 or 500 and words that differ between versions, so the reason is taken
+//! Three requests are made: read the key, sign with it, rotate it. Transit answers a signature that it cannot make with 400 or 500 and words that differ between versions, so the reason is taken
 //! from the key's own fields.
 
 mod answer;
@@ -13,15 +11,14 @@ mod config;
 mod rotation;
 mod token;
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
+use crate::publics::{self, Publics};
 use crate::retry::Retry;
 use crate::{Algorithm, Call, Env, KeyMetadata, KeyState, KeyVersion, Kms, KmsError, Signature, Spki};
 use answer::Key;
@@ -42,7 +39,7 @@ pub struct VaultKms {
     env: Env,
     rotation: Rotation,
     /// The public keys of the versions that have signed.
-    publics: Mutex<BTreeMap<KeyVersion, Spki>>,
+    publics: Publics,
 }
 
 impl VaultKms {
@@ -55,7 +52,7 @@ impl VaultKms {
             client,
             env,
             rotation: Rotation::default(),
-            publics: Mutex::default(),
+            publics: Publics::default(),
         })
     }
 
@@ -75,12 +72,11 @@ impl VaultKms {
     /// The public key by which a version's signatures are checked: the first that was read, so that a key that was deleted
     /// and made anew under the same name is noticed.
     async fn known_public(&self, call: &Call, version: &KeyVersion) -> Result<Spki, KmsError> {
-        let known = self.publics().get(version).cloned();
-        if let Some(public) = known {
+        if let Some(public) = self.publics.get(version) {
             return Ok(public);
         }
         let public = self.read_once(call).await?.public(version)?;
-        self.publics().insert(version.clone(), public.clone());
+        self.publics.keep(version, &public);
         Ok(public)
     }
 
@@ -95,25 +91,17 @@ impl VaultKms {
             .client
             .post(call, self.place.sign_url(), &asked.request())
             .await;
-        let signature = match answer {
-            Ok(body) => answer::signature(call, version, &body)?,
+        match answer {
+            Ok(body) => {
+                let signature = answer::signature(call, version, &body)?;
+                publics::checked(call, &public, &asked.digest, signature)
+            }
             Err(Failure::Answered { status, error }) if client::may_be_the_keys_fault(status) => {
                 let key = self.read_once(call).await?;
-                return Err(key.why_not_sign(call, version).unwrap_or(error));
+                Err(key.why_not_sign(call, version).unwrap_or(error))
             }
-            Err(failure) => return Err(failure.into_error()),
-        };
-        if !public.verifies(&asked.digest, &signature) {
-            return Err(call.malformed_answer(format!(
-                "the signature does not verify over the digest with the public key of {version}"
-            )));
+            Err(failure) => Err(failure.into_error()),
         }
-        Ok(signature)
-    }
-
-    fn publics(&self) -> MutexGuard<'_, BTreeMap<KeyVersion, Spki>> {
-        // Entries are whole or not there.
-        self.publics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
