@@ -1,12 +1,18 @@
 //! AWS KMS: moto, whose faults are corrected, behind a proxy that injects others.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
+use bytes::Bytes;
+use hyper::StatusCode;
+use knhk_kms::aws::{AwsConfig, AwsKms};
+use knhk_kms::{Time, testing};
 use serde_json::{Value, json};
 
 use super::NotRun;
-use super::fault::{Asked, Faults, Proxy};
+use super::fault::{Answer, Asked, Fault, Faults, Proxy};
 use crate::process::{Launch, Process};
 use crate::service::KeyService;
 use crate::{artifacts, wait};
@@ -15,6 +21,12 @@ const PEER: &str = "moto";
 
 /// The region that the peer's keys are in.
 pub const REGION: &str = "us-east-1";
+
+/// moto takes any credentials; these are no one's.
+const ACCESS_KEY: &str = "AKIAIOSFODNN7EXAMPLE";
+
+/// The secret that goes with it.
+pub const SECRET: &str = "knhk-tests-only";
 
 /// moto with one signing key on P-256 behind [`Aws::ALIAS`].
 #[derive(Debug)]
@@ -90,15 +102,15 @@ impl Aws {
     }
 
     /// A directory of its own, for `AwsConfig::state` and other files.
-    pub fn scratch(&self) -> &std::path::Path {
+    pub fn scratch(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Variables with credentials. moto takes any.
+    /// Variables with credentials.
     pub fn environment(&self) -> Vec<(String, String)> {
         [
-            ("AWS_ACCESS_KEY_ID", "AKIAIOSFODNN7EXAMPLE"),
-            ("AWS_SECRET_ACCESS_KEY", "knhk-tests-only"),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+            ("AWS_SECRET_ACCESS_KEY", SECRET),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .into()
@@ -193,6 +205,42 @@ impl Aws {
         assert!(status.is_success(), "{operation}: {status}: {body}");
         serde_json::from_str(&body).unwrap_or(Value::Null)
     }
+}
+
+/// A configuration for a key behind this proxy.
+pub fn config(key_id: &str, proxy: &Proxy, state: &Path) -> AwsConfig {
+    AwsConfig {
+        key_id: key_id.to_owned(),
+        region: Some(REGION.to_owned()),
+        endpoint: Some(format!("http://{}", proxy.address())),
+        state: state.to_owned(),
+    }
+}
+
+/// A client with this time and the credentials of [`Aws::environment`].
+///
+/// # Panics
+/// If the configuration is no good.
+pub fn connect(config: &AwsConfig, time: Arc<dyn Time>) -> AwsKms {
+    let variables = [
+        ("AWS_ACCESS_KEY_ID", ACCESS_KEY),
+        ("AWS_SECRET_ACCESS_KEY", SECRET),
+    ];
+    AwsKms::connect(config, testing::env(time, &variables)).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// An error as AWS answers with it.
+pub fn refusal(status: StatusCode, code: &str) -> Fault {
+    let body = json!({ "__type": code, "message": format!("{code} because of a test") });
+    Fault::Answer(Answer {
+        status,
+        body: Bytes::from(body.to_string()),
+    })
+}
+
+/// The key's ID at the end of its ARN.
+pub fn id_of(arn: &str) -> &str {
+    arn.rsplit('/').next().unwrap_or(arn)
 }
 
 /// Whether a request to the proxy is of this operation.
