@@ -16,6 +16,7 @@ pub mod mesh;
 pub mod peer;
 pub mod ports;
 pub mod process;
+pub mod recorded;
 pub mod rollout;
 pub mod service;
 pub mod small_disk;

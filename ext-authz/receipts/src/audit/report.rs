@@ -112,7 +112,7 @@ pub struct AuditCheck {
 }
 
 /// What an audit looked at, and what it found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// The log's name.
     pub origin: String,
