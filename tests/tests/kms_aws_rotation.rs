@@ -10,6 +10,8 @@ use knhk_kms::testing::TestTime;
 use knhk_kms::{KeyVersion, Kms, KmsError};
 use knhk_tests::peer::aws::{self, Aws, REGION, config, connect, id_of, refusal};
 use knhk_tests::peer::fault::{Asked, FOR_EVER, Fault, Faults, Proxy};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
 use serde_json::json;
 
 async fn started() -> Aws {
@@ -89,21 +91,20 @@ impl Rotation {
         }
     }
 
-    /// Rotates until it succeeds, letting time pass where the rotation says that it has to.
-    async fn finishes(&self) -> KeyVersion {
-        let kms = self.process();
+    /// Rotates, and once more after the time that the rotation says it needs.
+    async fn patiently(&self, kms: &AwsKms) -> Result<KeyVersion, KmsError> {
         match kms.rotate_key().await {
-            Ok(new) => new,
-            Err(error) => {
-                assert_eq!(error.label(), "rotation_pending", "{error}");
+            Err(error) if error.label() == "rotation_pending" => {
+                let keys = self.aws.keys().await;
                 assert_eq!(
-                    self.aws.keys().await,
+                    keys,
                     std::slice::from_ref(&self.first),
-                    "it is not there yet"
+                    "the new one is not there yet"
                 );
                 self.time.advance(SETTLE_AFTER);
-                kms.rotate_key().await.expect("rotates")
+                kms.rotate_key().await
             }
+            rotated => rotated,
         }
     }
 }
@@ -160,7 +161,7 @@ async fn a_crash_at_any_request_leaves_nothing_orphaned_or_half_moved() {
             test.faults().heal();
             let new = match rotated {
                 Some(rotated) => rotated.expect("rotates"),
-                None => test.finishes().await,
+                None => test.patiently(&test.process()).await.expect("rotates"),
             };
             test.is_whole(&new).await;
         }
@@ -188,7 +189,7 @@ async fn a_crash_while_a_rotation_is_resumed_leaves_nothing_orphaned_either() {
                         over += 1;
                         resumed.expect("resumes")
                     }
-                    None => test.finishes().await,
+                    None => test.patiently(&test.process()).await.expect("rotates"),
                 };
                 test.is_whole(&new).await;
             }
@@ -201,6 +202,41 @@ async fn a_crash_while_a_rotation_is_resumed_leaves_nothing_orphaned_either() {
             request > 2,
             "{first:?}: the second process was ended {request} times"
         );
+    }
+}
+
+/// How many lives a process has at most, in one schedule of crashes.
+const LIVES: u32 = 6;
+
+#[tokio::test]
+async fn many_crashes_in_a_row_leave_nothing_orphaned_either() {
+    let mut test = Rotation::begin().await;
+    for seed in 0..12 {
+        eprintln!("the schedule of seed {seed}");
+        let mut schedule = StdRng::seed_from_u64(seed);
+        test.again().await;
+        let mut rotated = None;
+        for _ in 0..LIVES {
+            test.proxy = test.aws.another_proxy().expect("starts");
+            let request = schedule.random_range(0..12);
+            let crash = [Crash::Before(request), Crash::After(request)];
+            crash[schedule.random_range(0..2)].plan(test.faults());
+            let kms = test.process();
+            rotated = tokio::select! {
+                biased;
+                rotated = test.patiently(&kms) => Some(rotated),
+                () = test.faults().held() => None,
+            };
+            if rotated.is_some() {
+                break;
+            }
+        }
+        test.faults().heal();
+        let new = match rotated {
+            Some(rotated) => rotated.expect("rotates"),
+            None => test.patiently(&test.process()).await.expect("rotates"),
+        };
+        test.is_whole(&new).await;
     }
 }
 
