@@ -2,8 +2,8 @@
 //!
 //! Over `reqwest`, not `vaultrs`: that one drops `key_version` when it signs and `latest_version` when it reads a key.
 //!
-//! Three requests are made: read the key, sign with it, rotate it. Transit answers a signature that it cannot make with 400 or 500 and words that differ between versions, so the reason is taken
-//! from the key's own fields.
+//! Three requests are made: read the key, sign with it, rotate it. Transit answers a signature that it cannot make with 400 or
+//! 500 and words that differ between versions, so the reason is taken from the key's own fields.
 
 mod answer;
 mod client;
