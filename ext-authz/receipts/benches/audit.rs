@@ -53,24 +53,28 @@ fn main() {
             since: &[],
             progress: &|_| {},
         };
-        let begun = Instant::now();
+        let (begun, processor) = (Instant::now(), processor_time());
         let report = audit(&source, &asked).expect("a report");
-        let taken = begun.elapsed();
+        let (taken, processor) = (begun.elapsed(), processor_time() - processor);
         assert!(report.is_clean(), "{report:#?}");
         println!(
-            "audit, {threads} threads: {} ({} tiles, {} checkpoints), peak memory so far {} MiB",
+            "audit, {threads} threads: {}, of processor time {}; {} tiles, {} checkpoints, peak memory so far {} MiB",
             rate(report.entries, taken),
+            rate(report.entries, processor),
             report.tiles,
             report.checkpoints,
             peak_memory_mib()
         );
     }
     for threads in THREADS {
-        let begun = Instant::now();
+        let (begun, processor) = (Instant::now(), processor_time());
         verify(&receipts, threads);
+        let (taken, processor) = (begun.elapsed(), processor_time() - processor);
+        let count = receipts.len() as u64;
         println!(
-            "verify, {threads} threads: {}",
-            rate(receipts.len() as u64, begun.elapsed())
+            "verify, {threads} threads: {}, of processor time {}",
+            rate(count, taken),
+            rate(count, processor)
         );
     }
 }
@@ -128,6 +132,14 @@ fn rate(count: u64, taken: Duration) -> String {
         count as f64 / taken.as_secs_f64(),
         taken.as_secs_f64()
     )
+}
+
+/// Processor time of this process so far, in steps of 10 ms: what other processes take does not count.
+fn processor_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
+    let (_, fields) = stat.rsplit_once(") ").expect("the name in parentheses");
+    let ticks = |field: usize| fields.split(' ').nth(field).and_then(|it| it.parse::<u64>().ok());
+    Duration::from_millis(10 * (ticks(11).expect("user") + ticks(12).expect("system")))
 }
 
 fn peak_memory_mib() -> u64 {

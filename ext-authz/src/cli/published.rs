@@ -184,13 +184,13 @@ impl<'p> Attempts<'p> {
     async fn failed(&mut self, attempt: Attempt) -> Result<(), ReadError> {
         self.made += 1;
         let reason = match attempt {
-            Attempt::Never(reason) => return Err(ReadError::new(self.path, reason)),
+            Attempt::Never(reason) => return Err(ReadError::new(self.path, &reason)),
             Attempt::Again(reason) => reason,
         };
         if self.made == ATTEMPTS {
             return Err(ReadError::new(
                 self.path,
-                format!("{reason} ({ATTEMPTS} attempts)"),
+                &format!("{reason} ({ATTEMPTS} attempts)"),
             ));
         }
         let pause = FIRST_PAUSE.saturating_mul(1 << (self.made - 1)).min(MAX_PAUSE);

@@ -1,3 +1,5 @@
+use std::fmt::Display;
+
 use super::report::Finding;
 use crate::entry::{Commitment, Salt};
 
@@ -77,7 +79,7 @@ pub struct ReadError {
 
 impl ReadError {
     /// One for this file.
-    pub fn new(path: impl Into<String>, reason: impl ToString) -> Self {
+    pub fn new(path: impl Into<String>, reason: &dyn Display) -> Self {
         Self {
             path: path.into(),
             reason: reason.to_string(),

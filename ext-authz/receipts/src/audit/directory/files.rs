@@ -50,17 +50,17 @@ impl Files {
             Ok(listed) => listed,
             // A log that grows removes partial tiles.
             Err(e) if e.kind() == std::io::ErrorKind::NotFound && entries.is_none() => return Ok(()),
-            Err(e) => return Err(ReadError::new(dir, e)),
+            Err(e) => return Err(ReadError::new(dir, &e)),
         };
         for entry in listed {
-            let entry = entry.map_err(|e| ReadError::new(dir, e))?;
+            let entry = entry.map_err(|e| ReadError::new(dir, &e))?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let path = if dir.is_empty() {
                 name
             } else {
                 format!("{dir}/{name}")
             };
-            let kind = entry.file_type().map_err(|e| ReadError::new(path.as_str(), e))?;
+            let kind = entry.file_type().map_err(|e| ReadError::new(path.as_str(), &e))?;
             if kind.is_dir() {
                 self.walk(root, &path, entries)?;
             } else if kind.is_file() {
@@ -74,7 +74,7 @@ impl Files {
 
     fn take(&mut self, root: &Path, path: String, entries: Option<u64>) {
         if let Some(whole) = path.strip_suffix(UNFINISHED) {
-            if self.is_ours(root, whole) {
+            if Self::is_ours(root, whole) {
                 let note = format!("{path}: left by a write that was cut off; nothing reads it");
                 self.inspected.notes.push(note);
             } else {
@@ -82,7 +82,7 @@ impl Files {
             }
         } else if let Ok(tile) = path.parse::<Tile>() {
             self.tile(path, tile, entries);
-        } else if self.is_ours(root, &path) {
+        } else if Self::is_ours(root, &path) {
             self.inspected.files += 1;
             if let Some(number) = kept_number(&path) {
                 self.kept.push(number);
@@ -96,7 +96,7 @@ impl Files {
     }
 
     /// Whether it has the name of a file of the log, a tile included.
-    fn is_ours(&self, root: &Path, path: &str) -> bool {
+    fn is_ours(root: &Path, path: &str) -> bool {
         let segment = path.strip_prefix("segments/").and_then(|name| {
             let table = name.strip_suffix(".idx").map(|number| format!("{number}.seg"));
             first_of(table.as_deref().unwrap_or(name))?;

@@ -54,9 +54,9 @@ impl Directory {
         };
         if !root.join(SEGMENTS_DIR).is_dir() {
             let what = "there is no log in it; give the `data` directory of a `knhk serve`, or the `log` directory in that";
-            return Err(ReadError::new(path.display().to_string(), what));
+            return Err(ReadError::new(path.display().to_string(), &what));
         }
-        let grows = grows(&root.join("..").join(LOCK_FILE)).map_err(|e| ReadError::new(LOCK_FILE, e))?;
+        let grows = grows(&root.join("..").join(LOCK_FILE)).map_err(|e| ReadError::new(LOCK_FILE, &e))?;
         Ok(Self {
             root,
             grows,
@@ -86,16 +86,16 @@ impl Source for Directory {
             Err(e) if e.kind() == io::ErrorKind::NotFound || e.kind() == io::ErrorKind::NotADirectory => {
                 return Ok(None);
             }
-            Err(e) => return Err(ReadError::new(path, e)),
+            Err(e) => return Err(ReadError::new(path, &e)),
         };
         let mut bytes = Vec::new();
         file.take(most as u64 + 1)
             .read_to_end(&mut bytes)
-            .map_err(|e| ReadError::new(path, e))?;
+            .map_err(|e| ReadError::new(path, &e))?;
         if bytes.len() > most {
             return Err(ReadError::new(
                 path,
-                format_args!("it has more than {most} bytes"),
+                &format_args!("it has more than {most} bytes"),
             ));
         }
         Ok(Some(bytes))
@@ -105,7 +105,7 @@ impl Source for Directory {
         let from = bundle * TILE_WIDTH;
         self.segments()
             .read(&self.root, from, from + width, each, &|finding| {
-                self.find(finding)
+                self.find(finding);
             })
     }
 

@@ -43,10 +43,10 @@ fn name(first: u64, extension: &str) -> String {
 impl Segments {
     /// Reads the tables of the closed segments, and looks through the others; `until` an entry, where the last one grows.
     pub(super) fn open(root: &Path, until: Option<u64>, find: &Find<'_>) -> Result<Self, ReadError> {
-        let dir = std::fs::read_dir(root.join("segments")).map_err(|e| ReadError::new("segments", e))?;
+        let dir = std::fs::read_dir(root.join("segments")).map_err(|e| ReadError::new("segments", &e))?;
         let mut firsts = Vec::new();
         for entry in dir {
-            let entry = entry.map_err(|e| ReadError::new("segments", e))?;
+            let entry = entry.map_err(|e| ReadError::new("segments", &e))?;
             firsts.extend(entry.file_name().to_str().and_then(first_of));
         }
         firsts.sort_unstable();
@@ -107,7 +107,7 @@ impl Segments {
         for segment in self.0[begin..].iter().take_while(|it| it.first < to) {
             segment
                 .read(root, from, to, each, find)
-                .map_err(|e| ReadError::new(segment.path(), e))?;
+                .map_err(|e| ReadError::new(segment.path(), &e))?;
         }
         Ok(())
     }
@@ -122,7 +122,7 @@ impl Segment {
         find: &Find<'_>,
     ) -> Result<Self, ReadError> {
         let path = name(first, "seg");
-        let failed = |e: io::Error| ReadError::new(path.as_str(), e);
+        let failed = |e: io::Error| ReadError::new(path.as_str(), &e);
         let file = File::open(root.join(&path)).map_err(failed)?;
         let mut window = Window::new(&file).map_err(failed)?;
         if window.bytes(0, header(first).len()).map_err(failed)? != Some(&header(first)) {
@@ -248,12 +248,12 @@ fn table(root: &Path, first: u64, find: &Find<'_>) -> Result<Option<Offsets>, Re
     let path = name(first, "idx");
     let bytes = match std::fs::metadata(root.join(&path)) {
         Ok(file) if file.len() > OFFSETS_FILE_BYTES as u64 => Vec::new(),
-        Ok(_) => std::fs::read(root.join(&path)).map_err(|e| ReadError::new(path.as_str(), e))?,
+        Ok(_) => std::fs::read(root.join(&path)).map_err(|e| ReadError::new(path.as_str(), &e))?,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             find(Finding::new("files", path, "the file is missing"));
             return Ok(None);
         }
-        Err(e) => return Err(ReadError::new(path, e)),
+        Err(e) => return Err(ReadError::new(path, &e)),
     };
     let offsets = Offsets::from_bytes(&bytes, first);
     if offsets.is_none() {

@@ -39,7 +39,7 @@ impl Published {
         let mut bytes = match found {
             Ok(bytes) => bytes,
             Err(LogError::NoTile { .. }) => return Ok(None),
-            Err(error) => return Err(ReadError::new(path, error)),
+            Err(error) => return Err(ReadError::new(path, &error)),
         };
         self.asked.lock().expect("no panic").push(path.to_owned());
         if let Some((_, at, bit)) = self.changed.as_ref().filter(|(file, ..)| file == path) {
