@@ -12,9 +12,11 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use knhk_tests::cli::{Cli, Output};
+use knhk_tests::gate::connect;
 use knhk_tests::mesh::RolloutFile;
-use knhk_tests::recorded::Recording;
+use knhk_tests::recorded::{Recording, check};
 use knhk_tests::service::{REGION, Service};
+use knhk_tests::small_disk::SmallDisk;
 use knhk_tests::wait;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -251,6 +253,67 @@ async fn one_changed_bit_on_the_way_is_found_and_its_file_named() {
     assert_eq!(clean(&url, &[]).await["size"], before["size"]);
     let gone = format!("http://{}/v1/log/elsewhere", between.address);
     assert_eq!(audit(&gone, &[]).await.code, 1, "no such region");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_was_full_leaves_a_log_that_is_clean_and_whole() {
+    let disk = SmallDisk::mount().expect("a small disk");
+    let mut service = Service::stopped_in(disk.path()).expect("a directory");
+    service.up().await.expect("the service starts");
+    let recording = Recording::start(service.addresses().grpc, "before")
+        .await
+        .expect("it connects");
+    more_than(&recording, 300).await;
+    // Full in the midst of appends, signatures and tiles; and again, and again.
+    let mut acknowledged = Vec::new();
+    let mut recording = Some(recording);
+    for round in 0..4 {
+        disk.fill().expect("it is full");
+        let channel = connect(service.addresses().grpc)
+            .await
+            .expect("the service is there");
+        wait::until("the log to refuse", wait::SOON, || async {
+            match check(channel.clone(), "/full").await {
+                None => Ok(()),
+                Some(id) => Err(id),
+            }
+        })
+        .await
+        .expect("there is no room for receipts");
+        acknowledged.extend(recording.take().expect("one is under way").finish().await);
+        disk.free().expect("there is room");
+        wait::until("a receipt again", wait::SOON, || async {
+            check(channel.clone(), "/free")
+                .await
+                .ok_or_else(|| "none".to_owned())
+        })
+        .await
+        .expect("it records again");
+        let next = Recording::start(service.addresses().grpc, &round.to_string())
+            .await
+            .expect("it connects");
+        let next = recording.insert(next);
+        more_than(next, 300).await;
+        clean(&shown(&service.data()), &[]).await;
+    }
+    acknowledged.extend(recording.take().expect("one is under way").finish().await);
+    let newest = acknowledged
+        .iter()
+        .map(|it| number_of(&it.id))
+        .max()
+        .expect("receipts");
+    assert!(service.terminate(wait::SOON).await.expect("it ends").success());
+    let report = clean(&shown(&service.data()), &[]).await;
+    assert!(
+        report["entries"].as_u64().expect("a count") > newest,
+        "nothing acknowledged is lost"
+    );
+}
+
+/// The index in a receipt's ID.
+fn number_of(id: &str) -> u64 {
+    let (_, index) = id.rsplit_once('/').expect("REGION/INDEX");
+    index.parse().expect("a number")
 }
 
 /// Which bit of which file is changed: a byte, modulo the file's length.
