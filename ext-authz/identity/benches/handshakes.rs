@@ -88,7 +88,7 @@ fn handshakes(criterion: &mut Criterion) {
     // Just before, because the full ones pushed every older session out of the listener's memory.
     runtime.block_on(one(&resumed, address, HandshakeKind::Full));
     group.bench_function("resumed", |bencher| {
-        measure(bencher, &resumed, HandshakeKind::Resumed)
+        measure(bencher, &resumed, HandshakeKind::Resumed);
     });
     group.finish();
 }
