@@ -1,7 +1,7 @@
 //! What an auditor reads of a log, and of keys, from anywhere: refused, or read; and what was read is the one form that it has.
 #![no_main]
 
-use knhk_receipts::audit::BundleReader;
+use knhk_receipts::audit::{BundleReader, Content};
 use knhk_receipts::{PublicKey, SignedCheckpoint, bundle, kept};
 use libfuzzer_sys::fuzz_target;
 
@@ -19,8 +19,8 @@ fuzz_target!(|bytes: &[u8]| {
     let width = 1 + bytes.len() as u64 % 256;
     let told = [1, 7, 4096].map(|piece| {
         let (mut read, mut broken) = (0, 0);
-        let mut each = |_: u64, content: Result<_, String>| match content {
-            Ok::<knhk_receipts::audit::Content<'_>, _>(_) => read += 1,
+        let mut each = |_: u64, content: Result<Content<'_>, String>| match content {
+            Ok(_) => read += 1,
             Err(_) => broken += 1,
         };
         let mut reader = BundleReader::new(3, width);
