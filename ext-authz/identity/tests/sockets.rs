@@ -206,7 +206,7 @@ async fn one_that_sends_messages_of_garbage() {
 async fn one_that_sends_an_update_without_anything_in_it() {
     let (_directory, path) = directory();
     listen(&path, async |stream| {
-        grpc(stream, &[0, 0, 0, 0, 0], Then::Waits).await
+        grpc(stream, &[0, 0, 0, 0, 0], Then::Waits).await;
     });
     let status = after_an_hour(&path).await;
     assert!(status.refused_updates["missing_field"] >= 100, "{status:?}");
