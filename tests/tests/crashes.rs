@@ -39,8 +39,8 @@ async fn killed_a_thousand_times_it_loses_nothing_and_contradicts_nothing() {
     kill_and_restart(1_000, 2).await;
 }
 
-async fn kill_and_restart(rounds: usize, seed: u64) {
-    let mut random = StdRng::seed_from_u64(seed);
+async fn kill_and_restart(rounds: usize, schedule: u64) {
+    let mut random = StdRng::seed_from_u64(schedule);
     let mut service = Service::stopped().expect("a service");
     let (mut acknowledged, mut seen) = (Vec::new(), BTreeMap::new());
     for round in 0..rounds {

@@ -98,6 +98,21 @@ async fn every_refusal_is_json_with_a_label_and_one_line() {
             "no_tile",
         ),
         (
+            api.request(get.clone(), "/v1/log/us/payloads/000"),
+            404,
+            "not_found",
+        ),
+        (
+            api.request(get.clone(), "/v1/log/eu-west-1/payloads/x001/000"),
+            404,
+            "no_tile",
+        ),
+        (
+            api.request(get.clone(), "/v1/log/eu-west-1/checkpoints/7"),
+            404,
+            "no_tile",
+        ),
+        (
             api.request(get, "/v1/rollouts/a/promote"),
             405,
             "method_not_allowed",
