@@ -1,4 +1,4 @@
-//! Others verify our receipts by the standard alone: PyPI `scitt-cose` reads RFC 9942 COSE receipts of a real log.
+//! Others verify our receipts by the standard alone: `scitt-cose` (Python) reads RFC 9942 COSE receipts of a real log.
 #![allow(clippy::expect_used)]
 
 use std::fmt::Write as _;
@@ -197,7 +197,6 @@ async fn another_verifier_refuses_a_receipt_with_a_byte_changed() {
     let mut other_entry = file.clone();
     other_entry.entry[0] ^= 1;
     questions.ask(&bytes, &other_entry, &key);
-    asked += 1;
     let answers = questions.answers(&verifier);
     assert_eq!(answers[0], "verified");
     let accepted: Vec<_> = (0..)

@@ -50,6 +50,12 @@ pub trait Kms: Send + Sync {
     /// crash the caller asks [`Kms::current`] first: a version newer than the one it uses is the rotation's result.
     async fn rotate_key(&self) -> Result<KeyVersion, KmsError>;
 
+    /// Whether a rotation was begun, by this process or one before it, that [`Kms::rotate_key`] is to finish. Asks nobody:
+    /// it is what this side has kept.
+    fn rotation_begun(&self) -> bool {
+        false
+    }
+
     /// What a person or an auditor wants to know about the key.
     async fn key_metadata(&self) -> Result<KeyMetadata, KmsError>;
 }

@@ -55,7 +55,7 @@ fn main() {
         };
         let (begun, processor) = (Instant::now(), processor_time());
         let report = audit(&source, &asked).expect("a report");
-        let (taken, processor) = (begun.elapsed(), processor_time() - processor);
+        let (taken, processor) = (begun.elapsed(), processor_time().saturating_sub(processor));
         assert!(report.is_clean(), "{report:#?}");
         println!(
             "audit, {threads} threads: {}, of processor time {}; {} tiles, {} checkpoints, peak memory so far {} MiB",
@@ -69,7 +69,7 @@ fn main() {
     for threads in THREADS {
         let (begun, processor) = (Instant::now(), processor_time());
         verify(&receipts, threads);
-        let (taken, processor) = (begun.elapsed(), processor_time() - processor);
+        let (taken, processor) = (begun.elapsed(), processor_time().saturating_sub(processor));
         let count = receipts.len() as u64;
         println!(
             "verify, {threads} threads: {}, of processor time {}",

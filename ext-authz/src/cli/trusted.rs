@@ -19,7 +19,7 @@ pub(super) struct Trusted {
 enum Signed {
     /// A bare PEM says nothing of that.
     Unsaid,
-    /// It was announced and signs nothing.
+    /// None, when the set was made: it was announced, and had not taken over.
     None,
     /// The last one is open while it signs.
     From(u64, Option<u64>),
@@ -35,9 +35,24 @@ struct Set {
 struct Listed {
     id: String,
     pem: String,
+    state: State,
+    announced: u64,
     first_size: Option<u64>,
     last_size: Option<u64>,
 }
+
+/// As `knhk_receipts::KeyState`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Announced,
+    Active,
+    Retired,
+}
+
+/// A key's own first tree has at least so many entries more than stand before the one that announced it: that entry was
+/// covered by the key before, and another one came. The first key's has the two that every signed tree has.
+const BEHIND_ANNOUNCEMENT: u64 = 2;
 
 impl Trusted {
     /// Whether it can have signed a tree of this size.
@@ -53,7 +68,9 @@ impl Trusted {
     pub(super) fn validity(&self) -> Option<String> {
         match self.signed {
             Signed::Unsaid => None,
-            Signed::None => Some("it has signed nothing".to_owned()),
+            Signed::None => {
+                Some("it had signed nothing when the set was made: fetch the set again".to_owned())
+            }
             Signed::From(first, None) => Some(format!("it signs trees of {first} entries and more")),
             Signed::From(first, Some(last)) => Some(format!("it signed trees of {first} to {last} entries")),
         }
@@ -104,6 +121,10 @@ fn listed(listed: &Listed) -> Result<Trusted, String> {
         return Err(in_it(&format!("its `pem` is the key {key}")));
     }
     let signed = match (listed.first_size, listed.last_size) {
+        // It has taken over, and its first tree came after the set.
+        (None, None) if listed.state == State::Active => {
+            Signed::From(listed.announced.saturating_add(BEHIND_ANNOUNCEMENT), None)
+        }
         (None, None) => Signed::None,
         (None, Some(_)) => return Err(in_it("it has `last_size` without `first_size`")),
         (Some(first), last) if last.is_none_or(|last| first <= last) => Signed::From(first, last),
@@ -122,8 +143,13 @@ mod tests {
     const ONE: &str = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaxfR8uEsQkf4vOblY6RA8ncDfYEt\n6zOg9KE5RdiYwpZP40Li/hp/m47n60p8D54WK84zV2sxXs7LtkBoN79R9Q==\n-----END PUBLIC KEY-----\n";
 
     fn set(first: Option<u64>, last: Option<u64>) -> String {
+        let state = if last.is_some() { "retired" } else { "active" };
+        set_of(state, first, last)
+    }
+
+    fn set_of(state: &str, first: Option<u64>, last: Option<u64>) -> String {
         let id = PublicKey::from_pem(ONE).expect("a key")[0].to_string();
-        json!({ "keys": [ { "id": id, "pem": ONE, "first_size": first, "last_size": last, "state": "?" } ], "rotation": {} })
+        json!({ "keys": [ { "id": id, "pem": ONE, "first_size": first, "last_size": last, "state": state, "announced": 8 } ], "rotation": {} })
             .to_string()
     }
 
@@ -134,7 +160,13 @@ mod tests {
         assert!([10, 15, 20].iter().all(|size| at(&retired, *size)));
         assert!([2, 9, 21].iter().all(|size| !at(&retired, *size)));
         assert!(at(&set(Some(10), None), 1_000) && !at(&set(Some(10), None), 9));
-        assert!(!at(&set(None, None), 10), "an announced key has signed nothing");
+        let announced = set_of("announced", None, None);
+        assert!(!at(&announced, 10), "an announced key has signed nothing");
+        let unused = set(None, None);
+        assert!(
+            at(&unused, 10) && !at(&unused, 9),
+            "its first tree may have come after the set"
+        );
         assert!(at(ONE, 10) && at(ONE, 1), "a bare key says nothing of trees");
     }
 
@@ -144,7 +176,8 @@ mod tests {
             "{",
             "{}",
             r#"{"keys":[]}"#,
-            r#"{"keys":[{"id":"sha256:00","pem":"x"}]}"#,
+            r#"{"keys":[{"id":"sha256:00","pem":"x","state":"active","announced":0}]}"#,
+            &set_of("lost", Some(1), None),
             &set(None, Some(3)),
             &set(Some(4), Some(3)),
             &set(Some(1), None).replace("sha256:", "sha256:0"),

@@ -112,7 +112,7 @@ impl KmsSettings {
             .optional("rotate_every")
             .map_or(Ok(None), |text| rotate_every(&text))?;
         let provider = section.provider(name)?;
-        section.is_used_up(name)?;
+        section.refuse_what_is_left(name)?;
         Ok(Self {
             provider,
             rotate_every,
@@ -161,7 +161,7 @@ impl Section {
         self.0.remove(key).filter(|value| !value.is_empty())
     }
 
-    fn is_used_up(self, provider: &str) -> Result<(), Refusal> {
+    fn refuse_what_is_left(self, provider: &str) -> Result<(), Refusal> {
         let Some(left) = self.0.keys().find(|key| !is_known(provider, key)) else {
             return Ok(());
         };

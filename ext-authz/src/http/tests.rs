@@ -52,110 +52,54 @@ async fn refusal(request: RequestBuilder) -> (u16, ErrorBody) {
 }
 
 #[tokio::test]
-async fn every_refusal_is_json_with_a_label_and_one_line() {
+async fn every_refusal_of_a_read_is_json_with_a_label_and_one_line() {
     let api = Api::start(Access::AnybodyWrites).await;
-    let (get, put, post) = (Method::GET, Method::PUT, Method::POST);
-    let large = "x".repeat(MAX_SPEC_BYTES + 1);
-    for (request, status, label) in [
-        (api.request(get.clone(), "/v1/rollouts/none"), 404, "not_found"),
-        (api.request(get.clone(), "/v1/nothing"), 404, "not_found"),
-        (
-            api.request(get.clone(), "/v1/receipts?limit=many"),
-            400,
-            "invalid",
-        ),
-        (api.request(get.clone(), "/v1/receipts?limit=0"), 400, "invalid"),
-        (
-            api.request(get.clone(), "/v1/receipts?kind=actions"),
-            400,
-            "invalid",
-        ),
-        (
-            api.request(get.clone(), "/v1/receipts?kinds=action"),
-            400,
-            "invalid",
-        ),
-        (
-            api.request(get.clone(), "/v1/receipts/eu-west-1/first"),
-            400,
-            "invalid",
-        ),
-        (
-            api.request(get.clone(), "/v1/receipts/eu-west-1/99"),
-            404,
-            "not_found",
-        ),
-        (api.request(get.clone(), "/v1/policies/1"), 400, "invalid"),
-        (api.request(get.clone(), "/v1/policies/1.1"), 404, "not_found"),
-        (
-            api.request(get.clone(), "/v1/log/us/checkpoint"),
-            404,
-            "not_found",
-        ),
-        (
-            api.request(get.clone(), "/v1/log/eu-west-1/tile/x"),
-            404,
-            "no_tile",
-        ),
-        (
-            api.request(get.clone(), "/v1/log/us/payloads/000"),
-            404,
-            "not_found",
-        ),
-        (
-            api.request(get.clone(), "/v1/log/eu-west-1/payloads/x001/000"),
-            404,
-            "no_tile",
-        ),
-        (
-            api.request(get.clone(), "/v1/log/eu-west-1/checkpoints/7"),
-            404,
-            "no_tile",
-        ),
-        (
-            api.request(get, "/v1/rollouts/a/promote"),
-            405,
-            "method_not_allowed",
-        ),
-        (
-            api.request(put.clone(), "/v1/rollouts/a").body("- {"),
-            400,
-            "invalid",
-        ),
-        (
-            api.request(put.clone(), "/v1/rollouts/a").body(vec![255, 254]),
-            400,
-            "invalid",
-        ),
-        (api.request(put, "/v1/rollouts/a").body(large), 413, "too_large"),
-        (
-            api.request(post.clone(), "/v1/rollouts/a/promote").body("full"),
-            400,
-            "invalid",
-        ),
-        (
-            api.request(post.clone(), "/v1/rollouts/a/promote")
-                .body("{\"fast\":true}"),
-            400,
-            "invalid",
-        ),
-        (
-            api.request(post.clone(), "/v1/rollouts/a/promote")
-                .body("{\"full\":true}"),
-            404,
-            "not_found",
-        ),
-        (api.request(post, "/v1/rollouts/a/promote"), 404, "not_found"),
+    for (path, status, label) in [
+        ("/v1/rollouts/none", 404, "not_found"),
+        ("/v1/nothing", 404, "not_found"),
+        ("/v1/receipts?limit=many", 400, "invalid"),
+        ("/v1/receipts?limit=0", 400, "invalid"),
+        ("/v1/receipts?kind=actions", 400, "invalid"),
+        ("/v1/receipts?kinds=action", 400, "invalid"),
+        ("/v1/receipts/eu-west-1/first", 400, "invalid"),
+        ("/v1/receipts/eu-west-1/99", 404, "not_found"),
+        ("/v1/policies/1", 400, "invalid"),
+        ("/v1/policies/1.1", 404, "not_found"),
+        ("/v1/log/us/checkpoint", 404, "not_found"),
+        ("/v1/log/eu-west-1/tile/x", 404, "no_tile"),
+        ("/v1/log/us/payloads/000", 404, "not_found"),
+        ("/v1/log/eu-west-1/payloads/x001/000", 404, "no_tile"),
+        ("/v1/log/eu-west-1/checkpoints/7", 404, "no_tile"),
+        ("/v1/rollouts/a/promote", 405, "method_not_allowed"),
+        ("/v1/keys/rotate", 405, "method_not_allowed"),
     ] {
-        let shown = format!("{request:?}");
-        let (found, body) = refusal(request).await;
-        assert_eq!(
-            (found, body.error.as_str()),
-            (status, label),
-            "{shown}: {}",
-            body.message
-        );
+        is_refused(api.request(Method::GET, path), status, label).await;
     }
+}
+
+#[tokio::test]
+async fn every_refusal_of_a_write_is_json_with_a_label_and_one_line() {
+    let api = Api::start(Access::AnybodyWrites).await;
+    let put = || api.request(Method::PUT, "/v1/rollouts/a");
+    is_refused(put().body("- {"), 400, "invalid").await;
+    is_refused(put().body(vec![255, 254]), 400, "invalid").await;
+    is_refused(put().body("x".repeat(MAX_SPEC_BYTES + 1)), 413, "too_large").await;
+    let promote = || api.request(Method::POST, "/v1/rollouts/a/promote");
+    is_refused(promote().body("full"), 400, "invalid").await;
+    is_refused(promote().body("{\"fast\":true}"), 400, "invalid").await;
+    is_refused(promote().body("{\"full\":true}"), 404, "not_found").await;
+    is_refused(promote(), 404, "not_found").await;
+}
+
+async fn is_refused(request: RequestBuilder, status: u16, label: &str) {
+    let shown = format!("{request:?}");
+    let (found, body) = refusal(request).await;
+    assert_eq!(
+        (found, body.error.as_str()),
+        (status, label),
+        "{shown}: {}",
+        body.message
+    );
 }
 
 #[tokio::test]
@@ -166,6 +110,7 @@ async fn a_readers_listener_writes_nothing() {
         (Method::DELETE, "/v1/rollouts/a"),
         (Method::POST, "/v1/rollouts/a/abort"),
         (Method::POST, "/v1/rollouts/a/promote"),
+        (Method::POST, "/v1/keys/rotate"),
     ] {
         let (status, body) = refusal(api.request(method, path)).await;
         assert_eq!((status, body.error.as_str()), (403, "read_only"), "{path}");

@@ -153,6 +153,11 @@ impl Kms for AwsKms {
         self.rotate().await
     }
 
+    /// Whether the intent's file is there.
+    fn rotation_begun(&self) -> bool {
+        self.rotation.is_begun()
+    }
+
     async fn key_metadata(&self) -> Result<KeyMetadata, KmsError> {
         let (current, versions) = self.versions().await?;
         current.refuse_unless_it_signs(&self.call("use"))?;

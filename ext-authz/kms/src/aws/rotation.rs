@@ -77,6 +77,10 @@ impl Rotation {
         }
     }
 
+    pub(super) fn is_begun(&self) -> bool {
+        self.file.path().exists()
+    }
+
     async fn read(&self) -> Result<Option<Intent>, KmsError> {
         self.on_disk(IntentFile::read).await
     }

@@ -17,6 +17,10 @@ use crate::env::Env;
 use crate::root::SignedRoot;
 use crate::signer::{Signer, SigningKey};
 
+/// After flushes that failed, the next one by itself comes after twice as long as the one before, and never later than this.
+/// A key service that is away, or says no, is not asked at each tick; whoever asks for a flush is not kept waiting.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
 /// The answer to a flush: the newest signed root, if there is one.
 pub(crate) type Flushed = Result<Option<Arc<SignedRoot>>, LogError>;
 
@@ -61,11 +65,12 @@ impl Flusher {
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let backlog = Arc::clone(&self.backlog);
+        let mut failures = 0;
         loop {
             let mut asks = Vec::new();
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = backlog.reached.notified() => {}
+                () = backlog.reached.notified(), if failures == 0 => {}
                 ask = asked.recv() => match ask {
                     Some(ask) => asks.push(ask),
                     None => return Ok(()),
@@ -92,6 +97,10 @@ impl Flusher {
             }
             let (this, result) = self.flush().await?;
             self = this;
+            failures = if result.is_ok() { 0 } else { failures + 1 };
+            if failures > 0 {
+                ticks.reset_after(pause(every, failures));
+            }
             for answer in waiting {
                 // Who no longer waits needs no answer.
                 let _ = answer.send(result.clone());
@@ -177,6 +186,12 @@ impl Flusher {
     }
 }
 
+/// How long to wait after so many flushes in a row that failed.
+fn pause(every: Duration, failures: u32) -> Duration {
+    let doubled = every.saturating_mul(1_u32 << failures.min(16));
+    doubled.min(LONGEST_PAUSE).max(every)
+}
+
 /// A signature, within [`SIGN_TIMEOUT`].
 pub(crate) async fn sign(
     signer: &dyn Signer,
@@ -195,4 +210,19 @@ pub(crate) enum Ask {
     Rotate(Box<Rotation>, oneshot::Sender<Rotated>),
     /// Flush now, and end.
     Stop(oneshot::Sender<Flushed>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_end_at_the_longest_or_at_the_interval() {
+        let every = Duration::from_millis(250);
+        let pauses: Vec<_> = (1..=6).map(|n| pause(every, n).as_millis()).collect();
+        assert_eq!(pauses, [500, 1000, 2000, 4000, 5000, 5000]);
+        assert_eq!(pause(every, u32::MAX), LONGEST_PAUSE);
+        let rare = Duration::from_secs(10);
+        assert_eq!(pause(rare, 3), rare);
+    }
 }

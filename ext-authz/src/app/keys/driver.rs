@@ -112,7 +112,7 @@ impl Rotator {
             Ok(None) if self.is_due() => self.rotate(ITSELF.to_owned(), Reason::Due).await,
             Ok(None) => return self.schedule.went_well(),
             // Nothing was to be rotated, as far as anybody knows. Whether the key still signs is seen elsewhere.
-            Err(RotateError::Kms(error)) => {
+            Err(RotateError::Kms(error)) if !self.parts.kms.rotation_begun() => {
                 tracing::warn!(%error, label = error.label(), "the provider's newest key version is not known");
                 return self.schedule.failed(now);
             }
@@ -132,7 +132,7 @@ impl Rotator {
             .is_some_and(|every| self.parts.clock.now().wall_ms >= due_at(since, every))
     }
 
-    /// Finishes a rotation that was begun, else begins one.
+    /// Lets a newer version that is there take over, else makes one.
     async fn rotate(&self, by: String, reason: Reason) -> Result<LogKey, RotateError> {
         if let Some(key) = self.newer_version().await? {
             return self.take_over(key, &by, reason).await;
@@ -143,8 +143,11 @@ impl Rotator {
         self.take_over(key, &by, reason).await
     }
 
-    /// The provider's newest version, where that is not the one that signs.
+    /// The provider's newest version, where that is not the one that signs. One that was begun is finished first.
     async fn newer_version(&self) -> Result<Option<SigningKey>, RotateError> {
+        if self.parts.kms.rotation_begun() {
+            self.parts.kms.rotate_key().await?;
+        }
         let version = self.parts.kms.current().await?;
         let active = self.parts.log.active_key();
         if active.provider == self.parts.provider && active.version == version.as_str() {

@@ -62,6 +62,10 @@ impl Kms for Metered {
         self.measured(KmsOperation::Rotate, self.inner.rotate_key()).await
     }
 
+    fn rotation_begun(&self) -> bool {
+        self.inner.rotation_begun()
+    }
+
     async fn key_metadata(&self) -> Result<KeyMetadata, KmsError> {
         self.measured(KmsOperation::Metadata, self.inner.key_metadata())
             .await

@@ -22,8 +22,12 @@ impl KmsSigner {
 #[async_trait]
 impl Signer for KmsSigner {
     async fn newest(&self) -> Result<SigningKey, SignerError> {
-        let version = self.kms.current().await.map_err(refused)?;
-        let public = self.kms.public_key(&version).await.map_err(refused)?;
+        let version = self.kms.current().await.map_err(|error| refused(&error))?;
+        let public = self
+            .kms
+            .public_key(&version)
+            .await
+            .map_err(|error| refused(&error))?;
         signing_key(&public, self.provider, &version)
     }
 
@@ -37,8 +41,12 @@ impl Signer for KmsSigner {
                 ),
             });
         }
-        let version = KeyVersion::new(&key.version).map_err(refused)?;
-        let signature = self.kms.sign(&version, digest).await.map_err(refused)?;
+        let version = KeyVersion::new(&key.version).map_err(|error| refused(&error))?;
+        let signature = self
+            .kms
+            .sign(&version, digest)
+            .await
+            .map_err(|error| refused(&error))?;
         Ok(signature.to_der())
     }
 }
@@ -60,7 +68,7 @@ pub(super) fn signing_key(
     })
 }
 
-fn refused(error: KmsError) -> SignerError {
+fn refused(error: &KmsError) -> SignerError {
     SignerError {
         label: error.label(),
         message: error.to_string(),
