@@ -137,3 +137,10 @@ pub(super) fn audit_with(
         },
     )
 }
+
+/// Whether a file of the log holds entries.
+pub(super) fn is_segment(file: &str) -> bool {
+    Path::new(file)
+        .extension()
+        .is_some_and(|extension| extension == "seg")
+}

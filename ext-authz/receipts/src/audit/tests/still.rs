@@ -1,6 +1,6 @@
 //! A log that nobody writes to, and one that somebody does.
 
-use super::fixture::{Fixture, audit_dir, audit_with};
+use super::fixture::{Fixture, audit_dir, audit_with, is_segment};
 use crate::audit::Directory;
 use crate::checkpoint::Unsigned;
 use crate::payload::samples;
@@ -139,7 +139,7 @@ async fn what_is_durable_and_not_signed_yet_is_looked_at_too() {
     let last = fixture
         .files()
         .into_iter()
-        .rfind(|(file, _)| file.ends_with(".seg"))
+        .rfind(|(file, _)| is_segment(file))
         .expect("a segment");
     let path = copy.path().join("log").join(&last.0);
     let bytes = std::fs::read(&path).expect("read");
