@@ -33,7 +33,7 @@ use crate::config::Config;
 use clock::{Clock, wall_ms};
 use evidence::Evidence;
 use journal::Journal;
-use keys::{Keys, KmsSigner, Metered, ProviderError, RotationParts, Rotator};
+use keys::{Keys, KmsSigner, Metered, ProviderError, RotationParts, Rotator, Trouble};
 use ledger::Ledger;
 use recorder::Recorder;
 use rollouts::{CommandError, Driver, DriverParts, Rollouts};
@@ -72,6 +72,10 @@ pub(crate) enum StartError {
     DataDirectory { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Key(#[from] ProviderError),
+    #[error(
+        "kms.provider: the log in `data` is signed by the provider `{log}`, not by `{configured}`, and a log stays with its own; set it back, or give another `data` for a new log"
+    )]
+    OtherProvider { log: String, configured: &'static str },
     #[error(transparent)]
     Log(#[from] LogError),
     #[error(transparent)]
@@ -105,6 +109,13 @@ impl App {
         let kms: Arc<dyn Kms> = Arc::new(Metered::new(kms, clock, Arc::clone(&metrics)));
         let provider = config.kms.provider.as_str();
         let log = open_log(config, storage, KmsSigner::new(Arc::clone(&kms), provider)).await?;
+        let signs = log.active_key().provider;
+        if signs != provider {
+            return Err(StartError::OtherProvider {
+                log: signs,
+                configured: provider,
+            });
+        }
         let (ledger, snapshots) = recover(config, &log).await?;
         let journal = Journal::new(log.clone(), clock, Arc::clone(&metrics));
         let evidence = Arc::new(Evidence::default());
@@ -187,9 +198,13 @@ impl App {
         }
         let ready = detail.is_empty();
         if let Some(error) = &log.last_flush_error {
-            detail.push(format!("{} receipts wait for a signature: {error}", log.unsigned));
+            detail.push(format!(
+                "{} receipts wait for a signature ({}); the service's log says why",
+                log.unsigned,
+                why_unsigned(error)
+            ));
         }
-        detail.extend(self.keys.trouble());
+        detail.extend(self.keys.trouble().as_ref().map(Trouble::in_short));
         Readiness { ready, detail }
     }
 
@@ -208,6 +223,14 @@ impl App {
         let log = self.log.status();
         self.metrics.log_sizes(log.size, log.signed_size);
         self.metrics.expose()
+    }
+}
+
+/// A label only: what a provider says may name accounts, and anybody may probe.
+fn why_unsigned(error: &LogError) -> &'static str {
+    match error {
+        LogError::Sign(error) => error.label(),
+        error => error.label(),
     }
 }
 

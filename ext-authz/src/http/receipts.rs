@@ -22,8 +22,8 @@ const MAX_LIMIT: usize = 1000;
 const MAX_READ: u64 = 100_000;
 /// Entries read at once, backwards.
 const PAGE: u64 = 512;
-/// A receipt is asked for before it is signed: wait for the next flush, not for ever.
-const SIGNED_WITHIN: Duration = Duration::from_secs(5);
+/// A receipt is asked for before it is signed: wait for the longest interval between flushes and some, not for ever.
+const SIGNED_WITHIN: Duration = Duration::from_secs(12);
 
 /// What of the log to list.
 #[derive(Debug, Deserialize)]

@@ -226,7 +226,7 @@ impl ServiceMetrics {
         self.append_failures.with((reason,)).inc();
     }
 
-    /// A checkpoint could not be signed.
+    /// A second went by in which the newest flush had given no signed checkpoint.
     pub fn signing_failed(&self) {
         self.signing_failures.inc();
     }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use knhk_receipts::Log;
 use tokio::task::JoinSet;
 
+use crate::bench::{Bench, payload};
 use crate::times::Times;
-use crate::{open, payload};
 
 /// About 5 GB.
 pub(crate) const MOST: u64 = 10_000_000;
@@ -21,37 +21,62 @@ const AT_ONCE: u64 = 64;
 /// Single appends, and receipts, that are measured at each size.
 const SAMPLES: usize = 500;
 
+/// Flushes that are measured at each size, and entries that each of them covers: few, since the log grows by them; and those
+/// of one flush as a busy log has it.
+const FLUSHES: usize = 100;
+const SMALL_FLUSH: u64 = 10;
+const LARGE_FLUSH: u64 = 10_000;
+
 /// Fills a log, tenfold each time, and measures it at each size.
 pub(crate) async fn measure(dir: &Path, most: u64) {
     println!(
-        "{:>10} {:>10} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
-        "entries", "fill/s", "append p50", "p99 ms", "flush ms", "receipt ms", "start ms", "RSS MiB"
+        "{:>10} {:>10} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "entries",
+        "fill/s",
+        "append p50",
+        "p99 ms",
+        "flush p50",
+        "p99 ms",
+        "10,000 ms",
+        "signs each",
+        "receipt ms",
+        "start ms",
+        "RSS MiB"
     );
     let dir = dir.join("growth");
-    let mut log = open(&dir).await;
+    let mut bench = Bench::open(&dir).await;
+    let mut memory = Vec::new();
     let mut size = FIRST;
     while size <= most {
-        let filled = fill(&log, size).await;
+        let filled = fill(&bench.log, size).await;
         let resident = resident_mib();
-        let appends = appends(&log).await;
-        let flush = flush(&log).await;
-        let receipts = receipts(&log).await;
-        log.close().await.expect("closes");
+        memory.push(resident);
+        let appends = appends(&bench.log).await;
+        let flushes = flushes(&bench.log).await;
+        let large = flush(&bench.log, LARGE_FLUSH).await;
+        let receipts = receipts(&bench.log).await;
+        let cost = bench.close().await;
         let begun = Instant::now();
-        log = open(&dir).await;
+        bench = Bench::open(&dir).await;
         let start = begun.elapsed();
         let ms = |seconds: f64| seconds * 1e3;
         println!(
-            "{size:>10} {filled:>10.0} {:>9.3} {:>9.3} {:>9.2} {:>9.3} {:>9.1} {resident:>9.1}",
+            "{size:>10} {filled:>10.0} {:>10.3} {:>9.3} {:>9.2} {:>9.2} {:>9.2} {:>10.2} {:>10.3} {:>9.1} {resident:>9.1}",
             ms(appends.percentile(0.5)),
             ms(appends.percentile(0.99)),
-            ms(flush.as_secs_f64()),
+            ms(flushes.percentile(0.5)),
+            ms(flushes.percentile(0.99)),
+            ms(large.as_secs_f64()),
+            cost.signatures_a_flush(),
             ms(receipts.percentile(0.5)),
             ms(start.as_secs_f64()),
         );
         size *= 10;
     }
-    log.close().await.expect("closes");
+    bench.close().await;
+    if let (Some(first), Some(last)) = (memory.first(), memory.last()) {
+        println!("memory that is not of files: {first:.1} MiB at first, {last:.1} MiB at last");
+    }
 }
 
 /// Appends up to `size`, and says how many a second.
@@ -85,10 +110,19 @@ async fn appends(log: &Log) -> Times {
     Times::new(times, begun.elapsed())
 }
 
-/// How long a flush takes that covers a tick's worth of entries.
-async fn flush(log: &Log) -> Duration {
-    log.flush_now().await.expect("flushes");
-    log.append((0..10_000).map(payload).collect())
+/// Flushes of few entries each.
+async fn flushes(log: &Log) -> Times {
+    let begun = Instant::now();
+    let mut times = Vec::new();
+    for _ in 0..FLUSHES {
+        times.push(flush(log, SMALL_FLUSH).await);
+    }
+    Times::new(times, begun.elapsed())
+}
+
+/// How long a flush takes that covers so many entries.
+async fn flush(log: &Log, entries: u64) -> Duration {
+    log.append((0..entries).map(payload).collect())
         .await
         .expect("appends");
     let begun = Instant::now();

@@ -1,8 +1,9 @@
-//! How fast appends become durable, receipts available and verified, beside what the disk itself can do; and what the log
-//! costs as it grows.
+//! How fast appends become durable, receipts available and verified, beside what the disk itself and Tessera's POSIX driver
+//! can do; and what the log costs as it grows.
 //!
-//! `cargo bench -p knhk-receipts --features testing --bench append -- [DIR]`: DIR is on the disk to measure, else the system's
-//! temporary directory. About 40 s.
+//! `cargo bench -p knhk-receipts --features testing --bench append -- [--tessera PROGRAM] [DIR]`: DIR is on the disk to
+//! measure, else the build's own, since the system's temporary directory may be memory; PROGRAM is what
+//! `tests/peers/tessera.sh` prints. About 40 s, and 20 s for Tessera.
 //!
 //! `... --bench append -- --growth [DIR]`: a log of 10^4 to 10^7 entries, its costs at each size, and the memory of the process.
 //! About 5 GB, deleted at the end; some minutes. `--entries N` stops at N entries.
@@ -15,24 +16,30 @@
     reason = "a benchmark looks at the clock, prints, and rounds"
 )]
 
+mod bench;
+mod counted;
 mod growth;
+mod tessera;
 mod times;
 
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use knhk_receipts::payload::samples;
+use knhk_receipts::Log;
 use knhk_receipts::testing::TestSigner;
-use knhk_receipts::{DiskStorage, Env, Log, LogOptions, Payload};
+use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
+use bench::{Bench, payload};
+use tessera::Settings;
 use times::Times;
 
 const RUN: Duration = Duration::from_secs(4);
 const APPENDERS: [u64; 5] = [1, 16, 128, 1024, 8192];
+/// Those that Tessera is measured with too: with fewer it waits for its batches.
+const WITH_TESSERA: [u64; 2] = [1024, 8192];
 const RAW_SYNCS: usize = 2000;
 /// About one record, and one page: a file system has more to do where a block is new.
 const RAW_BYTES: [usize; 2] = [400, 4096];
@@ -45,11 +52,14 @@ struct Asked {
     root: PathBuf,
     /// The most entries of a growing log; none where that is not asked for.
     growth: Option<u64>,
+    /// The program that measures Tessera.
+    tessera: Option<PathBuf>,
 }
 
 impl Asked {
     fn read() -> Self {
-        let (mut root, mut growth, mut most) = (std::env::temp_dir(), false, growth::MOST);
+        let (mut growth, mut most) = (false, growth::MOST);
+        let (mut root, mut tessera) = (PathBuf::from(env!("CARGO_TARGET_TMPDIR")), None);
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
@@ -60,8 +70,9 @@ impl Asked {
                     let given = arguments.next().and_then(|number| number.parse().ok());
                     most = given.expect("--entries takes a number");
                 }
+                "--tessera" => tessera = Some(arguments.next().expect("--tessera takes a program").into()),
                 other if other.starts_with('-') => {
-                    panic!("`{other}`: give --growth, --entries N or a directory")
+                    panic!("`{other}`: give --growth, --entries N, --tessera PROGRAM or a directory")
                 }
                 directory => root = directory.into(),
             }
@@ -69,6 +80,7 @@ impl Asked {
         Self {
             root,
             growth: growth.then_some(most),
+            tessera,
         }
     }
 }
@@ -84,11 +96,11 @@ fn main() {
         .expect("a runtime");
     match asked.growth {
         Some(most) => runtime.block_on(growth::measure(dir.path(), most)),
-        None => rates(dir.path(), &runtime),
+        None => rates(dir.path(), &runtime, asked.tessera.as_deref()),
     }
 }
 
-fn rates(dir: &Path, runtime: &tokio::runtime::Runtime) {
+fn rates(dir: &Path, runtime: &Runtime, tessera: Option<&Path>) {
     let [raw, _] = RAW_BYTES.map(|bytes| {
         let times = raw_syncs(dir, bytes);
         println!(
@@ -98,32 +110,65 @@ fn rates(dir: &Path, runtime: &tokio::runtime::Runtime) {
         times
     });
 
-    let mut best = 0.0_f64;
-    for appenders in APPENDERS {
-        let log = runtime.block_on(open(&dir.join(format!("full-{appenders}"))));
-        let before = cpu_seconds();
-        let times = runtime.block_on(saturate(&log, appenders));
-        let cpu = (cpu_seconds() - before) / times.count() * 1e6;
-        best = best.max(times.rate());
-        println!(
-            "{appenders:>5} appenders, append to durable: {}  CPU {cpu:.1} us",
-            times.line()
-        );
-        runtime.block_on(log.close()).expect("closes");
+    let ours = APPENDERS.map(|appenders| (appenders, full(dir, runtime, appenders)));
+    match tessera {
+        Some(program) => beside_tessera(dir, program, &ours),
+        None => println!("Tessera: not run: no --tessera PROGRAM was given"),
     }
 
-    let log = runtime.block_on(open(&dir.join("paced")));
-    let (durable, receipt) = runtime.block_on(pace(&log, best / 2.0));
+    let best = ours.iter().fold(0.0_f64, |best, (_, rate)| best.max(*rate));
+    let bench = runtime.block_on(Bench::open(&dir.join("paced")));
+    let (durable, receipt) = runtime.block_on(pace(&bench.log, best / 2.0));
     println!("paced at half of the best, append to durable: {}", durable.line());
     println!("paced at half of the best, append to receipt: {}", receipt.line());
     println!(
-        "p99 append to durable is {:.1} raw syncs' p99",
-        durable.percentile(0.99) / raw.percentile(0.99)
+        "p99 append to durable is {:.1} raw syncs' p99; p99 append to receipt is a flush of {} ms and {:.1} ms",
+        durable.percentile(0.99) / raw.percentile(0.99),
+        bench::options().flush.as_millis(),
+        (receipt.percentile(0.99) - bench::options().flush.as_secs_f64()) * 1e3,
     );
 
-    let verify = runtime.block_on(verify(&log));
+    let verify = runtime.block_on(verify(&bench.log));
     println!("verify, one thread: {}", verify.line());
-    runtime.block_on(log.close()).expect("closes");
+    runtime.block_on(bench.close());
+}
+
+/// As many appends under way as there are appenders. Says how many a second became durable.
+fn full(dir: &Path, runtime: &Runtime, appenders: u64) -> f64 {
+    let bench = runtime.block_on(Bench::open(&dir.join(format!("full-{appenders}"))));
+    let (processor, before) = (cpu_seconds(), bench.cost());
+    let times = runtime.block_on(saturate(&bench.log, appenders));
+    let processor = (cpu_seconds() - processor) / times.count() * 1e6;
+    let syncs = times.per_second(bench.cost().since(before).syncs);
+    let cost = runtime.block_on(bench.close());
+    println!(
+        "{appenders:>5} appenders, append to durable: {}  CPU {processor:.1} us  {syncs:.0} syncs/s  {:.2} signatures a flush",
+        times.line(),
+        cost.signatures_a_flush(),
+    );
+    times.rate()
+}
+
+fn beside_tessera(dir: &Path, program: &Path, ours: &[(u64, f64)]) {
+    let both = ours
+        .iter()
+        .filter(|(appenders, _)| WITH_TESSERA.contains(appenders));
+    for &(adders, rate) in both {
+        for (n, settings) in Settings::ALL.into_iter().enumerate() {
+            let dir = dir.join(format!("tessera-{adders}-{n}"));
+            let name = settings.name();
+            match tessera::measure(program, &dir, settings, adders, RUN) {
+                Ok(its) => println!(
+                    "{adders:>5} adders, Tessera, {name}: {:.0}/s  p50 {:.3} ms  p99 {:.3} ms; ours is {:.1} times that",
+                    its.rate,
+                    its.p50_ms,
+                    its.p99_ms,
+                    rate / its.rate
+                ),
+                Err(why) => println!("{adders:>5} adders, Tessera, {name}: not run: {why}"),
+            }
+        }
+    }
 }
 
 fn raw_syncs(dir: &Path, bytes: usize) -> Times {
@@ -143,25 +188,6 @@ fn raw_syncs(dir: &Path, bytes: usize) -> Times {
         })
         .collect();
     Times::new(times, start.elapsed())
-}
-
-pub(crate) async fn open(dir: &Path) -> Log {
-    let storage = Arc::new(DiskStorage::open(dir).expect("a directory"));
-    let signer = Arc::new(TestSigner::new(1));
-    Log::open(storage, LogOptions::new("test"), signer, Env::system())
-        .await
-        .expect("opens")
-}
-
-/// A decision of 300 bytes.
-pub(crate) fn payload(seq: u64) -> Payload {
-    const BYTES: usize = 300;
-    let Payload::Decision(mut decision) = samples::decision(seq) else {
-        panic!("the sample is a decision");
-    };
-    let missing = BYTES.saturating_sub(Payload::Decision(decision.clone()).to_bytes().len());
-    decision.evidence.host.extend(std::iter::repeat_n('x', missing));
-    Payload::Decision(decision)
 }
 
 /// Processor time of this process, in user and kernel. The kernel counts it in hundredths of a second.

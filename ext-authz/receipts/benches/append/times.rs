@@ -18,7 +18,12 @@ impl Times {
     }
 
     pub(crate) fn rate(&self) -> f64 {
-        self.sorted.len() as f64 / self.over.as_secs_f64()
+        self.count() / self.over.as_secs_f64()
+    }
+
+    /// How many of something that was counted over the same run.
+    pub(crate) fn per_second(&self, counted: u64) -> f64 {
+        counted as f64 / self.over.as_secs_f64()
     }
 
     #[allow(

@@ -1,5 +1,4 @@
-//! The task that rotates the key: when an operator says so, when it is due, and when the provider has a newer version than
-//! the log's, be it from a rotation that was cut off or from one that was made at the provider.
+//! The task that rotates the key: when an operator says so, when it is due, and when a rotation of its own was cut off.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::schedule::{Schedule, due_at};
 use super::signer::signing_key;
-use super::{Keys, Request, RotateError, WAITING_ROTATIONS};
+use super::{Keys, Request, RotateError, Trouble, WAITING_ROTATIONS};
 use crate::app::clock::Clock;
 use crate::app::journal::Journal;
 
@@ -43,14 +42,14 @@ pub(crate) struct Rotator {
     parts: RotationParts,
     requests: mpsc::Receiver<Request>,
     schedule: Schedule,
-    trouble: Arc<Mutex<Option<String>>>,
+    trouble: Arc<Mutex<Option<Trouble>>>,
 }
 
 /// Why a version takes over, for its receipt.
 enum Reason {
     Operator,
     Due,
-    NewerAtProvider,
+    Begun,
 }
 
 impl Reason {
@@ -58,7 +57,7 @@ impl Reason {
         match self {
             Self::Operator => "an operator asked for it",
             Self::Due => "the key had signed for as long as kms.rotate_every says",
-            Self::NewerAtProvider => "the provider had a newer version",
+            Self::Begun => "the service had begun it and was cut off",
         }
     }
 }
@@ -90,29 +89,40 @@ impl Rotator {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                Some(request) = self.requests.recv() => {
-                    let result = self.rotate(request.by, Reason::Operator).await;
-                    self.note(&result);
-                    // An operator who no longer waits finds the receipt.
-                    let _ = request.done.send(result);
-                }
+                Some(request) = self.requests.recv() => self.serve(request).await,
                 _ = look.tick() => self.look().await,
             }
         }
     }
 
-    /// What the service does by itself.
+    /// An operator's rotation. Whoever asked while it was under way gets the same key: nobody wants two at once.
+    async fn serve(&mut self, request: Request) {
+        let result = self.rotate(request.by, Reason::Operator).await;
+        self.note(&result);
+        let key = result.as_ref().ok().cloned();
+        // An operator who no longer waits finds the receipt.
+        let _ = request.done.send(result);
+        if let Some(key) = key {
+            while let Ok(request) = self.requests.try_recv() {
+                let _ = request.done.send(Ok(key.clone()));
+            }
+        }
+    }
+
+    /// What the service does by itself: it goes on with what it began, and rotates when that is due. A newer version that
+    /// somebody else made only waits: who may make one at the provider is not who may let it sign this log.
     async fn look(&mut self) {
         let now = self.parts.clock.mono();
         if !self.schedule.may_try(now) {
             return;
         }
+        let (begun, due) = (self.parts.kms.rotation_begun(), self.is_due());
         let taken_over = match self.newer_version().await {
-            Ok(Some(key)) => self.take_over(key, ITSELF, Reason::NewerAtProvider).await,
-            Ok(None) if self.is_due() => self.rotate(ITSELF.to_owned(), Reason::Due).await,
-            Ok(None) => return self.schedule.went_well(),
+            Ok(Some(key)) if begun => self.take_over(key, ITSELF, Reason::Begun).await,
+            Ok(_) if due => self.rotate(ITSELF.to_owned(), Reason::Due).await,
+            Ok(newer) => return self.note_newer(newer.as_ref()),
             // Nothing was to be rotated, as far as anybody knows. Whether the key still signs is seen elsewhere.
-            Err(RotateError::Kms(error)) if !self.parts.kms.rotation_begun() => {
+            Err(RotateError::Kms(error)) if !begun && !due => {
                 tracing::warn!(%error, label = error.label(), "the provider's newest key version is not known");
                 return self.schedule.failed(now);
             }
@@ -149,10 +159,6 @@ impl Rotator {
             self.parts.kms.rotate_key().await?;
         }
         let version = self.parts.kms.current().await?;
-        let active = self.parts.log.active_key();
-        if active.provider == self.parts.provider && active.version == version.as_str() {
-            return Ok(None);
-        }
         let public = self.parts.kms.public_key(&version).await?;
         let newest = signing_key(&public, self.parts.provider, &version)?;
         let keys = self.parts.log.keys();
@@ -206,9 +212,31 @@ impl Rotator {
             Err(error) => {
                 tracing::error!(%error, label = error.label(), "no rotation");
                 self.parts.metrics.key_rotated(RotationOutcome::Failed);
-                Some(error.to_string())
+                Some(Trouble::Failed {
+                    label: error.label(),
+                    text: error.to_string(),
+                })
             }
         };
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// Says whether a newer version waits. What failed before stays said until a rotation ends well.
+    fn note_newer(&mut self, newer: Option<&SigningKey>) {
+        self.schedule.went_well();
+        let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = newer.map(|key| Trouble::Waits {
+            version: key.version.clone(),
+        });
+        if matches!(*trouble, Some(Trouble::Failed { .. })) || *trouble == waits {
+            return;
+        }
+        if let Some(Trouble::Waits { version }) = &waits {
+            tracing::warn!(
+                version,
+                "a newer version of the key waits: `knhk key rotate` lets it sign"
+            );
+        }
+        *trouble = waits;
     }
 }

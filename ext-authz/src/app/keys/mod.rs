@@ -28,7 +28,7 @@ const WAITING_ROTATIONS: usize = 4;
 pub(crate) struct Keys {
     log: Log,
     rotate_every: Option<Duration>,
-    trouble: Arc<Mutex<Option<String>>>,
+    trouble: Arc<Mutex<Option<Trouble>>>,
     requests: mpsc::Sender<Request>,
 }
 
@@ -36,6 +36,42 @@ pub(crate) struct Keys {
 struct Request {
     by: String,
     done: oneshot::Sender<Result<LogKey, RotateError>>,
+}
+
+/// What is amiss with rotation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    /// The newest rotation failed.
+    Failed { label: &'static str, text: String },
+    /// Somebody made a version at the provider.
+    Waits { version: String },
+}
+
+impl Trouble {
+    /// For anybody who can probe the service: no word of a provider, which may name accounts.
+    pub(crate) fn in_short(&self) -> String {
+        match self {
+            Self::Failed { label, .. } => {
+                format!(
+                    "the signing key was not rotated ({label}), the one in use goes on; `knhk key show` says why"
+                )
+            }
+            Self::Waits { .. } => {
+                "a newer version of the signing key waits at its provider; `knhk key rotate` lets it sign"
+                    .to_owned()
+            }
+        }
+    }
+
+    /// For operators.
+    fn in_full(&self) -> String {
+        match self {
+            Self::Failed { text, .. } => text.clone(),
+            Self::Waits { version } => format!(
+                "a newer version of the signing key waits at its provider, {version}; `knhk key rotate` lets it sign"
+            ),
+        }
+    }
 }
 
 /// Why the signing key was not rotated. The key in use stays so.
@@ -100,13 +136,13 @@ impl Keys {
                     |every| humantime::format_duration(every).to_string(),
                 ),
                 next,
-                trouble: self.trouble(),
+                trouble: self.trouble().as_ref().map(Trouble::in_full),
             },
         }
     }
 
-    /// Why the last rotation failed; none where none did.
-    pub(crate) fn trouble(&self) -> Option<String> {
+    /// What is amiss; none where nothing is.
+    pub(crate) fn trouble(&self) -> Option<Trouble> {
         self.trouble
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -83,7 +83,7 @@ pub(crate) fn open(provider: &Provider, data: &Path) -> Result<Arc<dyn Kms>, Pro
 /// The local key is made on the first start, and only then: a log goes on with the key that signed it.
 fn open_local(data: &Path, keys: &Path) -> Result<LocalKms, ProviderError> {
     let has_key = fs::read_dir(keys).is_ok_and(|mut entries| entries.next().is_some());
-    if data.join("log/checkpoint").exists() && !has_key {
+    if data.join("log/segments").exists() && !has_key {
         return Err(ProviderError::LostKey(keys.to_owned()));
     }
     Ok(LocalKms::open(keys)?)

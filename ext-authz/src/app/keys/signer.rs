@@ -32,22 +32,24 @@ impl Signer for KmsSigner {
     }
 
     async fn sign_digest(&self, key: &SigningKey, digest: &[u8; 32]) -> Result<Vec<u8>, SignerError> {
-        if key.provider != self.provider {
-            return Err(SignerError {
-                label: "other_provider",
-                message: format!(
-                    "the log's key is of the provider `{}`, and kms.provider is `{}`: set it back",
-                    key.provider, self.provider
-                ),
-            });
-        }
         let version = KeyVersion::new(&key.version).map_err(|error| refused(&error))?;
         let signature = self
             .kms
             .sign(&version, digest)
             .await
             .map_err(|error| refused(&error))?;
-        Ok(signature.to_der())
+        let signature = signature.to_der();
+        if key.public.verifies(digest, &signature) {
+            return Ok(signature);
+        }
+        // The provider's own check has passed: it is a good signature, and not one of ours.
+        Err(SignerError {
+            label: "other_key",
+            message: format!(
+                "another key answers to the version {version} than the {} that signs this log: it was replaced, or `kms` names another key; set that back",
+                key.public
+            ),
+        })
     }
 }
 

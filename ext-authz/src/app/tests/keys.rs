@@ -194,7 +194,7 @@ async fn a_version_that_does_not_sign_never_takes_over_and_no_second_one_is_made
 }
 
 #[tokio::test]
-async fn a_version_that_was_made_at_the_provider_takes_over_at_the_next_start() {
+async fn a_version_that_was_made_at_the_provider_waits_until_somebody_lets_it_sign() {
     let data = tempfile::tempdir().expect("a directory");
     let kms = MoodyKms::open(data.path());
     let running = start_with(&kms, data.path()).await;
@@ -202,13 +202,84 @@ async fn a_version_that_was_made_at_the_provider_takes_over_at_the_next_start() 
     running.end(data.path(), Ending::Orderly).await;
     kms.kms.rotate_key().await.expect("a version");
     let running = start_with(&kms, data.path()).await;
-    // The rotator's first look comes at once; the action's receipt is its last deed.
-    let mut size = running.app.log.size();
-    while !keys(&running.app).contains(&"v2 active".to_owned()) {
-        running.app.log.covered(size).await.expect("goes on");
-        size += 1;
+    // The rotator's first look comes at once.
+    while running.app.readiness().detail.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    let detail = running.app.readiness().detail;
+    assert!(
+        detail[0].contains("waits at its provider") && !detail[0].contains("v2"),
+        "{detail:?}"
+    );
+    let told = running.app.keys.set().rotation.trouble.expect("told");
+    assert!(told.contains("v2"), "{told}");
+    assert_eq!(keys(&running.app), ["v1 active"]);
+    let key = running
+        .app
+        .keys
+        .rotate("ops".to_owned())
+        .await
+        .expect("takes over");
+    assert_eq!(key.version, "v2", "and no third one is made");
+    assert!(running.app.readiness().detail.is_empty());
+    everything_verifies(&running.app).await;
+}
+
+#[tokio::test]
+async fn rotations_that_were_asked_for_at_once_are_one() {
+    let data = tempfile::tempdir().expect("a directory");
+    let running = start_with(&MoodyKms::open(data.path()), data.path()).await;
+    let ask = |who: &str| running.app.keys.rotate(who.to_owned());
+    let (one, two, three) = tokio::join!(ask("a"), ask("b"), ask("c"));
+    for key in [one, two, three] {
+        assert_eq!(key.expect("rotates").version, "v2");
     }
     everything_verifies(&running.app).await;
+}
+
+#[tokio::test]
+async fn another_key_under_the_same_version_signs_nothing_and_is_named() {
+    let (data, other) = (
+        tempfile::tempdir().expect("a directory"),
+        tempfile::tempdir().expect("a directory"),
+    );
+    let running = start_with(&MoodyKms::open(data.path()), data.path()).await;
+    everything_verifies(&running.app).await;
+    running.end(data.path(), Ending::Orderly).await;
+    let running = start_with(&MoodyKms::open(other.path()), data.path()).await;
+    running
+        .app
+        .keys
+        .rotate("ops".to_owned())
+        .await
+        .expect_err("the old key is away");
+    let error = running.app.log.flush_now().await.expect_err("it does not sign");
+    assert!(
+        error
+            .to_string()
+            .contains("another key answers to the version v1"),
+        "{error}"
+    );
+    let detail = running.app.readiness().detail.join(" ");
+    assert!(detail.contains("(other_key)"), "{detail}");
+}
+
+#[tokio::test]
+async fn a_log_is_not_continued_with_another_provider() {
+    let data = tempfile::tempdir().expect("a directory");
+    let running = start_with(&MoodyKms::open(data.path()), data.path()).await;
+    running.end(data.path(), Ending::Orderly).await;
+    let text = format!(
+        "region: eu-west-1\ndata: {}\nkms: {{ provider: vault, address: 'http://127.0.0.1:1', key_name: k }}",
+        data.path().display()
+    );
+    let config = Config::parse(&text).expect("valid");
+    let storage = Arc::new(DiskStorage::open(data.path()).expect("a directory"));
+    let error = App::open_on(&config, storage, MoodyKms::open(data.path()))
+        .await
+        .err()
+        .expect("refused");
+    assert!(error.to_string().starts_with("kms.provider: "), "{error}");
 }
 
 #[tokio::test]
