@@ -80,6 +80,11 @@ impl Call {
         }
     }
 
+    /// What came before has used up the time for this, so that it was not asked.
+    pub fn no_time_left(&self) -> KmsError {
+        KmsError::NoTimeLeft { call: self.clone() }
+    }
+
     /// No connection, or it broke before the answer was whole.
     pub fn unreachable(&self, detail: impl fmt::Display) -> KmsError {
         KmsError::Unreachable {

@@ -81,6 +81,14 @@ pub enum KmsError {
         /// How long it was waited for.
         after: Duration,
     },
+    /// What came before has used up the time for this, so that it was not asked. Its label is that of [`KmsError::Timeout`].
+    #[error(
+        "{call}: no time was left for it, the calls before took it all; check the provider's health and the network to it"
+    )]
+    NoTimeLeft {
+        /// What was not asked.
+        call: Call,
+    },
     /// No connection, or it broke before the answer was whole.
     #[error("{call}: the provider cannot be reached ({detail}); check its address and the network")]
     Unreachable {
@@ -238,7 +246,7 @@ impl KmsError {
             Self::KeyDisabled { .. } => "key_disabled",
             Self::KeyMissing { .. } => "key_missing",
             Self::WrongKeyType { .. } => "wrong_key_type",
-            Self::Timeout { .. } => "timeout",
+            Self::Timeout { .. } | Self::NoTimeLeft { .. } => "timeout",
             Self::Unreachable { .. } => "unreachable",
             Self::Tls { .. } => "tls",
             Self::MalformedAnswer { .. } => "malformed_answer",

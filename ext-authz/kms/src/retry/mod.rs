@@ -66,7 +66,8 @@ impl Retry {
     ///
     /// Every attempt is bounded by [`Retry::attempt`] and by what is left of the deadline. Only failures for which
     /// [`KmsError::is_transient`] holds are tried again. What comes back after several attempts has the label of the last
-    /// failure; an attempt that the deadline cut short says less than the one before it, which is reported instead.
+    /// failure; an attempt that the deadline cut short says less than the one before it, which is reported instead. Once the
+    /// deadline is used up nothing more is attempted: a rotation shares one among its calls, so that can be so from the start.
     pub async fn run<T, F, Fut>(&self, env: &Env, call: &Call, mut attempt: F) -> Result<T, KmsError>
     where
         F: FnMut() -> Fut + Send,
@@ -79,6 +80,10 @@ impl Retry {
         let mut before: Option<KmsError> = None;
         loop {
             let left = self.deadline.saturating_sub(elapsed());
+            if left.is_zero() {
+                let last = before.unwrap_or_else(|| call.no_time_left());
+                return Err(given_up(failures, elapsed(), last));
+            }
             let limit = self.attempt.min(left);
             let result = tokio::select! {
                 biased;
@@ -97,19 +102,22 @@ impl Retry {
             };
             match self.next(failures, elapsed(), (env.random)()) {
                 Some(pause) => env.time.pause(pause).await,
-                None if failures > 1 => {
-                    return Err(KmsError::GaveUp {
-                        attempts: failures,
-                        after: Duration::from_millis(
-                            u64::try_from(elapsed().as_millis()).unwrap_or(u64::MAX),
-                        ),
-                        last: Box::new(error),
-                    });
-                }
-                None => return Err(error),
+                None => return Err(given_up(failures, elapsed(), error)),
             }
             before = Some(error);
         }
+    }
+}
+
+/// The last failure, and how often it was tried if that was more than once.
+fn given_up(attempts: u32, after: Duration, last: KmsError) -> KmsError {
+    if attempts < 2 {
+        return last;
+    }
+    KmsError::GaveUp {
+        attempts,
+        after: Duration::from_millis(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
+        last: Box::new(last),
     }
 }
 

@@ -182,6 +182,58 @@ fn an_attempt_cut_short_by_the_deadline_is_told_by_the_one_before() {
 }
 
 #[test]
+fn once_the_deadline_is_used_up_nothing_is_attempted_and_the_error_says_so() {
+    let spent = Retry {
+        deadline: Duration::ZERO,
+        ..Retry::CALL
+    };
+    let spent = run(spent, vec![Attempt::Succeeds], Duration::ZERO, vec![0]);
+    assert_eq!(spent.made, []);
+    let error = spent.result.expect_err("no time");
+    assert_eq!(error.label(), "timeout");
+    let line = error.to_string();
+    assert!(
+        line.contains("no time was left") && !line.contains("within"),
+        "{line}"
+    );
+}
+
+/// A clock whose pauses last until the deadline, as those of a busy machine may.
+struct Oversleeping(std::sync::Arc<TestTime>);
+
+#[async_trait::async_trait]
+impl crate::Time for Oversleeping {
+    fn now(&self) -> Duration {
+        self.0.now()
+    }
+
+    async fn pause(&self, _: Duration) {
+        self.0.advance(CALL_DEADLINE);
+    }
+
+    async fn limit(&self, limit: Duration) {
+        self.0.limit(limit).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pause_that_outlasts_the_deadline_is_told_by_the_failure_before_it() {
+    let env = Env {
+        time: std::sync::Arc::new(Oversleeping(TestTime::new())),
+        ..testing::env(TestTime::new(), &[])
+    };
+    let mut attempts = 0;
+    let result = Retry::CALL
+        .run(&env, &call(), || {
+            attempts += 1;
+            async { Err::<(), _>(call().throttled("429")) }
+        })
+        .await;
+    let error = result.expect_err("throttled");
+    assert_eq!((attempts, error.label()), (1, "throttled"), "{error}");
+}
+
+#[test]
 fn what_was_tried_is_said_in_one_line() {
     let run = run(
         Retry::CALL,
