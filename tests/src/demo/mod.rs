@@ -74,6 +74,7 @@ pub async fn run(provider: Provider, out: impl Write) -> Result<(), DemoError> {
     let key = proof::key(&scene).await?;
     let traffic = scene.end().await?;
     proof::verify(kept, &key, &mut timeline).await?;
+    proof::audit(&traffic.data(), &key, &mut timeline).await?;
 
     timeline.chapter("So")?;
     traffic.sum_up(&back, &mut timeline)

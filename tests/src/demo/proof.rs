@@ -230,6 +230,34 @@ pub(super) async fn verify(
     ))
 }
 
+/// Audits the whole log that the service left: every entry, tile and checkpoint.
+pub(super) async fn audit(
+    data: &Path,
+    key: &Key,
+    timeline: &mut Timeline<impl Write>,
+) -> Result<(), DemoError> {
+    let report = Cli::offline()?
+        .json(&[
+            "receipt".as_ref(),
+            "audit".as_ref(),
+            data.as_os_str(),
+            "--key".as_ref(),
+            key.file.as_os_str(),
+        ])
+        .await?;
+    let many = |of: &str| report[of].as_u64().unwrap_or_default();
+    let keys = report["keys"].as_array().map_or(0, Vec::len);
+    check(keys == 2 && report["findings"] == serde_json::json!([]), || {
+        format!("the log's audit is not clean: {report}")
+    })?;
+    timeline.event(&format!(
+        "$ knhk receipt audit: {} entries, {} tiles, {} checkpoints by {keys} keys, nothing wrong",
+        many("entries"),
+        many("tiles"),
+        many("checkpoints")
+    ))
+}
+
 /// A copy with one bit changed in its middle.
 fn forge(file: &Path) -> Result<PathBuf, DemoError> {
     let mut bytes = std::fs::read(file).map_err(Error::io("a receipt"))?;

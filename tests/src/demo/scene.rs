@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use knhk_decision::bucket;
@@ -61,6 +62,8 @@ pub struct Traffic {
     total: Total,
     sticky: Sticky,
     lasted: Duration,
+    /// It runs no more; its directory is still there.
+    service: Service,
 }
 
 impl Scene {
@@ -194,6 +197,7 @@ impl Scene {
             total: self.total,
             sticky,
             lasted,
+            service: self.service,
         })
     }
 }
@@ -207,6 +211,11 @@ impl Total {
 }
 
 impl Traffic {
+    /// The data directory that the service left.
+    pub(super) fn data(&self) -> PathBuf {
+        self.service.data()
+    }
+
     /// Says what it came to.
     pub(super) fn sum_up(
         &self,
