@@ -1,11 +1,11 @@
 //! What a request to AWS that failed says.
 
 use std::error::Error;
-use std::io;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_kms::config::http::HttpResponse;
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
+use hyper_util::client::legacy;
 
 use crate::network;
 use crate::{Call, KmsError};
@@ -104,21 +104,21 @@ fn refusal(call: &Call, status: u16, code: &str, message: Option<&str>) -> Failu
     })
 }
 
+/// A request does nothing when there was no credential to sign it with or no connection to send it on. Whatever broke on a
+/// connection, TLS included, may have broken after the request had got there.
 fn no_answer(call: &Call, error: &(dyn Error + 'static)) -> Failure {
+    let unsigned = cause::<CredentialsError>(error).is_some();
+    let unconnected = cause::<legacy::Error>(error).is_some_and(legacy::Error::is_connect);
     let words = network::chain(error);
-    if let Some(reason) = network::tls_reason(error) {
-        return Failure::Nothing(call.tls(reason));
-    }
-    if cause::<CredentialsError>(error).is_some() {
-        return Failure::Nothing(call.unauthenticated(words));
-    }
-    match cause::<io::Error>(error).map(io::Error::kind) {
-        Some(
-            io::ErrorKind::ConnectionRefused
-            | io::ErrorKind::HostUnreachable
-            | io::ErrorKind::NetworkUnreachable,
-        ) => Failure::Nothing(call.unreachable(words)),
-        _ => Failure::Unknown(call.unreachable(words)),
+    let told = match network::tls_reason(error) {
+        Some(reason) => call.tls(reason),
+        None if unsigned => call.unauthenticated(words),
+        None => call.unreachable(words),
+    };
+    if unsigned || unconnected {
+        Failure::Nothing(told)
+    } else {
+        Failure::Unknown(told)
     }
 }
 
@@ -136,7 +136,85 @@ fn cause<'e, T: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e
 
 #[cfg(test)]
 mod tests {
+    use std::io::{self, Read as _, Write as _};
+    use std::net::TcpListener;
+
+    use aws_config::retry::RetryConfig;
+    use aws_config::{BehaviorVersion, Region};
+    use aws_sdk_kms::config::Credentials;
+
     use super::*;
+
+    fn call() -> Call {
+        Call::new("aws", "rotate", "alias/knhk")
+    }
+
+    /// What a request to this address comes to, over the SDK's own client.
+    async fn asked(endpoint: String) -> Failure {
+        let config = aws_sdk_kms::Config::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .region(Region::new("eu-west-1"))
+            .credentials_provider(Credentials::new("id", "secret", None, None, "test"))
+            .retry_config(RetryConfig::disabled())
+            .endpoint_url(endpoint)
+            .build();
+        let answer = aws_sdk_kms::Client::from_conf(config).create_key().send().await;
+        failure(&call(), &answer.expect_err("nobody answers as AWS does"))
+    }
+
+    /// A peer that takes one connection, reads what comes first, writes this and hangs up.
+    fn peer(answer: &'static [u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        std::thread::spawn(move || {
+            let (mut connection, _) = listener.accept().expect("a connection");
+            let mut request = [0; 16 * 1024];
+            let _ = connection.read(&mut request).expect("a request");
+            connection.write_all(answer).expect("it is sent");
+        });
+        address.to_string()
+    }
+
+    #[tokio::test]
+    async fn only_a_request_that_no_connection_was_made_for_did_certainly_nothing() {
+        // Nothing listens on the port of tcpmux.
+        let refused = asked("http://127.0.0.1:1".to_owned()).await;
+        assert!(
+            matches!(refused, Failure::Nothing(KmsError::Unreachable { .. })),
+            "{refused:?}"
+        );
+        let no_tls = asked(format!("https://{}", peer(b"no TLS here"))).await;
+        assert!(
+            matches!(no_tls, Failure::Nothing(KmsError::Tls { .. })),
+            "{no_tls:?}"
+        );
+        let hung_up = asked(format!("http://{}", peer(b""))).await;
+        assert!(
+            matches!(hung_up, Failure::Unknown(KmsError::Unreachable { .. })),
+            "{hung_up:?}"
+        );
+    }
+
+    #[test]
+    fn what_breaks_on_a_connection_leaves_it_open_whether_the_request_got_there() {
+        let broken = io::Error::other(rustls::Error::DecryptError);
+        let broken = no_answer(&call(), &broken);
+        assert!(
+            matches!(broken, Failure::Unknown(KmsError::Tls { .. })),
+            "{broken:?}"
+        );
+        for kind in [
+            io::ErrorKind::ConnectionReset,
+            io::ErrorKind::HostUnreachable,
+            io::ErrorKind::NetworkUnreachable,
+        ] {
+            let lost = no_answer(&call(), &io::Error::from(kind));
+            assert!(
+                matches!(lost, Failure::Unknown(KmsError::Unreachable { .. })),
+                "{lost:?}"
+            );
+        }
+    }
 
     #[test]
     fn every_code_of_aws_has_a_label_and_says_whether_it_is_certain() {
