@@ -241,6 +241,21 @@ async fn many_crashes_in_a_row_leave_nothing_orphaned_either() {
 }
 
 #[tokio::test]
+async fn a_rotation_is_begun_from_a_crash_until_the_call_that_finishes_it() {
+    let test = Rotation::begin().await;
+    assert!(!test.process().rotation_begun(), "nobody has rotated");
+    // The key was made, and nobody knows.
+    Crash::After(3).plan(test.faults());
+    assert!(until_crash(&test.process(), test.faults()).await.is_none());
+    let kms = test.process();
+    assert!(kms.rotation_begun(), "it asks nobody: AWS is away");
+    test.faults().heal();
+    let new = kms.rotate_key().await.expect("resumes");
+    assert!(!kms.rotation_begun());
+    test.is_whole(&new).await;
+}
+
+#[tokio::test]
 async fn a_successor_has_spec_tags_policy_and_description_of_the_key_before_it() {
     let test = Rotation::begin().await;
     let policy = r#"{"Version":"2012-10-17","Statement":[{"Sid":"mine","Effect":"Allow","Principal":{"AWS":"arn:aws:iam::123456789012:role/knhk"},"Action":"kms:*","Resource":"*"}]}"#;
