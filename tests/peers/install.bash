@@ -26,6 +26,7 @@ fail() {
     exit 1
 }
 
+# shellcheck disable=SC2154 # `home` is the script's
 install_once() {
     ! installed || return 0
     prepare

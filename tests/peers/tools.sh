@@ -11,6 +11,7 @@ packages_of() {
     python3) echo python3 python3-pip ;;
     openssl) echo openssl ;;
     flock) echo util-linux ;;
+    make) echo make ;;
     *) fail "no package is known that brings $1" ;;
     esac
 }
