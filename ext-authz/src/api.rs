@@ -105,7 +105,7 @@ pub(crate) struct ReceiptSummary {
     pub(crate) id: String,
     /// RFC 3339, UTC.
     pub(crate) time: String,
-    /// `genesis`, `policy`, `action` or `decision`.
+    /// `genesis`, `policy`, `action`, `decision` or `key`.
     pub(crate) kind: String,
     /// The rollout, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]

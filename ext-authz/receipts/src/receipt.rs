@@ -243,7 +243,7 @@ impl ReceiptFile {
         let payload = Payload::from_bytes(&self.payload).map_err(VerifyError::Payload)?;
         passed(
             "payload",
-            format!("a {} of {} bytes", payload.kind(), self.payload.len()),
+            format!("{} of {} bytes", payload.kind(), self.payload.len()),
         );
 
         let computed = commit(&self.salt, &self.payload);

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use knhk_receipts::audit::{Audit, AuditError, Directory, Progress, Report, Source, audit};
+use knhk_receipts::audit::{Audit, AuditError, Directory, Pin, Progress, Report, Source, audit};
 use knhk_receipts::checkpoint::MAX_CHECKPOINT_BYTES;
-use knhk_receipts::{PublicKey, SignedCheckpoint};
+use knhk_receipts::SignedCheckpoint;
 use serde::Serialize;
 
 use super::published::Published;
@@ -31,7 +31,7 @@ pub(crate) struct AuditArgs {
     #[arg(long)]
     region: Option<String>,
     /// A public key in PEM, or a key set as `GET /v1/keys` answers it, that is trusted; may be repeated. The log's chain of
-    /// keys has to contain one of them.
+    /// keys has to contain one of them, and what a key set says of the trees that its keys signed has to be so.
     #[arg(long = "key", value_name = "FILE")]
     keys: Vec<PathBuf>,
     /// A checkpoint that was fetched before; may be repeated. The log has to lead through it.
@@ -52,7 +52,7 @@ struct Answer<'r> {
 
 pub(crate) async fn run(args: AuditArgs) -> Result<(), Failure> {
     let asked = Asked {
-        pinned: trusted::read(&args.keys)?.into_iter().map(|it| it.key).collect(),
+        pinned: trusted::pins(&args.keys)?,
         since: args
             .since
             .iter()
@@ -97,7 +97,7 @@ pub(crate) async fn run(args: AuditArgs) -> Result<(), Failure> {
 
 /// What the user asked for, owned.
 struct Asked {
-    pinned: Vec<PublicKey>,
+    pinned: Vec<Pin>,
     since: Vec<(String, SignedCheckpoint)>,
 }
 

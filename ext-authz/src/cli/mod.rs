@@ -54,7 +54,7 @@ enum Verb {
     /// Fetch, verify and replay receipts; audit their log.
     #[command(subcommand)]
     Receipt(receipt::ReceiptVerb),
-    /// Show the keys that sign checkpoints.
+    /// Show and rotate the keys that sign receipts.
     #[command(subcommand)]
     Key(key::KeyVerb),
 }

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use knhk_receipts::audit::{Pin, PinnedKey, Trees};
 use knhk_receipts::{MAX_KEYS, MAX_PEM_BYTES, PublicKey};
 use serde::Deserialize;
 
@@ -11,18 +12,8 @@ use super::{Failure, input};
 #[derive(Debug, Clone)]
 pub(super) struct Trusted {
     pub(super) key: PublicKey,
-    signed: Signed,
-}
-
-/// Trees that a key signed, by their size.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Signed {
     /// A bare PEM says nothing of that.
-    Unsaid,
-    /// None, when the set was made: it was announced, and had not taken over.
-    None,
-    /// The last one is open while it signs.
-    From(u64, Option<u64>),
+    signed: Option<Trees>,
 }
 
 /// The answer of `GET /v1/keys`, as far as verification needs it.
@@ -58,34 +49,62 @@ impl Trusted {
     /// Whether it can have signed a tree of this size.
     pub(super) fn is_valid_at(&self, size: u64) -> bool {
         match self.signed {
-            Signed::Unsaid => true,
-            Signed::None => false,
-            Signed::From(first, last) => first <= size && last.is_none_or(|last| size <= last),
+            None => true,
+            Some(Trees::None) => false,
+            Some(Trees::From(first)) => first <= size,
+            Some(Trees::Signed { first, last }) => first <= size && last.is_none_or(|last| size <= last),
         }
     }
 
     /// Which trees it signed; `None` where its file does not say.
     pub(super) fn validity(&self) -> Option<String> {
-        match self.signed {
-            Signed::Unsaid => None,
-            Signed::None => {
-                Some("it had signed nothing when the set was made: fetch the set again".to_owned())
+        let (first, last) = match self.signed? {
+            Trees::None => {
+                return Some("it had signed nothing when the set was made: fetch the set again".to_owned());
             }
-            Signed::From(first, None) => Some(format!("it signs trees of {first} entries and more")),
-            Signed::From(first, Some(last)) => Some(format!("it signed trees of {first} to {last} entries")),
-        }
+            Trees::From(first) => (first, None),
+            Trees::Signed { first, last } => (first, last),
+        };
+        Some(match last {
+            None => format!("it signs trees of {first} entries and more"),
+            Some(last) => format!("it signed trees of {first} to {last} entries"),
+        })
     }
 }
 
 /// Reads every key of these files: PEM, or the JSON of `GET /v1/keys`.
 pub(super) fn read(files: &[PathBuf]) -> Result<Vec<Trusted>, Failure> {
-    let mut trusted = Vec::new();
+    Ok(by_file(files)?.into_iter().flatten().collect())
+}
+
+/// The same for an audit, which compares what a set says with the whole log.
+pub(super) fn pins(files: &[PathBuf]) -> Result<Vec<Pin>, Failure> {
+    Ok(by_file(files)?.into_iter().flat_map(pins_of).collect())
+}
+
+/// A set says of all its keys what they signed, PEM of none.
+fn pins_of(keys: Vec<Trusted>) -> Vec<Pin> {
+    let pinned = |it: &Trusted| {
+        let (key, trees) = (it.key.clone(), it.signed?);
+        Some(PinnedKey { key, trees })
+    };
+    let set: Option<Vec<_>> = keys.iter().map(pinned).collect();
+    match set {
+        Some(set) => vec![Pin::Set(set)],
+        None => keys.into_iter().map(|it| Pin::Key(it.key)).collect(),
+    }
+}
+
+fn by_file(files: &[PathBuf]) -> Result<Vec<Vec<Trusted>>, Failure> {
+    let (mut trusted, mut count) = (Vec::new(), 0);
     for path in files {
         let text = input::text(path, MAX_PEM_BYTES)?;
-        trusted.extend(parse(&text).map_err(|reason| located(path, &reason))?);
-        if trusted.len() > MAX_KEYS {
+        let keys = parse(&text).map_err(|reason| located(path, &reason))?;
+        count += keys.len();
+        if count > MAX_KEYS {
             return Err(located(path, &format!("more than {MAX_KEYS} keys are given")));
         }
+        trusted.push(keys);
     }
     Ok(trusted)
 }
@@ -99,7 +118,7 @@ fn parse(text: &str) -> Result<Vec<Trusted>, String> {
         let keys = PublicKey::from_pem(text).map_err(|error| error.to_string())?;
         let bare = |key| Trusted {
             key,
-            signed: Signed::Unsaid,
+            signed: None,
         };
         return Ok(keys.into_iter().map(bare).collect());
     }
@@ -123,13 +142,14 @@ fn listed(listed: &Listed) -> Result<Trusted, String> {
     let signed = match (listed.first_size, listed.last_size) {
         // It has taken over, and its first tree came after the set.
         (None, None) if listed.state == State::Active => {
-            Signed::From(listed.announced.saturating_add(BEHIND_ANNOUNCEMENT), None)
+            Trees::From(listed.announced.saturating_add(BEHIND_ANNOUNCEMENT))
         }
-        (None, None) => Signed::None,
+        (None, None) => Trees::None,
         (None, Some(_)) => return Err(in_it("it has `last_size` without `first_size`")),
-        (Some(first), last) if last.is_none_or(|last| first <= last) => Signed::From(first, last),
+        (Some(first), last) if last.is_none_or(|last| first <= last) => Trees::Signed { first, last },
         (Some(_), _) => return Err(in_it("its `last_size` is below its `first_size`")),
     };
+    let signed = Some(signed);
     Ok(Trusted { key, signed })
 }
 
@@ -185,6 +205,24 @@ mod tests {
             let error = parse(bad).expect_err(bad);
             assert!(!error.contains('\n'), "{error}");
         }
+    }
+
+    /// An audit is told of every key of a set what it signed, and of a bare one that nothing is known.
+    #[test]
+    fn an_audit_is_given_a_set_as_a_whole() {
+        let pins = |text: &str| pins_of(parse(text).expect("keys"));
+        for (text, wanted) in [
+            (set(Some(10), Some(20)), Trees::Signed { first: 10, last: Some(20) }),
+            (set(None, None), Trees::From(10)),
+            (set_of("announced", None, None), Trees::None),
+        ] {
+            let pins = pins(&text);
+            assert!(
+                matches!(pins.as_slice(), [Pin::Set(set)] if set.len() == 1 && set[0].trees == wanted),
+                "{pins:?}"
+            );
+        }
+        assert!(matches!(pins(&ONE.repeat(2)).as_slice(), [Pin::Key(_), Pin::Key(_)]));
     }
 
     proptest::proptest! {

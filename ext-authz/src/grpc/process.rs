@@ -1,5 +1,6 @@
 //! Envoy's `ext_proc`: the filter's own decision, recorded with the outcome before the client sees the response.
 
+mod by_check;
 mod exchange;
 #[cfg(test)]
 mod tests;
@@ -22,10 +23,15 @@ use crate::app::clock::wall_ms;
 use exchange::{Effect, Event, Exchange, World};
 
 /// Requests under way through `ext_proc` at a time. A stream beyond is refused, and Envoy's `failure_mode_allow` decides
-/// about its request. Each holds a decision, which is small: its size follows the policy, not the request.
-pub(crate) const MAX_EXCHANGES: u32 = 65_536;
-/// Largest message of a proxy, in bytes: what Envoy takes for headers at most is far below.
-pub(crate) const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// about its request. Each holds a decision, whose size follows the policy, and one message at a time.
+pub(crate) const MAX_EXCHANGES: u32 = 16_384;
+/// Largest message of a proxy, in bytes. Envoy takes 60 KiB of headers by default. Room for a message is made as soon as its
+/// length has come, so this is what a stream costs that does not send the rest.
+pub(crate) const MAX_MESSAGE_BYTES: usize = 512 * 1024;
+/// Most bytes of messages in all: 16,384 x 512 KiB = 8 GiB, when every stream sends the longest at once. With headers as long
+/// as Envoy takes by default it is 16,384 x 60 KiB = 960 MiB.
+const MAX_HELD_BYTES: u64 = 8 << 30;
+const _: () = assert!(MAX_EXCHANGES as u64 * MAX_MESSAGE_BYTES as u64 <= MAX_HELD_BYTES);
 /// A proxy that does not read for so long is gone.
 const SEND_WITHIN: Duration = Duration::from_secs(10);
 /// The log has so long for a decision whose stream has ended. Nobody waits for it, so that is more than a route gives.
@@ -146,7 +152,9 @@ impl Session<'_> {
     async fn answer(&mut self, message: ProcessingRequest) -> Result<Option<ProcessingResponse>, Status> {
         let app = self.shared.recording.app();
         let arrived = app.clock.mono();
-        let effect = self.step(Event::Message(Box::new(message)), arrived)?;
+        let by_check = by_check::receipt(&app.log, &message).await;
+        let message = Box::new(message);
+        let effect = self.step(Event::Message { message, by_check }, arrived)?;
         let Effect::Record(own) = effect else {
             return Ok(reply(effect));
         };
@@ -171,7 +179,6 @@ impl Session<'_> {
         let app = self.shared.recording.app();
         let world = World {
             snapshots: &app.snapshots,
-            region: &app.region,
             wall_ms: wall_ms(),
             mono,
             draw: rand::random,

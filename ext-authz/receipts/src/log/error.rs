@@ -102,7 +102,7 @@ pub enum LogError {
     NoKey(#[source] SignError),
     /// There is no signature. Entries are durable all the same, and the next flush tries again.
     #[error(
-        "receipts: the checkpoint is not signed: {0}; entries are kept, signing is tried again at each flush"
+        "receipts: the checkpoint is not signed: {0}; entries are kept, signing is tried again within seconds"
     )]
     Sign(#[from] SignError),
     /// A payload of a kind that the log writes by itself.

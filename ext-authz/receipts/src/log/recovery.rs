@@ -119,7 +119,7 @@ fn read_root(storage: &dyn Storage) -> Result<Option<SignedRoot>, LogError> {
             return match storage.open(CHECKPOINT_PATH) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
                 _ => Err(LogError::damaged(format!(
-                    "`{ROOT_PATH}` is missing, and `{CHECKPOINT_PATH}` is there"
+                    "`{ROOT_PATH}` is missing, and `{CHECKPOINT_PATH}` is there (lost, or of an earlier version, which wrote none)"
                 ))),
             };
         }

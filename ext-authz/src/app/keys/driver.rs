@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::schedule::{Schedule, due_at};
 use super::signer::signing_key;
-use super::{Keys, Request, RotateError, Trouble, WAITING_ROTATIONS};
+use super::{Keys, Request, RotateError, Trouble, USED_BEFORE, WAITING_ROTATIONS};
 use crate::app::clock::Clock;
 use crate::app::journal::Journal;
 
@@ -221,14 +221,16 @@ impl Rotator {
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
-    /// Says whether a newer version waits. What failed before stays said until a rotation ends well.
+    /// Says whether a newer version waits. What failed before stays said until a rotation ends well, unless it was the
+    /// provider's pointing to an old version, which is seen to be over.
     fn note_newer(&mut self, newer: Option<&SigningKey>) {
         self.schedule.went_well();
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         let waits = newer.map(|key| Trouble::Waits {
             version: key.version.clone(),
         });
-        if matches!(*trouble, Some(Trouble::Failed { .. })) || *trouble == waits {
+        let failed = matches!(&*trouble, Some(Trouble::Failed { label, .. }) if *label != USED_BEFORE);
+        if failed || *trouble == waits {
             return;
         }
         if let Some(Trouble::Waits { version }) = &waits {

@@ -24,6 +24,9 @@ pub(crate) use signer::KmsSigner;
 /// Operators' rotations that wait for the one under way. More than one is a mistake.
 const WAITING_ROTATIONS: usize = 4;
 
+/// The label of [`RotateError::UsedBefore`].
+const USED_BEFORE: &str = "used_before";
+
 /// The way to the log's keys, for every other task.
 pub(crate) struct Keys {
     log: Log,
@@ -102,7 +105,7 @@ impl RotateError {
             Self::Kms(error) => error.label(),
             Self::Log(error) => error.label(),
             Self::NoKey(error) => error.label,
-            Self::UsedBefore { .. } => "used_before",
+            Self::UsedBefore { .. } => USED_BEFORE,
             Self::Busy => "busy",
             Self::Stopping => "stopping",
         }

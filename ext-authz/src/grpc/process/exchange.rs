@@ -25,7 +25,6 @@ use crate::grpc::route_options::{BadOption, OnError, RouteOptions};
 #[derive(Clone, Copy)]
 pub(super) struct World<'a> {
     pub(super) snapshots: &'a Snapshots,
-    pub(super) region: &'a str,
     /// Since the Unix epoch.
     pub(super) wall_ms: u64,
     /// Does not run backwards.
@@ -38,7 +37,11 @@ pub(super) struct World<'a> {
 #[derive(Debug)]
 pub(super) enum Event {
     /// The proxy sent this.
-    Message(Box<ProcessingRequest>),
+    Message {
+        message: Box<ProcessingRequest>,
+        /// The ID of the receipt that Check has given the request, which the log has.
+        by_check: Option<String>,
+    },
     /// [`Effect::Record`] was carried out; with the receipt's ID if the decision is durable.
     Recorded(Result<String, NotRecorded>),
     /// The stream is over: no answer reaches the proxy any more.
@@ -159,13 +162,18 @@ impl Exchange {
     /// What an event leads to. After a violation the state is what it was: [`Event::Ended`] comes next.
     pub(super) fn step(&mut self, event: Event, world: World<'_>) -> Result<Step, Violation> {
         match event {
-            Event::Message(message) => self.received(&message, world),
+            Event::Message { message, by_check } => self.received(&message, by_check, world),
             Event::Recorded(recorded) => Ok(self.recorded(recorded)),
             Event::Ended => Ok(self.ended()),
         }
     }
 
-    fn received(&mut self, message: &ProcessingRequest, world: World<'_>) -> Result<Step, Violation> {
+    fn received(
+        &mut self,
+        message: &ProcessingRequest,
+        by_check: Option<String>,
+        world: World<'_>,
+    ) -> Result<Step, Violation> {
         if let Some(config) = &message.protocol_config
             && !wire::leaves_bodies_alone(config)
         {
@@ -174,7 +182,7 @@ impl Exchange {
         let answering = Answering::of(message);
         match &message.request {
             Some(Request::RequestHeaders(headers)) => match self.stage {
-                Stage::Begun => Ok(self.requested(message, headers, world)),
+                Stage::Begun => Ok(self.requested(message, headers, by_check, world)),
                 _ => Err(Violation::RequestHeaders),
             },
             Some(Request::ResponseHeaders(headers)) => self.responded(headers, answering, world),
@@ -185,7 +193,13 @@ impl Exchange {
         }
     }
 
-    fn requested(&mut self, message: &ProcessingRequest, headers: &HttpHeaders, world: World<'_>) -> Step {
+    fn requested(
+        &mut self,
+        message: &ProcessingRequest,
+        headers: &HttpHeaders,
+        by_check: Option<String>,
+        world: World<'_>,
+    ) -> Step {
         let answering = Answering::of(message);
         let (record, reply, outcome) = match &self.options {
             Err(bad) => {
@@ -196,7 +210,7 @@ impl Exchange {
                 (Record::Refused, wire::refused(Refusal::from(bad)), Some(outcome))
             }
             Ok(options) => {
-                let (record, reply) = decide(options, message, wire::list(headers), world);
+                let (record, reply) = decide(options, message, wire::list(headers), by_check, world);
                 (record, reply, None)
             }
         };
@@ -323,6 +337,7 @@ fn decide(
     options: &RouteOptions,
     message: &ProcessingRequest,
     headers: HeaderList<'_>,
+    by_check: Option<String>,
     world: World<'_>,
 ) -> (Record, ProcessingResponse) {
     let facts = wire::ProcessFacts {
@@ -330,13 +345,13 @@ fn decide(
         peer: wire::peer(message),
     };
     let mut decided = Decided::of(world.snapshots, &facts, options.record, world.wall_ms, world.draw);
-    let record = match (wire::receipt_of_check(message, world.region), decided.record) {
+    let record = match (by_check, decided.record) {
         (Some(receipt), _) => {
             // Check has told the upstream: it stays.
             decided
                 .headers
-                .push(knhk_decision::headers::RECEIPT, receipt.to_owned());
-            Record::ByCheck(receipt.to_owned())
+                .push(knhk_decision::headers::RECEIPT, receipt.clone());
+            Record::ByCheck(receipt)
         }
         (None, Some(decision)) => Record::Decision(Box::new(decision)),
         (None, None) => Record::Nothing,

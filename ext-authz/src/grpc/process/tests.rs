@@ -278,6 +278,8 @@ fn what_check_recorded_is_not_recorded_again_and_keeps_its_receipt() {
         after_check(request(&[]), ext_authz, "us-east-1/41"),
         after_check(request(&[]), ext_authz, &format!("{REGION}/")),
         after_check(request(&[]), ext_authz, &format!("{REGION}/4x")),
+        after_check(request(&[]), ext_authz, &format!("{REGION}/+41")),
+        after_check(request(&[]), ext_authz, &format!("{REGION}/041")),
         after_check(request(&[]), ext_authz, ""),
     ] {
         let mut run = Run::with(&[]);

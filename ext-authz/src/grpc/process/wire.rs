@@ -71,12 +71,18 @@ pub(super) fn peer(message: &ProcessingRequest) -> &str {
         .unwrap_or_default()
 }
 
-/// The receipt that Check has given this request in this region. Metadata is Envoy's own: no client can write it.
-pub(super) fn receipt_of_check<'a>(message: &'a ProcessingRequest, region: &str) -> Option<&'a str> {
+/// The receipt that Check has given this request in this region, as the metadata of `ext_authz` claims, and the index of its
+/// entry. Any filter of Envoy's may write metadata, so the log has to say whether that is so.
+pub(super) fn claimed_of_check<'a>(message: &'a ProcessingRequest, region: &str) -> Option<(&'a str, u64)> {
+    let Some(Request::RequestHeaders(_)) = message.request else {
+        return None;
+    };
     let metadata = &message.metadata_context.as_ref()?.filter_metadata;
     let receipt = text(metadata.get(CHECK_METADATA)?, "receipt")?;
-    let index = receipt.strip_prefix(region)?.strip_prefix('/')?;
-    index.parse::<u64>().ok().map(|_| receipt)
+    let digits = receipt.strip_prefix(region)?.strip_prefix('/')?;
+    let index: u64 = digits.parse().ok()?;
+    // A number has one form: `+4` and `04` are not ours.
+    (index.to_string() == digits).then_some((receipt, index))
 }
 
 fn text<'a>(fields: &'a Struct, name: &str) -> Option<&'a str> {

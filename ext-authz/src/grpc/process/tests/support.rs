@@ -18,6 +18,7 @@ use serde_json::json;
 use tonic::metadata::MetadataMap;
 
 use super::super::exchange::{Effect, Event, Exchange, Step, Violation, World};
+use super::super::wire;
 use crate::app::recorder::OwnDecision;
 use crate::app::snapshots::{Snapshot, Snapshots};
 use crate::grpc::recording::NotRecorded;
@@ -68,7 +69,6 @@ impl Run {
     pub(super) fn step(&mut self, event: Event) -> Result<Effect, Violation> {
         let world = World {
             snapshots: &self.snapshots,
-            region: REGION,
             wall_ms: 1_700_000_000_000,
             mono: self.now,
             draw: || [0; 16],
@@ -78,8 +78,11 @@ impl Run {
         Ok(effect)
     }
 
+    /// With a log that has whatever metadata claims.
     pub(super) fn send(&mut self, message: ProcessingRequest) -> Result<Effect, Violation> {
-        self.step(Event::Message(Box::new(message)))
+        let by_check = wire::claimed_of_check(&message, REGION).map(|(receipt, _)| receipt.to_owned());
+        let message = Box::new(message);
+        self.step(Event::Message { message, by_check })
     }
 
     pub(super) fn replied(&mut self, message: ProcessingRequest) -> Response {
