@@ -19,6 +19,9 @@ import urllib.request
 DOMAIN = b"knhk.dev/receipts/commitment/v1\0"
 PROOF = b"knhk-key/v1\0"
 
+# The deepest CBOR that is read. Nothing of ours is deeper than a dozen.
+MAX_DEPTH = 32
+
 
 class Wrong(Exception):
     """What does not hold."""
@@ -36,8 +39,9 @@ def sha256(*parts):
 # --- CBOR (RFC 8949), as much of it as receipts use -------------------------------------------------------------------
 
 
-def cbor(data, at=0):
+def cbor(data, at=0, depth=0):
     """One item: its value, and where the next one begins."""
+    require(depth <= MAX_DEPTH, f"CBOR that is deeper than {MAX_DEPTH}")
     major, info = data[at] >> 5, data[at] & 31
     at += 1
     if info < 24:
@@ -55,17 +59,17 @@ def cbor(data, at=0):
     if major == 4:
         items = []
         for _ in range(number):
-            item, at = cbor(data, at)
+            item, at = cbor(data, at, depth + 1)
             items.append(item)
         return items, at
     if major == 5:
         pairs = {}
         for _ in range(number):
-            key, at = cbor(data, at)
-            pairs[key], at = cbor(data, at)
+            key, at = cbor(data, at, depth + 1)
+            pairs[key], at = cbor(data, at, depth + 1)
         return pairs, at
     if major == 6:
-        item, at = cbor(data, at)
+        item, at = cbor(data, at, depth + 1)
         return (number, item), at
     return {20: False, 21: True, 22: None}[number], at
 
@@ -242,8 +246,8 @@ def kept(url):
 def audit(url, pinned):
     newest = Checkpoint(fetch(f"{url}/checkpoint"))
     points = [it for it in kept(url) if it.size < newest.size] + [newest]
-    # Keys that may sign next, each with the key before it; and those whose entry no checkpoint covers yet.
-    tree, trusted, announced, pending, checked = Tree(), [], {}, [], 0
+    # Keys that may sign next; and those whose entry no checkpoint covers yet, each with the ID of the key before it.
+    tree, trusted, announced, pending, checked = Tree(), [], [], [], 0
 
     def pass_by(point):
         """The tree has the size of a checkpoint."""
@@ -251,8 +255,10 @@ def audit(url, pinned):
         require(point.root == tree.root(), f"the checkpoint of {point.size} entries has another root than they have")
         key = point.signer([trusted[-1], *announced])
         if key != trusted[-1]:
-            require(announced[key] == trusted[-1], "a key follows one that does not sign")
             trusted, _ = [*trusted, key], announced.clear()
+        # Signed by the key before it: from here on the new one may sign.
+        announced.extend(new for new, previous in pending if previous == sha256(key))
+        pending.clear()
 
     for bundle in range((newest.size + 255) // 256):
         width = min(256, newest.size - 256 * bundle)
@@ -274,13 +280,9 @@ def audit(url, pinned):
             elif content[1] == 4:
                 new, previous, proof = content[4], content[7], content[9]
                 require(openssl(PROOF + newest.origin.encode() + b"\0" + new, proof, new), f"entry {index} proves no key")
-                if previous == sha256(trusted[-1]):
-                    pending.append(new)
+                pending.append((new, previous))
             while checked < len(points) and points[checked].size == tree.size:
                 pass_by(points[checked])
-                # Signed by the key before it: from here on the new one may sign.
-                announced.update({new: trusted[-1] for new in pending})
-                pending.clear()
                 checked += 1
         require(at == len(payloads), f"bytes behind the last entry of {name}")
     require(checked == len(points), "a checkpoint is not larger than the one before it")
@@ -295,7 +297,7 @@ def main(arguments):
     verb, what, key_file = arguments
     try:
         {"receipt": receipt, "audit": audit}[verb](what.rstrip("/"), pem_keys(key_file))
-    except (Wrong, KeyError, IndexError, TypeError, ValueError, OSError) as error:
+    except (Wrong, LookupError, AttributeError, TypeError, ValueError, OSError) as error:
         print(f"NOT VERIFIED: {error}", file=sys.stderr)
         return 1
     return 0

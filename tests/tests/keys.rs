@@ -91,7 +91,28 @@ async fn verify(file: &Path, keys: &Path) -> Output {
         .expect("it runs")
 }
 
-/// A rotation under a running service, one more after a restart, and every receipt verifies at the end.
+/// The audit of a data directory, with a key set that is trusted: what is wrong, and how many keys there are.
+async fn audited(data: &Path, set: &Path) -> (Output, usize) {
+    let output = Cli::offline()
+        .expect("the command line")
+        .run(&[
+            "receipt".as_ref(),
+            "audit".as_ref(),
+            data.as_os_str(),
+            "--key".as_ref(),
+            set.as_os_str(),
+            "-o".as_ref(),
+            "json".as_ref(),
+        ])
+        .await
+        .expect("it runs");
+    let answer: Value = serde_json::from_str(&output.stdout).expect("JSON");
+    let keys = answer["keys"].as_array().map_or(0, Vec::len);
+    (output, keys)
+}
+
+/// A rotation under a running service, two more after a restart with nothing between them; every receipt verifies at the end,
+/// and an audit finds nothing.
 async fn rotates(provider: Provider) {
     let peer = provider.start().await.expect("the peer");
     let mut service = start(&peer).await;
@@ -109,11 +130,21 @@ async fn rotates(provider: Provider) {
     service.up().await.expect("starts again");
     let shown = cli.json(&["key", "show"]).await.expect("a key");
     assert_eq!(shown["id"], second["id"], "the key is the same after a restart");
-    cli.json(&["key", "rotate"]).await.expect("rotates");
+    for _ in 0..2 {
+        cli.json(&["key", "rotate"]).await.expect("rotates");
+    }
     act(&service).await;
     let states: Vec<_> = keys(&cli).await.iter().map(|key| key["state"].clone()).collect();
-    assert_eq!(states, ["retired", "retired", "active"]);
+    assert_eq!(states, ["retired", "retired", "retired", "active"]);
     verify_everything(&service).await;
+    let set = service.directory().join("keys.json");
+    for running in [true, false] {
+        if !running {
+            service.terminate(wait::SOON).await.expect("ends");
+        }
+        let (output, keys) = audited(&service.data(), &set).await;
+        assert_eq!((output.code, keys), (0, 4), "{output:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use knhk_receipts::audit::{Audit, Directory, audit};
+use knhk_receipts::audit::{Audit, Directory, Pin, audit};
 use knhk_receipts::payload::samples;
 use knhk_receipts::testing::TestSigner;
 use knhk_receipts::{DiskStorage, Env, Log, LogOptions, ReceiptFile};
@@ -49,7 +49,7 @@ fn main() {
         let source = Directory::open(dir.path()).expect("a log");
         let asked = Audit {
             threads,
-            pinned: &[TestSigner::new(1).public_key()],
+            pinned: &[Pin::Key(TestSigner::new(1).public_key())],
             since: &[],
             progress: &|_| {},
         };

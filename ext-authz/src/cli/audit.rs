@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use knhk_receipts::SignedCheckpoint;
 use knhk_receipts::audit::{Audit, AuditError, Directory, Pin, Progress, Report, Source, audit};
 use knhk_receipts::checkpoint::MAX_CHECKPOINT_BYTES;
-use knhk_receipts::SignedCheckpoint;
 use serde::Serialize;
 
 use super::published::Published;

@@ -116,10 +116,7 @@ fn located(path: &Path, reason: &str) -> Failure {
 fn parse(text: &str) -> Result<Vec<Trusted>, String> {
     if !text.trim_start().starts_with('{') {
         let keys = PublicKey::from_pem(text).map_err(|error| error.to_string())?;
-        let bare = |key| Trusted {
-            key,
-            signed: None,
-        };
+        let bare = |key| Trusted { key, signed: None };
         return Ok(keys.into_iter().map(bare).collect());
     }
     let set: Set = serde_json::from_str(text)
@@ -212,7 +209,13 @@ mod tests {
     fn an_audit_is_given_a_set_as_a_whole() {
         let pins = |text: &str| pins_of(parse(text).expect("keys"));
         for (text, wanted) in [
-            (set(Some(10), Some(20)), Trees::Signed { first: 10, last: Some(20) }),
+            (
+                set(Some(10), Some(20)),
+                Trees::Signed {
+                    first: 10,
+                    last: Some(20),
+                },
+            ),
             (set(None, None), Trees::From(10)),
             (set_of("announced", None, None), Trees::None),
         ] {
@@ -222,7 +225,10 @@ mod tests {
                 "{pins:?}"
             );
         }
-        assert!(matches!(pins(&ONE.repeat(2)).as_slice(), [Pin::Key(_), Pin::Key(_)]));
+        assert!(matches!(
+            pins(&ONE.repeat(2)).as_slice(),
+            [Pin::Key(_), Pin::Key(_)]
+        ));
     }
 
     proptest::proptest! {

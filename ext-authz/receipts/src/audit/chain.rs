@@ -1,8 +1,9 @@
+use super::pins::{Pin, Pinned, Shown};
 use super::points::Point;
 use super::report::{AuditedKey, Finding};
 use crate::checkpoint::CheckpointError;
 use crate::key::PublicKey;
-use crate::log::{KeyState, Keyring};
+use crate::log::{KeyState, Keyring, LogKey};
 use crate::payload::{Genesis, KeyReceipt};
 
 /// The log's keys as its entries and checkpoints show them: each one announced by an entry under a checkpoint of the key
@@ -15,8 +16,26 @@ pub(crate) struct Chain {
     keys: Vec<PublicKey>,
     /// The largest tree that was signed.
     last: Option<u64>,
+    /// Entries that announce a key, and that no checkpoint covers yet.
+    uncovered: Vec<Announced>,
     /// A checkpoint could not be used: what follows may rest on it.
     broken: bool,
+}
+
+/// An entry that announces a key, as far as it is still to be judged.
+struct Announced {
+    index: u64,
+    /// Key ID of the key that signed then, by the entry.
+    previous: [u8; 32],
+    place: String,
+}
+
+impl Announced {
+    fn follows_another(self, than: &PublicKey) -> Finding {
+        let index = self.index;
+        let what = format!("entry {index} announces a key after another one than {than}, which signs");
+        Finding::new("keys", self.place, what)
+    }
 }
 
 impl Chain {
@@ -43,6 +62,8 @@ impl Chain {
         Ok(())
     }
 
+    /// An entry that announces a key. Which key was to sign then shows when a checkpoint covers it: that key may have signed
+    /// nothing before, as when two keys take over with nothing in between.
     pub(crate) fn announce(
         &mut self,
         index: u64,
@@ -54,19 +75,16 @@ impl Chain {
             let what = format!("entry {index} announces a key without a proof by that key");
             return Err(Finding::new("keys", place, what));
         };
-        let active = ring.active().key.key_id();
         ring.announced(index, receipt);
         if !self.keys.contains(&key) {
             self.keys.push(key);
         }
-        if receipt.previous == active || self.broken {
-            return Ok(());
-        }
-        let what = format!(
-            "entry {index} announces a key after another one than {}, which signs",
-            ring.active().key
-        );
-        Err(Finding::new("keys", place, what))
+        self.uncovered.push(Announced {
+            index,
+            previous: receipt.previous,
+            place,
+        });
+        Ok(())
     }
 
     /// A checkpoint before the next one could not be used, so which key signed last is not known for sure.
@@ -74,11 +92,43 @@ impl Chain {
         self.broken = true;
     }
 
-    /// A checkpoint, in the order of sizes. All keys that entries in its tree announce must have been told before.
+    /// A checkpoint, in the order of sizes. All keys that entries in its tree announce must have been told before, and no
+    /// other ones.
     pub(crate) fn signed(&mut self, point: &Point) -> Result<(), Finding> {
         let checked = self.check(point);
         self.broken |= checked.is_err();
         checked
+    }
+
+    /// Judges the entries that the checkpoint told last is the first to cover: the key that signed it is the one before
+    /// theirs.
+    pub(crate) fn covered(&mut self) -> Vec<Finding> {
+        let covered = std::mem::take(&mut self.uncovered);
+        let Some(ring) = self.ring.as_ref().filter(|_| !self.broken) else {
+            return Vec::new();
+        };
+        let signer = &ring.active().key;
+        let id = signer.key_id();
+        let others = covered.into_iter().filter(|it| it.previous != id);
+        others.map(|it| it.follows_another(signer)).collect()
+    }
+
+    /// No more checkpoints come. What is still uncovered follows the key that signed last, or one that may sign next.
+    pub(crate) fn ended(&mut self) -> Vec<Finding> {
+        let uncovered = std::mem::take(&mut self.uncovered);
+        let Some(ring) = self.ring.as_ref().filter(|_| !self.broken) else {
+            return Vec::new();
+        };
+        let next = |it: &LogKey| {
+            let last = self.last.filter(|last| *last > it.announced);
+            last.is_some_and(|last| ring.with_successor(it.announced, last).is_some())
+        };
+        let signs = |id: &[u8; 32]| {
+            let known = ring.by_id(id);
+            known.is_some_and(|it| it.state == KeyState::Active || next(it))
+        };
+        let others = uncovered.into_iter().filter(|it| !signs(&it.previous));
+        others.map(|it| it.follows_another(&ring.active().key)).collect()
     }
 
     fn check(&mut self, point: &Point) -> Result<(), Finding> {
@@ -133,9 +183,10 @@ impl Chain {
         let Some(ring) = self.ring.as_ref().filter(|_| !self.broken) else {
             return Ok(());
         };
-        let listed = listed.with_announcing(None);
         let taken_over = |last| ring.with_successor(listed.active().announced, last);
-        if listed == *ring || self.last.and_then(taken_over).as_ref() == Some(&listed) {
+        let taken_over = self.last.and_then(taken_over);
+        let same = |ring: &Keyring| listed.lists(ring);
+        if same(ring) || taken_over.as_ref().is_some_and(same) {
             Ok(())
         } else {
             Err("its keys are not those of the entries and checkpoints".to_owned())
@@ -147,11 +198,17 @@ impl Chain {
         self.keys.iter().find(|key| key.key_id() == *id)
     }
 
-    /// Whether one of these keys signs or signed.
-    pub(crate) fn rests_on(&self, pinned: &[PublicKey]) -> bool {
-        let keys = self.ring.iter().flat_map(Keyring::keys);
-        keys.into_iter()
-            .any(|it| it.state != KeyState::Announced && pinned.contains(&it.key))
+    /// Compares the keys with those that are trusted. Where a checkpoint could not be used that may be its fault alone.
+    pub(crate) fn compare(&self, pins: &[Pin]) -> Pinned {
+        let shown = Shown {
+            keys: self.ring.as_ref().map_or(&[], Keyring::keys),
+            last: self.last,
+        };
+        let mut pinned = shown.compare(pins);
+        if self.broken {
+            pinned.findings.clear();
+        }
+        pinned
     }
 
     pub(crate) fn keys(&self) -> Vec<AuditedKey> {

@@ -10,6 +10,7 @@
 mod bundles;
 mod chain;
 mod directory;
+mod pins;
 mod points;
 mod published;
 mod report;
@@ -22,6 +23,7 @@ mod tree;
 mod tests;
 
 pub use directory::Directory;
+pub use pins::{Pin, PinnedKey, Trees};
 pub use published::BundleReader;
 pub use report::{AuditCheck, AuditedKey, Finding, MAX_FINDINGS, Report};
 pub use run::{Audit, AuditError, Progress, audit};

@@ -8,6 +8,7 @@ use tlog_tiles::EMPTY_HASH;
 
 use super::bundles::{Checked, Own, check};
 use super::chain::Chain;
+use super::pins::Pin;
 use super::points::{Point, Points};
 use super::report::{Finding, Findings, Report, checks};
 use super::source::{Extent, ReadError, Source};
@@ -30,8 +31,9 @@ const WAITING: usize = 2;
 pub struct Audit<'a> {
     /// Threads that read and compute; at least one.
     pub threads: usize,
-    /// Keys that are trusted: the log's chain of keys has to contain one of them. Where none is given nothing is asked.
-    pub pinned: &'a [PublicKey],
+    /// Keys that are trusted: one of them has to have signed in the log, and what a set of them says of the log's keys has to
+    /// be so. Where none is given nothing is asked.
+    pub pinned: &'a [Pin],
     /// Checkpoints that were got before, with what to call each: the log must lead through them.
     pub since: &'a [(String, SignedCheckpoint)],
     /// Told now and then how far it has come.
@@ -365,6 +367,7 @@ impl Joiner<'_> {
             self.found.push(finding);
             return;
         }
+        self.found.extend(self.chain.covered());
         if self.root_at(size, first, leaves) != Some(point.checkpoint.root()) {
             let what = format!("the checkpoint of {size} entries has another root than those entries");
             self.found.push(Finding::new("checkpoints", &point.file, what));
@@ -393,11 +396,12 @@ impl Joiner<'_> {
     }
 
     /// What can be checked only at the end. Says whether the keys rest on a given one.
-    fn finish(&mut self, source: &dyn Source, start: &Start, pinned: &[PublicKey]) -> bool {
+    fn finish(&mut self, source: &dyn Source, start: &Start, pinned: &[Pin]) -> bool {
         if self.done < self.entries {
-            return self.chain.rests_on(pinned);
+            return self.chain.compare(pinned).rests;
         }
         self.take_in(u64::MAX);
+        self.found.extend(self.chain.ended());
         self.tree.finish(self.tiles, &mut self.found);
         if let Some(root) = &start.root {
             let key = self.chain.key(&root.cose.kid);
@@ -425,16 +429,10 @@ impl Joiner<'_> {
             Ok(_) => {}
             Err(error) => self.found.push(error.into()),
         }
-        let rests = self.chain.rests_on(pinned);
-        if !rests && !pinned.is_empty() {
-            let what = format!(
-                "none of the {} given keys is among those that signed it",
-                pinned.len()
-            );
-            self.found.push(Finding::new("keys", "checkpoint", what));
-        }
+        let pinned = self.chain.compare(pinned);
+        self.found.extend(pinned.findings);
         self.collect();
-        rests
+        pinned.rests
     }
 
     fn collect(&mut self) {

@@ -154,6 +154,20 @@ impl Keyring {
         }
     }
 
+    /// Whether it lists the keys of another ring. Those that entries announce from where it says that some may, it need not.
+    pub(crate) fn lists(&self, of: &Self) -> bool {
+        let later: Vec<_> = of
+            .keys
+            .iter()
+            .filter(|it| {
+                it.state == KeyState::Announced && self.announcing.is_some_and(|from| from <= it.announced)
+            })
+            .map(|it| &it.key)
+            .collect();
+        let mine = self.keys.iter().filter(|it| !later.contains(&&it.key));
+        mine.eq(of.keys.iter().filter(|it| !later.contains(&&it.key)))
+    }
+
     /// Takes in an entry that announces a key. One that signs or signed is not taken in again.
     pub(crate) fn announced(&mut self, index: u64, receipt: &KeyReceipt) {
         let Ok(key) = PublicKey::from_der(&receipt.public_key_der) else {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::audit::{Audit, AuditError, Directory, Report, Source, audit};
+use crate::audit::{Audit, AuditError, Directory, Pin, Report, Source, audit};
 use crate::payload::samples;
 use crate::testing::{TestSigner, still_env};
-use crate::{DiskStorage, Env, Log, LogOptions, PublicKey, SignedCheckpoint};
+use crate::{DiskStorage, Env, Log, LogOptions, SignedCheckpoint};
 
 /// Small segments: a log of some thousand entries has many.
 const SEGMENT_BYTES: u64 = 40_000;
@@ -124,7 +124,7 @@ pub(super) fn audit_dir(path: &Path) -> Result<Report, AuditError> {
 
 pub(super) fn audit_with(
     source: &dyn Source,
-    pinned: &[PublicKey],
+    pinned: &[Pin],
     since: &[(String, SignedCheckpoint)],
 ) -> Result<Report, AuditError> {
     audit(

@@ -2,5 +2,6 @@
 
 mod damage;
 mod fixture;
+mod pins;
 mod published;
 mod still;

@@ -1,7 +1,7 @@
 //! A log that nobody writes to, and one that somebody does.
 
 use super::fixture::{Fixture, audit_dir, audit_with, is_segment};
-use crate::audit::Directory;
+use crate::audit::{Directory, Pin};
 use crate::checkpoint::Unsigned;
 use crate::payload::samples;
 use crate::testing::TestSigner;
@@ -29,16 +29,32 @@ async fn a_whole_log_is_clean_and_counted() {
     );
 }
 
+/// The first tree of a key has the entry that announces the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_take_over_with_nothing_in_between_are_clean() {
+    let fixture = Fixture::with_a_life().await;
+    let log = fixture.open().await;
+    for seed in 4..7 {
+        let to = TestSigner::key_of(seed);
+        log.rotate(to, "somebody").await.expect("rotates");
+    }
+    log.append(vec![samples::decision(1)]).await.expect("appends");
+    log.close().await.expect("closes");
+    let report = fixture.audit();
+    assert_eq!((report.findings.as_slice(), report.keys.len()), (&[][..], 6));
+    assert!(report.keys[..5].iter().all(|it| it.state == "retired"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_chain_has_to_contain_a_given_key() {
     let fixture = Fixture::with_a_life().await;
     let source = Directory::open(fixture.dir.path()).expect("opens");
     for seed in 1..=3 {
-        let pinned = [TestSigner::key_of(9).public, TestSigner::key_of(seed).public];
+        let pinned = [9, seed].map(|seed| Pin::Key(TestSigner::key_of(seed).public));
         let report = audit_with(&source, &pinned, &[]).expect("a report");
         assert!(report.pinned && report.is_clean(), "{report:#?}");
     }
-    let report = audit_with(&source, &[TestSigner::key_of(9).public], &[]).expect("a report");
+    let report = audit_with(&source, &[Pin::Key(TestSigner::key_of(9).public)], &[]).expect("a report");
     assert_eq!(
         (report.pinned, report.findings.len(), report.findings[0].label),
         (false, 1, "keys")

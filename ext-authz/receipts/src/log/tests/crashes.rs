@@ -4,6 +4,7 @@
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use super::audited::is_clean;
 use super::rig::{Promised, Rig, check};
 use crate::log::error::LogError;
 use crate::storage::{Crash, ModelStorage};
@@ -47,6 +48,7 @@ fn open(storage: &ModelStorage, promised: &mut Promised) -> Result<Rig, LogError
 fn recovers(storage: &ModelStorage, promised: &Promised) {
     let rig = Rig::open(storage, SEGMENT_BYTES).expect("what a crash leaves can be recovered");
     check(&rig, storage, promised);
+    is_clean(&rig, storage);
     let (size, names, keys) = (
         rig.segments().size(),
         storage.paths(),
@@ -72,9 +74,12 @@ fn recovers(storage: &ModelStorage, promised: &Promised) {
     check(&rig, storage, &later);
     rig.rotate(&mut later).expect("rotations go on");
     check(&rig, storage, &later);
+    rig.rotate(&mut later).expect("with nothing in between too");
+    check(&rig, storage, &later);
     rig.append(1, &mut later).expect("appends go on");
     rig.flush(&mut later).expect("the next key signs");
     check(&rig, storage, &later);
+    is_clean(&rig, storage);
 }
 
 fn recover_and_go_on(storage: &ModelStorage, promised: &mut Promised) -> Result<(), LogError> {

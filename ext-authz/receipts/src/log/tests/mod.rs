@@ -1,3 +1,4 @@
+mod audited;
 mod crashes;
 mod faults;
 mod keys;
