@@ -175,15 +175,20 @@ async fn a_message_out_of_order_ends_the_stream_and_what_was_decided_is_recorded
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_that_is_too_large_ends_the_stream() {
+async fn a_message_may_have_half_a_mebibyte_and_a_larger_one_ends_the_stream() {
     let service = Service::start().await.expect("a service");
     let mut exchange = Exchange::open(&service).await;
     exchange.send(Some(request())).await.expect("decided");
-    let body = HttpBody {
-        body: vec![1; 5 * 1024 * 1024],
-        ..HttpBody::default()
+    let body = |bytes: usize| {
+        Some(Request::RequestBody(HttpBody {
+            body: vec![1; bytes],
+            ..HttpBody::default()
+        }))
     };
-    let refused = exchange.send(Some(Request::RequestBody(body))).await;
+    // The message has a few bytes more than its body.
+    let largest = 512 * 1024;
+    exchange.send(body(largest - 100)).await.expect("it fits");
+    let refused = exchange.send(body(largest)).await;
     assert_eq!(refused.expect_err("too large").code(), Code::OutOfRange);
     until_outcome(&service, "recorded_unfinished", 1).await;
 }
