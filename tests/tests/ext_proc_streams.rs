@@ -1,16 +1,21 @@
 //! `ext_proc` as a proxy speaks it: streams that Envoy would not send, and proxies that vanish.
 #![allow(clippy::expect_used)]
 
-use knhk_proto::envoy::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
+use std::collections::HashMap;
+
+use knhk_proto::envoy::pb::envoy::config::core::v3::{HeaderMap, HeaderValue, Metadata};
 use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::external_processor_client::ExternalProcessorClient;
 use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::processing_request::Request;
 use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::processing_response::Response;
 use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::{
     HttpBody, HttpHeaders, HttpTrailers, ProcessingRequest, ProcessingResponse,
 };
+use knhk_proto::envoy::pb::google::protobuf::value::Kind;
+use knhk_proto::envoy::pb::google::protobuf::{Struct, Value};
 use knhk_tests::gate::connect;
 use knhk_tests::load::USER;
 use knhk_tests::mesh::HOST;
+use knhk_tests::recorded::check;
 use knhk_tests::service::Service;
 use knhk_tests::wait::{self, SOON};
 use tokio::sync::mpsc;
@@ -37,10 +42,14 @@ impl Exchange {
     }
 
     async fn send(&mut self, request: Option<Request>) -> Result<Option<Response>, Status> {
-        let message = ProcessingRequest {
+        self.send_whole(ProcessingRequest {
             request,
             ..ProcessingRequest::default()
-        };
+        })
+        .await
+    }
+
+    async fn send_whole(&mut self, message: ProcessingRequest) -> Result<Option<Response>, Status> {
         self.messages.send(message).await.expect("the stream is open");
         let answer = self.answers.message().await?;
         Ok(answer.expect("an answer").response)
@@ -68,6 +77,47 @@ fn request() -> Request {
         (":path", "/"),
         (USER, "u1"),
     ]))
+}
+
+/// A request about which Envoy's metadata says that Check has given it this receipt.
+fn said_to_be_checked(receipt: &str) -> ProcessingRequest {
+    let value = Value {
+        kind: Some(Kind::StringValue(receipt.to_owned())),
+    };
+    let said = Struct {
+        fields: HashMap::from([("receipt".to_owned(), value)]),
+    };
+    ProcessingRequest {
+        request: Some(request()),
+        metadata_context: Some(Metadata {
+            filter_metadata: HashMap::from([("envoy.filters.http.ext_authz".to_owned(), said)]),
+            ..Metadata::default()
+        }),
+        ..ProcessingRequest::default()
+    }
+}
+
+/// The receipt that the response gets of such a request.
+async fn receipt_given(service: &Service, claimed: &str) -> String {
+    let mut exchange = Exchange::open(service).await;
+    let message = said_to_be_checked(claimed);
+    exchange.send_whole(message).await.expect("decided");
+    let answer = exchange.send(Some(response())).await.expect("an answer");
+    receipt(answer)
+}
+
+fn receipt(response: Option<Response>) -> String {
+    let Some(Response::ResponseHeaders(answer)) = response else {
+        panic!("not to a response: {response:?}")
+    };
+    let mutation = answer.response.and_then(|common| common.header_mutation);
+    let set = mutation.expect("a mutation").set_headers;
+    let header = set
+        .into_iter()
+        .find_map(|option| option.header)
+        .expect("a header");
+    assert_eq!(header.key, "x-knhk-receipt");
+    String::from_utf8(header.raw_value).expect("text")
 }
 
 fn response() -> Request {
@@ -191,6 +241,38 @@ async fn a_message_may_have_half_a_mebibyte_and_a_larger_one_ends_the_stream() {
     let refused = exchange.send(body(largest)).await;
     assert_eq!(refused.expect_err("too large").code(), Code::OutOfRange);
     until_outcome(&service, "recorded_unfinished", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_keeps_a_decision_from_being_recorded_only_when_the_log_has_what_check_recorded() {
+    let service = Service::start().await.expect("a service");
+    let channel = connect(service.addresses().grpc).await.expect("a connection");
+    let checked = check(channel, "/checked").await.expect("Check gives a receipt");
+    let (region, index) = checked.rsplit_once('/').expect("REGION/INDEX");
+    let index: u64 = index.parse().expect("an index");
+
+    let known = receipt_given(&service, &checked).await;
+    assert_eq!(known, checked, "it has the one of Check");
+    until_outcome(&service, "not_recorded", 1).await;
+
+    // Entry 0 begins the log, the last possible one is not there, and one is another log's.
+    let mut recorded = Vec::new();
+    for claimed in [
+        format!("{region}/0"),
+        format!("{region}/{}", u64::MAX),
+        format!("elsewhere/{index}"),
+    ] {
+        recorded.push(receipt_given(&service, &claimed).await);
+        assert_ne!(recorded.last(), Some(&claimed));
+    }
+    // A decision, and not one of Check.
+    let own = recorded.last().expect("recorded").clone();
+    recorded.push(receipt_given(&service, &own).await);
+    recorded.sort_unstable();
+    recorded.dedup();
+    assert_eq!(recorded.len(), 4, "each has a receipt of its own: {recorded:?}");
+    until_outcome(&service, "recorded", 4).await;
+    until_outcome(&service, "not_recorded", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
