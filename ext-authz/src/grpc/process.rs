@@ -28,8 +28,9 @@ pub(crate) const MAX_EXCHANGES: u32 = 16_384;
 /// Largest message of a proxy, in bytes. Envoy takes 60 KiB of headers by default. Room for a message is made as soon as its
 /// length has come, so this is what a stream costs that does not send the rest.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 512 * 1024;
-/// Most bytes of messages in all: 16,384 x 512 KiB = 8 GiB, when every stream sends the longest at once. With headers as long
-/// as Envoy takes by default it is 16,384 x 60 KiB = 960 MiB.
+/// Most bytes that messages are received in: 16,384 x 512 KiB = 8 GiB, when every stream has sent the longest. With headers as
+/// long as Envoy takes by default it is 16,384 x 60 KiB = 960 MiB. A stream keeps that room until it ends. A parsed message is
+/// larger than its bytes, and there only while it is answered: recording does not hold it.
 const MAX_HELD_BYTES: u64 = 8 << 30;
 const _: () = assert!(MAX_EXCHANGES as u64 * MAX_MESSAGE_BYTES as u64 <= MAX_HELD_BYTES);
 /// A proxy that does not read for so long is gone.
