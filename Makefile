@@ -91,7 +91,7 @@ harness: envoy
 # All that tests need. The peers are installed while Rust is compiled: SPIRE alone is built for minutes, the first time.
 .PHONY: ready
 ready: tools
-	@$(MAKE) -j 2 compiled peers
+	@$(MAKE) peers & peers=$$!; trap 'kill $$peers 2>/dev/null || true' EXIT; $(MAKE) compiled; wait $$peers
 
 .PHONY: compiled
 compiled: build
