@@ -17,7 +17,8 @@ const TILES_AT_ONCE: usize = 128;
 /// Keeps the derived part of the log up with the entries: tiles, then the signed root that covers them.
 ///
 /// Partial tiles are removed once a published checkpoint covers the full tile: readers then find that one instead, as the
-/// specification tells them to.
+/// specification tells them to. Those that no published checkpoint has, as the tree they are of was not signed, are removed once
+/// there is a wider one.
 pub(crate) struct Publisher {
     segments: Arc<Segments>,
     origin: String,
@@ -26,6 +27,14 @@ pub(crate) struct Publisher {
     book: Book,
     /// Tiles, as full ones, that have partial forms on disk.
     with_partials: BTreeSet<Tile>,
+    /// Whether some of them may be of trees that were not signed, and are not the newest.
+    leftovers: Leftovers,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Leftovers {
+    None,
+    Possible,
 }
 
 impl Publisher {
@@ -44,6 +53,8 @@ impl Publisher {
             edge,
             book,
             with_partials,
+            // A process that ended without a signature left some.
+            leftovers: Leftovers::Possible,
         })
     }
 
@@ -72,6 +83,10 @@ impl Publisher {
             self.with_partials
                 .extend(edge.partials(before).iter().map(|file| file.tile.completed()));
             self.edge = edge;
+            self.remove_leftovers();
+            if self.signed_size() != self.edge.size() {
+                self.leftovers = Leftovers::Possible;
+            }
         }
         let size = self.edge.size();
         let signed = self.book.root().is_some_and(|root| root.size() == size);
@@ -102,6 +117,31 @@ impl Publisher {
             removed.is_err()
         });
         Ok(())
+    }
+
+    /// Entries under the newest root that is durable.
+    fn signed_size(&self) -> u64 {
+        self.book.root().map_or(0, |root| root.size())
+    }
+
+    /// Removes partial tiles that no published checkpoint has, and that wider ones, durable by now, have taken the place of:
+    /// while nothing is signed each flush would leave some more.
+    fn remove_leftovers(&mut self) {
+        if self.leftovers == Leftovers::None {
+            return;
+        }
+        let (signed, size) = (self.signed_size(), self.edge.size());
+        let storage = self.segments.storage().as_ref();
+        let removed = self
+            .with_partials
+            .iter()
+            .try_for_each(|&tile| remove_unsigned(storage, tile, signed, size));
+        match removed {
+            Ok(()) => self.leftovers = Leftovers::None,
+            Err(error) => {
+                tracing::warn!(%error, "partial tiles of trees without a signature are still there; removal is tried again");
+            }
+        }
     }
 
     fn extend(&self, edge: &mut Edge) -> Result<(), LogError> {
@@ -191,6 +231,21 @@ fn partials_on_disk(storage: &dyn Storage, size: u64) -> io::Result<BTreeSet<Til
         }
     }
     Ok(found)
+}
+
+/// Removes the partial forms of a tile that are wider than in the signed tree and are not the one in the tree of `size` entries.
+/// Narrower ones may be those of checkpoints that were published before.
+fn remove_unsigned(storage: &dyn Storage, tile: Tile, signed: u64, size: u64) -> io::Result<()> {
+    let width_at = |size| Tile::in_tree(tile.kind, tile.n, size).map_or(0, |it| it.width);
+    let (signed, now) = (width_at(signed), width_at(size));
+    let dir = format!("{LOG_DIR}/{}", tile.partials_dir());
+    for name in storage.list(&dir)? {
+        let width: Option<u64> = name.parse().ok();
+        if width.is_some_and(|width| width > signed && width < now) {
+            storage.remove(&format!("{dir}/{name}"))?;
+        }
+    }
+    Ok(())
 }
 
 fn remove_partials(storage: &dyn Storage, tile: Tile) -> io::Result<()> {

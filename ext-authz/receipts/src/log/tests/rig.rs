@@ -123,6 +123,11 @@ impl Rig {
         Ok(())
     }
 
+    /// A flush up to where it needs a signature, and gets none.
+    pub(super) fn prepare(&mut self) -> Option<Unsigned> {
+        self.publisher.prepare(self.now_ms).expect("the disk is there")
+    }
+
     /// The number of the key that signs.
     pub(super) fn active(&self) -> u8 {
         seed_of(self.publisher.book().keyring())
