@@ -24,10 +24,28 @@ pub const MAX_WHO_BYTES: usize = 1024;
 /// The answer to a rotation.
 pub(crate) type Rotated = Result<(), RotateError>;
 
-/// A key that is to take over, and the entry that announces it.
+/// A key that is to take over, and what its entry says of it. Which key it follows shows only when its turn has come: others
+/// may be asked for before, and whoever asked need not wait any more.
 pub(crate) struct Rotation {
     to: SigningKey,
-    receipt: KeyReceipt,
+    region: String,
+    who: String,
+    proof: Vec<u8>,
+}
+
+impl Rotation {
+    fn receipt(self, previous: &LogKey, time_unix_ms: u64) -> KeyReceipt {
+        KeyReceipt {
+            region: self.region,
+            time_unix_ms,
+            public_key_der: self.to.public.der().to_vec(),
+            provider: self.to.provider,
+            version: self.to.version,
+            previous: previous.key.key_id(),
+            who: self.who,
+            proof: self.proof,
+        }
+    }
 }
 
 impl Log {
@@ -38,8 +56,7 @@ impl Log {
     pub async fn rotate(&self, to: SigningKey, who: &str) -> Result<LogKey, LogError> {
         check(&to, who)?;
         let _alone = self.inner.rotating.lock().await;
-        let previous = self.active_key();
-        self.require_unused(&to)?;
+        require_unused(&self.keys(), &to)?;
 
         let options = &self.inner.options;
         let digest = KeyReceipt::proof_digest(&options.origin, to.public.der());
@@ -53,33 +70,28 @@ impl Log {
             return Err(RotateError::Proof(SignError::Invalid(wrong)).into());
         }
 
-        let receipt = KeyReceipt {
+        let rotation = Rotation {
+            to,
             region: options.region.clone(),
-            time_unix_ms: self.inner.env.now_unix_ms(),
-            public_key_der: to.public.der().to_vec(),
-            provider: to.provider.clone(),
-            version: to.version.clone(),
-            previous: previous.key.key_id(),
             who: who.to_owned(),
             proof,
         };
         let (answer, answered) = oneshot::channel();
-        let ask = Ask::Rotate(Box::new(Rotation { to, receipt }), answer);
+        let ask = Ask::Rotate(Box::new(rotation), answer);
         self.inner.asks.send(ask).await.map_err(|_| LogError::Closed)?;
         answered.await.map_err(|_| LogError::Closed)??;
         Ok(self.active_key())
     }
+}
 
-    fn require_unused(&self, to: &SigningKey) -> Result<(), RotateError> {
-        let key = to.public.to_string();
-        let keys = self.keys();
-        let known = keys.iter().find(|it| it.key == to.public).map(|it| it.state);
-        match known {
-            Some(KeyState::Active) => Err(RotateError::Active { key }),
-            Some(KeyState::Retired) => Err(RotateError::Retired { key }),
-            None if keys.len() >= MAX_KEYS => Err(RotateError::TooMany),
-            Some(KeyState::Announced) | None => Ok(()),
-        }
+fn require_unused(keys: &[LogKey], to: &SigningKey) -> Result<(), RotateError> {
+    let key = to.public.to_string();
+    let known = keys.iter().find(|it| it.key == to.public).map(|it| it.state);
+    match known {
+        Some(KeyState::Active) => Err(RotateError::Active { key }),
+        Some(KeyState::Retired) => Err(RotateError::Retired { key }),
+        None if keys.len() >= MAX_KEYS => Err(RotateError::TooMany),
+        Some(KeyState::Announced) | None => Ok(()),
     }
 }
 
@@ -107,6 +119,9 @@ fn unusable(field: &'static str, given: &str, most: usize) -> LogError {
 impl Flusher {
     /// Announces the key, has the one that signs now sign over that, and lets the new one take over.
     pub(crate) async fn rotate(mut self, rotation: Rotation) -> Result<(Self, Rotated), JoinError> {
+        if let Err(error) = require_unused(self.publisher.book().keyring().keys(), &rotation.to) {
+            return Ok((self, Err(error)));
+        }
         let (this, announced) = self.announce(rotation).await?;
         self = this;
         let index = match announced {
@@ -132,10 +147,11 @@ impl Flusher {
 
     /// The entry that announces the key: the one that is there, or a new one, of which is noted before that it may come.
     async fn announce(mut self, rotation: Rotation) -> Result<(Self, Result<u64, LogError>), JoinError> {
-        let Rotation { to, receipt } = rotation;
-        if let Some(index) = self.publisher.book().keyring().resumable(&to) {
+        let keyring = self.publisher.book().keyring();
+        if let Some(index) = keyring.resumable(&rotation.to) {
             return Ok((self, Ok(index)));
         }
+        let receipt = rotation.receipt(keyring.active(), self.env.now_unix_ms());
         let (this, begun) = spawn_blocking(move || {
             let size = self.publisher.size();
             let begun = self.publisher.book_mut().begin_rotation(size);
