@@ -65,12 +65,12 @@ impl Flusher {
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let backlog = Arc::clone(&self.backlog);
-        let mut failures = 0;
+        let mut pace = Pace::new(every);
         loop {
             let mut asks = Vec::new();
             tokio::select! {
                 _ = ticks.tick() => {}
-                () = backlog.reached.notified(), if failures == 0 => {}
+                () = backlog.reached.notified(), if pace.failures == 0 => {}
                 ask = asked.recv() => match ask {
                     Some(ask) => asks.push(ask),
                     None => return Ok(()),
@@ -97,9 +97,8 @@ impl Flusher {
             }
             let (this, result) = self.flush().await?;
             self = this;
-            failures = if result.is_ok() { 0 } else { failures + 1 };
-            if failures > 0 {
-                ticks.reset_after(pause(every, failures));
+            if let Some(pause) = pace.after(&result) {
+                ticks.reset_after(pause);
             }
             for answer in waiting {
                 // Who no longer waits needs no answer.
@@ -186,10 +185,34 @@ impl Flusher {
     }
 }
 
-/// How long to wait after so many flushes in a row that failed.
-fn pause(every: Duration, failures: u32) -> Duration {
-    let doubled = every.saturating_mul(1_u32 << failures.min(16));
-    doubled.min(LONGEST_PAUSE).max(every)
+/// When the next flush comes by itself.
+struct Pace {
+    every: Duration,
+    /// Flushes in a row that failed.
+    failures: u32,
+}
+
+impl Pace {
+    fn new(every: Duration) -> Self {
+        Self { every, failures: 0 }
+    }
+
+    /// How long to wait after a flush, where that is not up to the ticks as they come. A success after failures ends the long
+    /// pause that was begun.
+    fn after<T, E>(&mut self, flushed: &Result<T, E>) -> Option<Duration> {
+        let failed_before = self.failures > 0;
+        if flushed.is_err() {
+            self.failures = self.failures.saturating_add(1);
+            return Some(self.pause());
+        }
+        self.failures = 0;
+        failed_before.then_some(self.every)
+    }
+
+    fn pause(&self) -> Duration {
+        let doubled = self.every.saturating_mul(1_u32 << self.failures.min(16));
+        doubled.min(LONGEST_PAUSE).max(self.every)
+    }
 }
 
 /// A signature, within [`SIGN_TIMEOUT`].
@@ -219,10 +242,29 @@ mod tests {
     #[test]
     fn pauses_double_and_end_at_the_longest_or_at_the_interval() {
         let every = Duration::from_millis(250);
-        let pauses: Vec<_> = (1..=6).map(|n| pause(every, n).as_millis()).collect();
+        let mut pace = Pace::new(every);
+        let pauses: Vec<_> = (1..=6)
+            .map(|_| pace.after(&Err::<(), _>(())).expect("a pause").as_millis())
+            .collect();
         assert_eq!(pauses, [500, 1000, 2000, 4000, 5000, 5000]);
-        assert_eq!(pause(every, u32::MAX), LONGEST_PAUSE);
+        pace.failures = u32::MAX;
+        assert_eq!(pace.after(&Err::<(), _>(())), Some(LONGEST_PAUSE));
         let rare = Duration::from_secs(10);
-        assert_eq!(pause(rare, 3), rare);
+        assert_eq!(Pace::new(rare).after(&Err::<(), _>(())), Some(rare));
+    }
+
+    #[test]
+    fn a_success_ends_the_pause_that_a_failure_began() {
+        let every = Duration::from_millis(250);
+        let mut pace = Pace::new(every);
+        let ok = Ok::<_, ()>(());
+        assert_eq!(pace.after(&ok), None, "the ticks go on");
+        for failures in 1..6 {
+            for _ in 0..failures {
+                pace.after(&Err::<(), _>(()));
+            }
+            assert_eq!(pace.after(&ok), Some(every), "after {failures}");
+            assert_eq!(pace.after(&ok), None);
+        }
     }
 }
