@@ -37,7 +37,7 @@ pub(crate) fn find(
             return Ok(Found { keyring, is_on_disk });
         };
         let mut keyring = keyring.with_announcing(None);
-        take_in(&mut keyring, segments, from)?;
+        take_in(&mut keyring, segments, genesis, from)?;
         let is_on_disk = false;
         return Ok(Found { keyring, is_on_disk });
     }
@@ -63,7 +63,9 @@ fn agrees_with_entries(
             return Ok(false);
         }
         match reading::payload(segments, key.announced)? {
-            Payload::Key(receipt) => of_entries.announced(key.announced, &receipt),
+            Payload::Key(receipt) if receipt.proven(&genesis.origin).is_some() => {
+                of_entries.announced(key.announced, &receipt);
+            }
             _ => return Ok(false),
         }
     }
@@ -75,20 +77,29 @@ fn agrees_with_entries(
 }
 
 /// Takes in the keys that entries from `from` on announce.
-fn take_in(keyring: &mut Keyring, segments: &Arc<Segments>, from: u64) -> Result<(), LogError> {
+fn take_in(
+    keyring: &mut Keyring,
+    segments: &Arc<Segments>,
+    genesis: &Genesis,
+    from: u64,
+) -> Result<(), LogError> {
     let (mut cursor, mut index) = (segments.cursor(from), from);
     while let Some(payload) = cursor.next(|it| is_key_receipt(it.payload).then(|| it.payload.to_vec()))? {
         if let Some(bytes) = payload {
-            keyring.announced(index, &receipt(index, &bytes)?);
+            keyring.announced(index, &receipt(genesis, index, &bytes)?);
         }
         index += 1;
     }
     Ok(())
 }
 
-fn receipt(index: u64, bytes: &[u8]) -> Result<KeyReceipt, LogError> {
+/// A key without its proof is none that may sign: a log with such an entry is not gone on with, as an audit would refuse it.
+fn receipt(genesis: &Genesis, index: u64, bytes: &[u8]) -> Result<KeyReceipt, LogError> {
     match Payload::from_bytes(bytes) {
-        Ok(Payload::Key(receipt)) => Ok(receipt),
+        Ok(Payload::Key(receipt)) if receipt.proven(&genesis.origin).is_some() => Ok(receipt),
+        Ok(Payload::Key(_)) => Err(LogError::damaged(format!(
+            "entry {index} announces a key without a proof by that key"
+        ))),
         Ok(other) => Err(LogError::damaged(format!(
             "entry {index} is a {}, and begins as a key",
             other.kind()
@@ -110,7 +121,7 @@ fn rebuild(
     let (mut cursor, mut index) = (segments.cursor(0), 0);
     while let Some(payload) = cursor.next(|it| is_key_receipt(it.payload).then(|| it.payload.to_vec()))? {
         if let Some(bytes) = payload {
-            announced.push((index, receipt(index, &bytes)?));
+            announced.push((index, receipt(genesis, index, &bytes)?));
         }
         index += 1;
     }
@@ -128,7 +139,9 @@ fn rebuild(
             ))
         })?;
         if by.state != KeyState::Active {
-            let next = last.and_then(|last| keyring.with_successor(by.announced, last));
+            // A checkpoint by the key before it covers its entry.
+            let covered = last.filter(|last| *last > by.announced);
+            let next = covered.and_then(|last| keyring.with_successor(by.announced, last));
             keyring = next.ok_or_else(|| {
                 LogError::damaged(format!(
                     "the checkpoint of {size} entries is signed by {}, whose turn it is not",

@@ -1,8 +1,10 @@
 //! The list of keys and the kept checkpoints on disk: found again, made anew, or refused.
 
-use super::rig::{Promised, Rig, check};
+use super::rig::{Promised, Rig, announcement, check};
+use crate::entry::Prepared;
 use crate::kept::NOTES_A_FILE;
 use crate::log::keyring::{KEYS_PATH, KeyState, Keyring};
+use crate::payload::{KeyReceipt, Payload};
 use crate::storage::{ModelStorage, Storage, read_whole};
 
 const SEGMENT_BYTES: u64 = 64 * 1024;
@@ -60,6 +62,70 @@ fn the_list_of_keys_is_made_anew_from_the_log() {
         assert_eq!(read_whole(&copy, KEYS_PATH, 1 << 16).expect("reads"), bytes);
         check(&rig, &copy, &promised);
     }
+}
+
+/// What no audit accepts is not gone on with: a key that signs though its proof is by another one.
+#[test]
+fn a_key_without_its_proof_refuses_the_start() {
+    for proof_by in [2, 9] {
+        let (storage, mut promised) = (ModelStorage::new(), Promised::new());
+        let mut rig = open(&storage);
+        rig.keep(&mut promised).expect("reads");
+        rig.append(3, &mut promised).expect("appends");
+        let receipt = KeyReceipt {
+            proof: announcement(rig.publisher.book().keyring(), proof_by).proof,
+            ..announcement(rig.publisher.book().keyring(), 2)
+        };
+        rig.publisher.book_mut().begin_rotation(4).expect("noted");
+        let payload = Payload::Key(receipt.clone()).to_bytes();
+        let index = rig
+            .commit(&[Prepared::new([2; 32], payload)], &mut promised)
+            .expect("appends");
+        let announcing = storage.copy();
+        rig.publisher.book_mut().announced(index, &receipt);
+        rig.flush(&mut promised).expect("flushes");
+        rig.publisher
+            .book_mut()
+            .take_over(index, 1_700_000_000_000)
+            .expect("takes over");
+        rig.append(1, &mut promised).expect("appends");
+        rig.flush(&mut promised).expect("flushes");
+        drop(rig);
+        let without_list = storage.copy();
+        without_list.remove(KEYS_PATH).expect("removes");
+        for storage in [storage, without_list, announcing] {
+            if proof_by == 2 {
+                open(&storage);
+            } else {
+                assert!(refused(&storage).contains("without a proof"));
+            }
+        }
+    }
+}
+
+/// A key that signed before any checkpoint of the key before it covered its entry.
+#[test]
+fn a_key_whose_entry_was_not_covered_refuses_the_start() {
+    let (storage, mut promised) = (ModelStorage::new(), Promised::new());
+    let mut rig = open(&storage);
+    rig.keep(&mut promised).expect("reads");
+    rig.append(3, &mut promised).expect("appends");
+    rig.flush(&mut promised).expect("flushes");
+    let receipt = announcement(rig.publisher.book().keyring(), 2);
+    let payload = Payload::Key(receipt.clone()).to_bytes();
+    let index = rig
+        .commit(&[Prepared::new([2; 32], payload)], &mut promised)
+        .expect("appends");
+    rig.publisher.book_mut().announced(index, &receipt);
+    let next = rig.publisher.book().keyring().with_successor(index, 4);
+    rig.publisher
+        .book_mut()
+        .put(next.expect("it is announced"))
+        .expect("written");
+    rig.flush(&mut promised).expect("the new key signs");
+    drop(rig);
+    storage.remove(KEYS_PATH).expect("removes");
+    assert!(refused(&storage).contains("whose turn it is not"));
 }
 
 /// An older list, as from an old copy of that file: the log knows better.
