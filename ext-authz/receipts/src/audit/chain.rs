@@ -2,7 +2,7 @@ use super::pins::{Pin, Pinned, Shown};
 use super::points::Point;
 use super::report::{AuditedKey, Finding};
 use crate::checkpoint::CheckpointError;
-use crate::key::PublicKey;
+use crate::key::{MAX_KEYS, PublicKey};
 use crate::log::{KeyState, Keyring, LogKey};
 use crate::payload::{Genesis, KeyReceipt};
 
@@ -20,6 +20,8 @@ pub(crate) struct Chain {
     uncovered: Vec<Announced>,
     /// A checkpoint could not be used: what follows may rest on it.
     broken: bool,
+    /// More keys were announced than a log can have: no further ones are taken in.
+    full: bool,
 }
 
 /// An entry that announces a key, as far as it is still to be judged.
@@ -63,7 +65,7 @@ impl Chain {
     }
 
     /// An entry that announces a key. Which key was to sign then shows when a checkpoint covers it: that key may have signed
-    /// nothing before, as when two keys take over with nothing in between.
+    /// nothing before, as when two keys take over with nothing in between. Holds no more than [`MAX_KEYS`] keys, whatever comes.
     pub(crate) fn announce(
         &mut self,
         index: u64,
@@ -71,20 +73,39 @@ impl Chain {
         place: String,
     ) -> Result<(), Finding> {
         let Some(ring) = &mut self.ring else { return Ok(()) };
+        if self.full {
+            return Ok(());
+        }
+        let listed = self.keys.iter().any(|it| it.der() == receipt.public_key_der);
+        if !listed && self.keys.len() >= MAX_KEYS {
+            (self.full, self.broken) = (true, true);
+            let what =
+                format!("entry {index} announces one key more than the {MAX_KEYS} that a log can have");
+            return Err(Finding::new("keys", place, what));
+        }
         let Some(key) = receipt.proven(&self.origin) else {
             let what = format!("entry {index} announces a key without a proof by that key");
             return Err(Finding::new("keys", place, what));
         };
         ring.announced(index, receipt);
-        if !self.keys.contains(&key) {
+        if !listed {
             self.keys.push(key);
         }
-        self.uncovered.push(Announced {
+        let previous = receipt.previous;
+        // The first one of each is named, and there are not more than keys.
+        if self.uncovered.iter().any(|it| it.previous == previous) {
+            return Ok(());
+        }
+        let announced = Announced {
             index,
-            previous: receipt.previous,
+            previous,
             place,
-        });
-        Ok(())
+        };
+        if self.broken || ring.by_id(&previous).is_some() {
+            self.uncovered.push(announced);
+            return Ok(());
+        }
+        Err(announced.follows_another(&ring.active().key))
     }
 
     /// A checkpoint before the next one could not be used, so which key signed last is not known for sure.
@@ -223,5 +244,85 @@ impl Chain {
             state: it.state.as_str(),
         })
         .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use p256::ecdsa::signature::hazmat::PrehashSigner as _;
+    use p256::ecdsa::{Signature, SigningKey};
+    use p256::pkcs8::EncodePublicKey as _;
+
+    use super::*;
+
+    const ORIGIN: &str = "knhk.dev/log/test";
+
+    /// The private key of a number; not 0.
+    fn key(number: u64) -> SigningKey {
+        let mut scalar = [0; 32];
+        scalar[24..].copy_from_slice(&number.to_be_bytes());
+        SigningKey::from_slice(&scalar).expect("below the curve's order")
+    }
+
+    fn der(key: &SigningKey) -> Vec<u8> {
+        let der = key.verifying_key().to_public_key_der();
+        der.expect("a public key").into_vec()
+    }
+
+    fn id(number: u64) -> [u8; 32] {
+        PublicKey::from_der(&der(&key(number))).expect("a key").key_id()
+    }
+
+    fn announcement(number: u64, previous: [u8; 32]) -> KeyReceipt {
+        let key = key(number);
+        let public_key_der = der(&key);
+        let digest = KeyReceipt::proof_digest(ORIGIN, &public_key_der);
+        let proof: Signature = key.sign_prehash(&digest).expect("a signature");
+        KeyReceipt {
+            region: "test".to_owned(),
+            time_unix_ms: 1,
+            public_key_der,
+            provider: "test".to_owned(),
+            version: number.to_string(),
+            previous,
+            who: "test".to_owned(),
+            proof: proof.to_der().as_bytes().to_vec(),
+        }
+    }
+
+    fn begun() -> Chain {
+        let mut chain = Chain::new(ORIGIN);
+        let genesis = Genesis {
+            region: "test".to_owned(),
+            time_unix_ms: 1,
+            origin: ORIGIN.to_owned(),
+            public_key_der: der(&key(1)),
+            provider: "test".to_owned(),
+            version: "1".to_owned(),
+        };
+        chain.begin(&genesis, "first".to_owned()).expect("it begins");
+        chain
+    }
+
+    #[test]
+    fn more_keys_than_a_log_can_have_are_one_finding_and_are_not_held() {
+        let (mut chain, first, mut found) = (begun(), id(1), Vec::new());
+        for index in 1..MAX_KEYS as u64 + 50 {
+            let receipt = announcement(index + 1, first);
+            found.extend(chain.announce(index, &receipt, format!("entry {index}")).err());
+        }
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!((found[0].label, found[0].file.as_str()), ("keys", "entry 4096"));
+        assert_eq!((chain.keys.len(), chain.keys().len()), (MAX_KEYS, MAX_KEYS));
+        assert_eq!(chain.uncovered.len(), 1, "one for each key before");
+    }
+
+    #[test]
+    fn a_key_that_follows_none_of_the_log_is_found_at_once() {
+        let mut chain = begun();
+        let found = chain.announce(1, &announcement(2, [7; 32]), "here".to_owned());
+        let found = found.expect_err("found");
+        assert_eq!((found.label, found.file.as_str()), ("keys", "here"));
+        assert!(chain.ended().is_empty(), "it is told once");
     }
 }

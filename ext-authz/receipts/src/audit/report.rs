@@ -122,6 +122,8 @@ pub struct Report {
     pub root: String,
     /// Entries that were looked at: more than `size` where some are not signed yet.
     pub entries: u64,
+    /// How many of them no checkpoint covers: whoever can write to the disk can change those.
+    pub unsigned: u64,
     /// Tiles and entry bundles that were compared.
     pub tiles: u64,
     /// Checkpoints whose signature and root were compared.
@@ -146,9 +148,9 @@ pub(crate) fn checks(report: &Report, has_root: bool, files: u64) -> Vec<AuditCh
     } else {
         "the log's own, not pinned: give --key"
     };
-    let entries = match report.entries.checked_sub(report.size) {
-        None | Some(0) => format!("{} entries: payload, commitment, leaf", report.entries),
-        Some(more) => format!(
+    let entries = match report.unsigned {
+        0 => format!("{} entries: payload, commitment, leaf", report.entries),
+        more => format!(
             "{} entries, {more} of them not signed yet: payload, commitment, leaf",
             report.entries
         ),

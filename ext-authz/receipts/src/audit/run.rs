@@ -114,6 +114,7 @@ pub fn audit(source: &dyn Source, asked: &Audit<'_>) -> Result<Report, AuditErro
         size: start.signed,
         root: joiner.root.as_ref().map(|root| to_hex(root)).unwrap_or_default(),
         entries: joiner.done,
+        unsigned: joiner.done.saturating_sub(start.signed),
         tiles: tiles.compared(),
         checkpoints: joiner.checkpoints,
         keys: joiner.chain.keys(),
@@ -122,6 +123,13 @@ pub fn audit(source: &dyn Source, asked: &Audit<'_>) -> Result<Report, AuditErro
         findings: joiner.findings.into_vec(),
         notes: inspected.notes,
     };
+    if report.unsigned > 0 {
+        report.notes.push(format!(
+            "entries from {} on, {} of them, are under no signature yet: they agree with themselves, and whoever can write to \
+             the disk can change them",
+            report.size, report.unsigned
+        ));
+    }
     report.checks = checks(&report, start.root.is_some(), inspected.files);
     Ok(report)
 }
@@ -132,6 +140,7 @@ fn nothing_usable(findings: Vec<Finding>) -> Report {
         size: 0,
         root: String::new(),
         entries: 0,
+        unsigned: 0,
         tiles: 0,
         checkpoints: 0,
         keys: Vec::new(),
@@ -339,6 +348,8 @@ impl Joiner<'_> {
         while let Some(point) = self.points.next(self.done, &mut self.found) {
             self.check_point(&point, first, &leaves);
         }
+        // The next one covers all of them. They are not held until it comes.
+        self.take_in(self.done);
         if (first..=self.done).contains(&self.signed) {
             self.root = self.root_at(self.signed, first, &leaves);
         }

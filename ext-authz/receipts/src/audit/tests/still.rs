@@ -22,7 +22,7 @@ async fn a_whole_log_is_clean_and_counted() {
     assert_eq!(keys, [("k1", "retired"), ("k2", "retired"), ("k3", "active")]);
     assert!(report.checkpoints > 8, "{report:#?}");
     assert!(report.tiles >= 14, "{report:#?}");
-    assert!(!report.pinned && report.notes.is_empty());
+    assert!(!report.pinned && report.notes.is_empty() && report.unsigned == 0);
     assert_eq!(
         audit_dir(&fixture.log_dir()).expect("the log itself").findings,
         []
@@ -151,6 +151,13 @@ async fn what_is_durable_and_not_signed_yet_is_looked_at_too() {
     let report = audit_dir(copy.path()).expect("a report");
     assert!(report.is_clean(), "{report:#?}");
     assert_eq!((report.size, report.entries), (size, size + 300));
+    assert_eq!((report.unsigned, report.notes.len()), (300, 1));
+    assert!(
+        report.notes[0].contains(&format!(
+            "entries from {size} on, 300 of them, are under no signature"
+        )),
+        "{report:#?}"
+    );
 
     let last = fixture
         .files()
