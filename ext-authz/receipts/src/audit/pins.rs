@@ -91,7 +91,6 @@ impl Shown<'_> {
         let (key, signer) = (&pinned.key, self.signer(&pinned.key));
         let first = signer.and_then(|it| it.first_size);
         match pinned.trees {
-            Trees::None => None,
             Trees::From(from) => {
                 let before = first.filter(|first| *first < from)?;
                 Some(format!(
@@ -120,7 +119,7 @@ impl Shown<'_> {
                     )
                 })
             }
-            Trees::Signed { last: None, .. } => None,
+            Trees::None | Trees::Signed { last: None, .. } => None,
         }
     }
 }
