@@ -169,6 +169,44 @@ async fn a_log_is_clean_while_it_grows_and_after_on_disk_and_over_the_network() 
     assert_eq!(audit(&shown(service.directory()), &[]).await.code, 1, "no log");
 }
 
+/// What a key set says of the keys has to be so: a key that it lists as retired cannot be the one that signs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_from_before_a_rotation_is_not_the_one_of_a_key_set_from_after_it() {
+    let mut service = with_a_life().await;
+    assert!(service.terminate(wait::SOON).await.expect("it ends").success());
+    let (log, mut files) = (service.data().join("log"), Vec::new());
+    list(&log, &log, &mut files);
+    let before = tempfile::tempdir().expect("a directory");
+    for file in files {
+        let to = before.path().join("log").join(&file);
+        std::fs::create_dir_all(to.parent().expect("a directory")).expect("made");
+        std::fs::copy(log.join(&file), to).expect("copied");
+    }
+    let before = shown(before.path());
+    service.up().await.expect("it starts");
+    let cli = service.cli().expect("the command line");
+    let set = service.directory().join("set.json");
+    let fetch = async || {
+        let keys = cli.json(&["key", "list"]).await.expect("keys");
+        std::fs::write(&set, keys.to_string()).expect("written");
+    };
+    fetch().await;
+    clean(&before, &["--key", &shown(&set)]).await;
+    cli.json(&["key", "rotate"]).await.expect("it rotates");
+    fetch().await;
+    let answer = clean(&shown(&service.data()), &["--key", &shown(&set)]).await;
+    assert_eq!(answer["pinned"], true);
+    let output = audit(&before, &["--key", &shown(&set)]).await;
+    assert_eq!((output.code, output.stderr.lines().count()), (1, 1), "{output:?}");
+    let answer: Value = serde_json::from_str(&output.stdout).expect("JSON");
+    assert_eq!(
+        (&answer["pinned"], &answer["findings"][0]["label"]),
+        (&false.into(), &"keys".into()),
+        "{answer:#}"
+    );
+    clean(&before, &[]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_changed_bit_on_disk_is_found_and_its_file_named() {
     let mut service = with_a_life().await;
