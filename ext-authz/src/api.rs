@@ -162,6 +162,19 @@ pub(crate) struct RotationInfo {
     pub(crate) trouble: Option<String>,
 }
 
+/// Answer of `GET /v1/log/{region}/consistency/{from}`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Consistency {
+    /// Entries of the earlier tree.
+    pub(crate) from: u64,
+    /// Entries of the newest checkpoint's tree.
+    pub(crate) to: u64,
+    /// The newest checkpoint, as `GET .../checkpoint` answers it.
+    pub(crate) checkpoint: String,
+    /// Hashes of the proof (RFC 6962, 2.1.2), in hexadecimal.
+    pub(crate) proof: Vec<String>,
+}
+
 /// Answer of `/readyz`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Readiness {

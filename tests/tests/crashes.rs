@@ -34,7 +34,7 @@ async fn killed_at_random_moments_it_loses_nothing_and_contradicts_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes half an hour: make soak"]
+#[ignore = "takes seven minutes: make soak"]
 async fn killed_a_thousand_times_it_loses_nothing_and_contradicts_nothing() {
     kill_and_restart(1_000, 2).await;
 }

@@ -1,6 +1,7 @@
 //! The transparency log over HTTP: C2SP tlog-tiles, and beside them payload bundles and kept checkpoints. Nothing of it goes
 //! beyond the newest checkpoint.
 
+use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::header;
@@ -9,6 +10,7 @@ use knhk_receipts::{LogError, Payloads};
 
 use super::error::blocking;
 use super::{Api, ApiError};
+use crate::api::Consistency;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const BINARY: &str = "application/octet-stream";
@@ -36,6 +38,32 @@ pub(super) async fn tile(
     let log = api.app.log.clone();
     let bytes = blocking(&api, move || log.tile(&format!("tile/{path}"))).await?;
     Ok(([(header::CONTENT_TYPE, BINARY)], bytes))
+}
+
+/// That the tree of the first `from` entries is the beginning of the newest checkpoint's.
+pub(super) async fn consistency(
+    State(api): State<Api>,
+    Path((region, from)): Path<(String, u64)>,
+) -> Result<Json<Consistency>, ApiError> {
+    known(&api, &region)?;
+    if from == 0 {
+        return Err(ApiError::invalid(
+            "from: every tree begins with none; give the size of a checkpoint that you kept",
+        ));
+    }
+    let log = api.app.log.clone();
+    let (checkpoint, proof) = blocking(&api, move || log.consistency(from)).await?;
+    Ok(Json(Consistency {
+        from,
+        to: checkpoint.size(),
+        checkpoint: String::from_utf8_lossy(checkpoint.as_bytes()).into_owned(),
+        proof: proof.iter().map(|hash| hexadecimal(hash)).collect(),
+    }))
+}
+
+fn hexadecimal(hash: &[u8]) -> String {
+    hash.iter()
+        .fold(String::new(), |shown, byte| shown + &format!("{byte:02x}"))
 }
 
 /// Checkpoints that were kept, file `n` of them.

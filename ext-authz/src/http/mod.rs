@@ -57,6 +57,7 @@ pub(crate) fn api_routes(app: Arc<App>, access: Access) -> Router {
         .route("/v1/receipts/{region}/{index}", get(receipts::get))
         .route("/v1/policies/{id}", get(receipts::policy))
         .route("/v1/log/{region}/checkpoint", get(log::checkpoint))
+        .route("/v1/log/{region}/consistency/{from}", get(log::consistency))
         .route("/v1/log/{region}/checkpoints/{n}", get(log::kept_checkpoints))
         .route("/v1/log/{region}/tile/{*path}", get(log::tile))
         .route("/v1/log/{region}/payloads/{*path}", get(log::payloads))

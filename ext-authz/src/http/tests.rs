@@ -70,6 +70,9 @@ async fn every_refusal_of_a_read_is_json_with_a_label_and_one_line() {
         ("/v1/log/us/payloads/000", 404, "not_found"),
         ("/v1/log/eu-west-1/payloads/x001/000", 404, "no_tile"),
         ("/v1/log/eu-west-1/checkpoints/7", 404, "no_tile"),
+        ("/v1/log/eu-west-1/consistency/0", 400, "invalid"),
+        ("/v1/log/eu-west-1/consistency/99", 503, "not_covered"),
+        ("/v1/log/us/consistency/1", 404, "not_found"),
         ("/v1/rollouts/a/promote", 405, "method_not_allowed"),
         ("/v1/keys/rotate", 405, "method_not_allowed"),
     ] {

@@ -47,7 +47,7 @@ pub struct LogKey {
     pub first_size: Option<u64>,
     /// Size of the last tree that it signed. None until another key took over.
     pub last_size: Option<u64>,
-    /// What it is used for now.
+    /// Whether it signs, has signed, or is only announced.
     pub state: KeyState,
 }
 

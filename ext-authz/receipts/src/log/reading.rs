@@ -7,6 +7,7 @@ use tokio::task::spawn_blocking;
 use super::error::LogError;
 use super::segments::{Cursor, Segments};
 use super::{CHECKPOINT_PATH, LOG_DIR, Log, tiles};
+use crate::checkpoint::SignedCheckpoint;
 use crate::payload::Payload;
 use crate::receipt::ReceiptFile;
 use crate::root::SignedRoot;
@@ -56,6 +57,24 @@ impl Log {
         // Any smaller width is the beginning of the published one.
         bytes.truncate(tiles::bytes_of(tile));
         Ok(bytes)
+    }
+
+    /// The newest checkpoint, and the proof (RFC 6962, 2.1.2) that the tree of the first `from` entries is the beginning of
+    /// its: hashes for who kept the root of that tree. [`LogError::NotCovered`] where `from` is not 1 to its size. Reads from
+    /// disk.
+    pub fn consistency(&self, from: u64) -> Result<(SignedCheckpoint, Vec<[u8; 32]>), LogError> {
+        let not_covered = || LogError::NotCovered {
+            index: from.saturating_sub(1),
+        };
+        let checkpoint = self.checkpoint().ok_or_else(not_covered)?;
+        if !(1..=checkpoint.size()).contains(&from) {
+            return Err(not_covered());
+        }
+        let storage = self.inner.segments.storage().as_ref();
+        let proof = TreeReader::new(checkpoint.size(), |tile| tiles::read(storage, tile))
+            .consistency(from)
+            .map_err(LogError::io("read the tiles in", LOG_DIR))?;
+        Ok((checkpoint, proof))
     }
 
     /// A file of kept checkpoints, from 0, as [`crate::kept`] says. The last one grows. Reads from disk.

@@ -2,7 +2,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use tlog_tiles::{Error, Hash as Node, HashReader, Tile as TileMath, prove_record};
+use tlog_tiles::{Error, Hash as Node, HashReader, Tile as TileMath, prove_record, prove_tree};
 
 use super::{Hash, TILE_HEIGHT, Tile, TileKind};
 
@@ -26,6 +26,12 @@ impl<R: Fn(Tile) -> std::io::Result<Vec<u8>>> TreeReader<R> {
     /// The inclusion proof of an entry that is in the tree.
     pub(crate) fn inclusion(&self, index: u64) -> std::io::Result<Vec<Hash>> {
         let proof = prove_record(self.size, index, self).map_err(std::io::Error::other)?;
+        Ok(proof.into_iter().map(|node| node.0).collect())
+    }
+
+    /// The proof (RFC 6962, 2.1.2) that the tree of the first `from` entries, 1 or more, is the beginning of this one.
+    pub(crate) fn consistency(&self, from: u64) -> std::io::Result<Vec<Hash>> {
+        let proof = prove_tree(self.size, from, self).map_err(std::io::Error::other)?;
         Ok(proof.into_iter().map(|node| node.0).collect())
     }
 
@@ -56,7 +62,7 @@ impl<R: Fn(Tile) -> std::io::Result<Vec<u8>>> HashReader for TreeReader<R> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use tlog_tiles::check_record;
+    use tlog_tiles::{check_record, check_tree};
 
     use super::*;
     use crate::entry::leaf_hash;
@@ -95,6 +101,33 @@ mod tests {
                 TreeReader::new(size, read).inclusion(size).is_err(),
                 "behind the end"
             );
+        }
+    }
+
+    #[test]
+    fn every_earlier_tree_is_proven_to_be_the_beginning_and_another_is_not() {
+        let (mut edge, mut files) = (Edge::default(), Vec::new());
+        let mut roots = vec![edge.root()];
+        for i in 0..700 {
+            edge.push(&reference::entry(i), &mut files);
+            roots.push(edge.root());
+        }
+        files.extend(edge.partials(0));
+        let files: BTreeMap<_, _> = files.into_iter().map(|file| (file.tile, file.bytes)).collect();
+        let read = |tile| {
+            let found = files.get(&tile).cloned();
+            found.ok_or_else(|| std::io::Error::other("no such tile"))
+        };
+        for (from, root) in (1..).zip(&roots[1..]) {
+            let proof = TreeReader::new(700, read).consistency(from).expect("a proof");
+            let proof = proof.into_iter().map(Node).collect();
+            check_tree(&proof, 700, Node(edge.root()), from, Node(*root)).expect("it is the beginning");
+            let mut other = *root;
+            other[0] ^= 1;
+            check_tree(&proof, 700, Node(edge.root()), from, Node(other)).expect_err("another tree");
+        }
+        for from in [0, 701] {
+            assert!(TreeReader::new(700, read).consistency(from).is_err(), "{from}");
         }
     }
 

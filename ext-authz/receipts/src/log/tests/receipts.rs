@@ -3,12 +3,45 @@
 use std::sync::Arc;
 
 use proptest::prelude::*;
+use tlog_tiles::{Hash, check_tree};
 
 use super::service::{Fixture, NEVER, options};
 use crate::payload::samples;
 use crate::storage::ModelStorage;
 use crate::testing::{TestSigner, still_env};
 use crate::{Log, ReceiptFile, SignedCheckpoint, VerifyError};
+
+/// Whoever kept a checkpoint sees that a later one has not rewritten anything before it.
+#[tokio::test]
+async fn each_checkpoint_is_proven_to_be_the_beginning_of_a_later_one() {
+    let fixture = Fixture::new();
+    let log = fixture.open().await;
+    assert_eq!(
+        log.consistency(1).expect_err("none is signed").label(),
+        "not_covered"
+    );
+    let mut kept = Vec::new();
+    for step in [1, 254, 1, 300, 700] {
+        let decisions = (0..step).map(samples::decision).collect();
+        log.append(decisions).await.expect("appends");
+        kept.extend(log.flush_now().await.expect("flushes"));
+    }
+    for earlier in &kept {
+        let (newest, proof) = log.consistency(earlier.size()).expect("a proof");
+        let proof = proof.into_iter().map(Hash).collect();
+        let (root, size) = (Hash(newest.root()), newest.size());
+        check_tree(&proof, size, root, earlier.size(), Hash(earlier.root())).expect("it is the beginning");
+        let other = Hash([7; 32]);
+        check_tree(&proof, size, root, earlier.size(), other).expect_err("another one is not");
+    }
+    let size = log.size();
+    for none in [0, size + 1] {
+        assert_eq!(
+            log.consistency(none).expect_err("no such tree").label(),
+            "not_covered"
+        );
+    }
+}
 
 #[tokio::test]
 async fn a_receipt_verifies_offline_and_only_with_the_logs_key() {
