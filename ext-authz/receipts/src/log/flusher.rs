@@ -60,10 +60,17 @@ impl Backlog {
 }
 
 impl Flusher {
-    /// Ends when no one can ask any more; when it was told to stop, after a last flush.
-    pub(crate) async fn run(mut self, every: Duration, mut asked: mpsc::Receiver<Ask>) -> Stoppage {
+    /// Flushes by itself `first` after the start, and then `every` so often. Ends when no one can ask any more; when it was told
+    /// to stop, after a last flush.
+    pub(crate) async fn run(
+        mut self,
+        first: Duration,
+        every: Duration,
+        mut asked: mpsc::Receiver<Ask>,
+    ) -> Stoppage {
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticks.reset_after(first);
         let backlog = Arc::clone(&self.backlog);
         let mut pace = Pace::new(every);
         loop {

@@ -408,8 +408,14 @@ fn start(
         last_error: Arc::clone(&last_flush_error),
     };
     let every = options.flush;
+    // What an earlier process left unsigned is signed at once. Looked at before anybody can append.
+    let first = if flusher.publisher.owes_a_signature() {
+        Duration::ZERO
+    } else {
+        every
+    };
     let flusher = tokio::spawn(async move {
-        let stoppage = flusher.run(every, asked).await;
+        let stoppage = flusher.run(first, every, asked).await;
         drop(lock);
         stoppage
     });

@@ -71,6 +71,12 @@ impl Publisher {
         &mut self.book
     }
 
+    /// Whether there are durable entries that no signature covers, and that can be signed.
+    pub(crate) fn owes_a_signature(&self) -> bool {
+        let size = self.size();
+        size >= MIN_SIGNED_SIZE && size != self.signed_size()
+    }
+
     /// Makes the tiles of all durable entries durable, and returns what is to be signed, if it is new.
     ///
     /// A tree of fewer than [`MIN_SIGNED_SIZE`] entries is not signed.
