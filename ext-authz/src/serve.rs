@@ -1,35 +1,25 @@
 //! `knhk serve`: start, listen, drain.
 
+mod listeners;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use knhk_proto::envoy::pb::envoy::service::auth::v3::authorization_server::AuthorizationServer;
-use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::external_processor_server::ExternalProcessorServer;
-use knhk_proto::v1::gate_server::GateServer;
+use knhk_identity::Keeper;
 use knhk_telemetry::logging::LoggingError;
 use rustix::fs::Mode;
-use serde_json::json;
 use thiserror::Error;
-use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
-use tonic_health::ServingStatus;
 
 use crate::app::journal::look_after;
-use crate::app::ledger::replace;
 use crate::app::{App, Opened, StartError};
 use crate::config::{Config, ConfigError, Provider};
-use crate::grpc::{CheckService, GateService, MAX_MESSAGE_BYTES, ProcessService, Recording};
-use crate::http::{Access, PeerIdentity, api_routes, probe_routes};
+use listeners::Listeners;
 
 /// After SIGTERM, requests under way have so long to finish.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
@@ -38,15 +28,6 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 /// No file or socket of the service is for others than its user: not for a moment.
 const OTHERS_MAY_NOTHING: u32 = 0o077;
-/// Largest message of a filter, in bytes: 1 MiB of recorded decisions and some room.
-const MAX_UP_BYTES: usize = 2 * 1024 * 1024;
-/// Envoy holds one connection a worker; ending it now and then lets replicas share the load. Streams finish first.
-const MAX_CONNECTION_AGE: Duration = Duration::from_secs(30 * 60);
-/// Streams that one connection of a proxy may have under way; beyond, Envoy opens another connection. `ext_proc` holds one
-/// for as long as its request lasts.
-const MAX_STREAMS: u32 = 1_024;
-/// Idle HTTP/2 connections are probed this often, so that dead proxies are noticed.
-const KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// Why the service stopped.
 #[derive(Debug, Error)]
@@ -91,6 +72,8 @@ pub(crate) async fn serve(config: &Path, log: &str) -> Result<(), ServeError> {
         driver,
         saver,
         rotator,
+        clerk,
+        keeper,
     } = App::open(&config).await?;
     let listeners = Listeners::bind(&config).await?;
     warn_of_development_settings(&config);
@@ -108,8 +91,13 @@ pub(crate) async fn serve(config: &Path, log: &str) -> Result<(), ServeError> {
             spawn(never_fails(rotator.run(stop.clone()))),
         ),
         ("the log", spawn(look_after(app.journal.clone(), stop.clone()))),
+        (
+            "the receipts of refusals",
+            spawn(never_fails(clerk.run(stop.clone()))),
+        ),
+        ("the identity", spawn(never_fails(keep(keeper, stop.clone())))),
     ]);
-    let servers = listeners.serve(&config, &app, &draining);
+    let servers = listeners.serve(&config, &app, &draining)?;
     tracing::info!(
         region = config.region,
         version = env!("CARGO_PKG_VERSION"),
@@ -141,6 +129,14 @@ pub(crate) async fn serve(config: &Path, log: &str) -> Result<(), ServeError> {
         }
     }
     ended
+}
+
+/// Without `spiffe` there is no identity to keep.
+async fn keep(keeper: Option<Keeper>, stop: CancellationToken) {
+    match keeper {
+        Some(keeper) => keeper.run(stop).await,
+        None => stop.cancelled_owned().await,
+    }
 }
 
 async fn never_fails(task: impl Future<Output = ()>) -> Result<(), Infallible> {
@@ -183,134 +179,6 @@ impl Signals {
             _ = self.int.recv() => {}
         }
     }
-}
-
-/// Bound sockets: from here on nothing about addresses can fail.
-struct Listeners {
-    grpc: TcpListener,
-    http: TcpListener,
-    probe: TcpListener,
-    socket: UnixListener,
-}
-
-impl Listeners {
-    async fn bind(config: &Config) -> Result<Self, ServeError> {
-        let listeners = Self {
-            grpc: bind_tcp("listen.grpc", config.listen.grpc).await?,
-            http: bind_tcp("listen.http", config.listen.http).await?,
-            probe: bind_tcp("listen.probe", config.listen.probe).await?,
-            socket: bind_socket(&config.data.join("knhk.sock"))?,
-        };
-        listeners.publish_addresses(&config.data)?;
-        Ok(listeners)
-    }
-
-    /// Port 0 in the configuration took a free port; `data/addresses.json` says which.
-    fn publish_addresses(&self, data: &Path) -> Result<(), ServeError> {
-        let path = data.join("addresses.json");
-        let written = || {
-            let addresses = json!({
-                "grpc": self.grpc.local_addr()?,
-                "http": self.http.local_addr()?,
-                "probe": self.probe.local_addr()?,
-            });
-            replace(&path, format!("{addresses}\n").as_bytes())
-        };
-        written().map_err(|source| ServeError::Data {
-            path: path.clone(),
-            source,
-        })
-    }
-
-    fn serve(self, config: &Config, app: &Arc<App>, draining: &CancellationToken) -> Tasks {
-        let tcp = if config.insecure_dev {
-            Access::AnybodyWrites
-        } else {
-            Access::Readers
-        };
-        let routes = |access| api_routes(Arc::clone(app), access);
-        let grpc = serve_grpc(self.grpc, Arc::clone(app), draining.clone());
-        let probe = probe_routes(Arc::clone(app));
-        let drained = || draining.clone().cancelled_owned();
-        let serve_tcp = |listener, routes: Router| {
-            let service = routes.into_make_service_with_connect_info::<PeerIdentity>();
-            axum::serve(listener, service)
-                .with_graceful_shutdown(drained())
-                .into_future()
-        };
-        let socket = {
-            let service = routes(Access::Operators).into_make_service_with_connect_info::<PeerIdentity>();
-            axum::serve(self.socket, service)
-                .with_graceful_shutdown(drained())
-                .into_future()
-        };
-        Tasks::of([
-            ("the gRPC listener", spawn(grpc)),
-            ("the HTTP listener", spawn(serve_tcp(self.http, routes(tcp)))),
-            ("the probe listener", spawn(serve_tcp(self.probe, probe))),
-            ("the socket's listener", spawn(socket)),
-        ])
-    }
-}
-
-async fn bind_tcp(field: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| ServeError::Listen {
-            field,
-            address: address.to_string(),
-            source,
-        })
-}
-
-/// The log's lock says that no other service uses this directory, so a socket that is there is a dead one's.
-fn bind_socket(path: &Path) -> Result<UnixListener, ServeError> {
-    let failed = |source| ServeError::Listen {
-        field: "data",
-        address: path.display().to_string(),
-        source,
-    };
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
-    }
-    // Nobody connects between the two calls: the umask lets only our user in.
-    let listener = UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
-    Ok(listener)
-}
-
-async fn serve_grpc(
-    listener: TcpListener,
-    app: Arc<App>,
-    draining: CancellationToken,
-) -> Result<(), tonic::transport::Error> {
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_service_status("", ServingStatus::Serving).await;
-    let gate = GateService::new(Arc::clone(&app), draining.clone());
-    let recording = Arc::new(Recording::new(app));
-    let check = CheckService::new(Arc::clone(&recording));
-    let process = ProcessService::new(recording, draining.clone());
-    let processor = ExternalProcessorServer::new(process.clone())
-        .max_decoding_message_size(MAX_MESSAGE_BYTES)
-        .max_encoding_message_size(MAX_MESSAGE_BYTES);
-    // Of an incoming stream the builder's own setting is ignored; without it an answer waits 40 ms for an acknowledgement.
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .max_connection_age(MAX_CONNECTION_AGE)
-        .max_concurrent_streams(MAX_STREAMS)
-        .add_service(health_service)
-        .add_service(GateServer::new(gate).max_decoding_message_size(MAX_UP_BYTES))
-        .add_service(AuthorizationServer::new(check))
-        .add_service(processor)
-        .serve_with_incoming_shutdown(incoming, async move {
-            draining.cancelled().await;
-            health.set_service_status("", ServingStatus::NotServing).await;
-        })
-        .await?;
-    process.finished().await;
-    Ok(())
 }
 
 type Task = JoinHandle<Result<(), String>>;

@@ -41,6 +41,8 @@ pub(crate) enum Ignored {
     Malformed,
     /// The bound on reporters.
     TooManyReporters,
+    /// A rollout that the proxy was not told of.
+    NotItsRollout,
 }
 
 impl From<Ignored> for ObservationReason {
@@ -50,6 +52,7 @@ impl From<Ignored> for ObservationReason {
             Ignored::Older => Self::Older,
             Ignored::Malformed => Self::Malformed,
             Ignored::TooManyReporters => Self::TooManyReporters,
+            Ignored::NotItsRollout => Self::NotItsRollout,
         }
     }
 }

@@ -2,10 +2,13 @@
 
 pub(crate) mod clock;
 pub(crate) mod evidence;
+mod identity;
 pub(crate) mod journal;
 pub(crate) mod keys;
 pub(crate) mod ledger;
+pub(crate) mod proxies;
 pub(crate) mod recorder;
+pub(crate) mod refusals;
 pub(crate) mod rollouts;
 pub(crate) mod saver;
 pub(crate) mod snapshots;
@@ -21,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use knhk_decision::{PolicyDoc, PolicyId};
+use knhk_identity::{Env as IdentityEnv, Identity, Keeper, Readiness as IdentityReadiness};
 use knhk_kms::Kms;
 use knhk_promotion::WindowCounts;
 use knhk_receipts::storage::Storage;
@@ -32,10 +36,13 @@ use crate::api::{Readiness, RolloutStatus};
 use crate::config::Config;
 use clock::{Clock, wall_ms};
 use evidence::Evidence;
+use identity::Watching;
 use journal::Journal;
 use keys::{Keys, KmsSigner, Metered, ProviderError, RotationParts, Rotator, Trouble};
 use ledger::Ledger;
+use proxies::Proxies;
 use recorder::Recorder;
+use refusals::{Clerk, Refusals};
 use rollouts::{CommandError, Driver, DriverParts, Rollouts};
 use saver::{SaveError, Saver};
 use snapshots::{Snapshot, Snapshots};
@@ -48,6 +55,10 @@ pub(crate) struct App {
     pub(crate) log: Log,
     pub(crate) journal: Journal,
     pub(crate) keys: Keys,
+    /// None without `spiffe`.
+    pub(crate) identity: Option<Identity>,
+    pub(crate) proxies: Proxies,
+    pub(crate) refusals: Refusals,
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) evidence: Arc<Evidence>,
     pub(crate) workers: WorkerTable,
@@ -63,6 +74,9 @@ pub(crate) struct Opened {
     pub(crate) driver: Driver,
     pub(crate) saver: Saver,
     pub(crate) rotator: Rotator,
+    pub(crate) clerk: Clerk,
+    /// None without `spiffe`.
+    pub(crate) keeper: Option<Keeper>,
 }
 
 /// Why the service did not start.
@@ -144,6 +158,18 @@ impl App {
             metrics: Arc::clone(&metrics),
             rotate_every: config.kms.rotate_every,
         });
+        let (refusals, waiting) = Refusals::new(Arc::clone(&metrics));
+        let clerk = Clerk::new(config.region.clone(), clock, journal.clone(), waiting);
+        let watching = Watching {
+            metrics: Arc::clone(&metrics),
+            refusals: refusals.clone(),
+        };
+        let (identity, keeper) = config
+            .spiffe
+            .as_ref()
+            .map(|spiffe| Identity::new(spiffe, IdentityEnv::system(), Arc::new(watching)))
+            .unzip();
+        let roles = config.spiffe.as_ref().map(|spiffe| spiffe.roles.clone());
         let saver = Saver::new(ledger, log.clone(), rollouts.book(), config.data.clone());
         let app = Self {
             region: config.region.clone(),
@@ -151,6 +177,9 @@ impl App {
             log,
             journal,
             keys,
+            identity,
+            proxies: Proxies::new(roles, refusals.clone()),
+            refusals,
             snapshots,
             evidence,
             workers: WorkerTable::default(),
@@ -164,6 +193,8 @@ impl App {
             driver,
             saver,
             rotator,
+            clerk,
+            keeper,
         })
     }
 
@@ -183,7 +214,7 @@ impl App {
         })
     }
 
-    /// Ready: can decide and can record.
+    /// Ready: can decide, can record, and has an identity where it is to have one.
     pub(crate) fn readiness(&self) -> Readiness {
         let log = self.log.status();
         let mut detail = Vec::new();
@@ -196,7 +227,14 @@ impl App {
         if self.journal.hangs() {
             detail.push("the log hangs: what is to be recorded waits for the disk".to_owned());
         }
+        let identity = self.identity.as_ref().map(|identity| identity.status().readiness);
+        if let Some(IdentityReadiness::Fails(why)) = &identity {
+            detail.push(why.clone());
+        }
         let ready = detail.is_empty();
+        if let Some(IdentityReadiness::Warns(why)) = &identity {
+            detail.push(format!("warning: {why}"));
+        }
         if let Some(error) = &log.last_flush_error {
             detail.push(format!(
                 "{} receipts wait for a signature ({}); the service's log says why",

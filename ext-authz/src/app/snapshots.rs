@@ -1,5 +1,7 @@
 //! Policy snapshots: the newest one, and the few before it that a request may still name.
 
+mod view;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -7,6 +9,8 @@ use bytes::Bytes;
 use knhk_decision::{Policy, PolicyError, PolicyId};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
+
+use view::Views;
 
 /// How many snapshots are kept, the newest included: a request that was decided in the filter just before
 /// a change is checked by the same snapshot.
@@ -19,6 +23,7 @@ pub(crate) struct Snapshot {
     pub(crate) sha256: [u8; 32],
     pub(crate) bytes: Bytes,
     pub(crate) policy: Policy,
+    views: Views,
 }
 
 impl Snapshot {
@@ -31,6 +36,7 @@ impl Snapshot {
             sha256: Sha256::digest(&bytes).into(),
             bytes,
             policy,
+            views: Views::default(),
         })
     }
 }

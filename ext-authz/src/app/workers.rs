@@ -1,10 +1,11 @@
 //! Which workers of which proxies run which snapshot.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use knhk_decision::PolicyId;
+use thiserror::Error;
 
 use crate::api::{WorkerRefusal, Workers};
 
@@ -27,6 +28,8 @@ pub(crate) struct WorkerTable {
 #[derive(Debug)]
 struct Worker {
     node: String,
+    /// The proxy's SPIFFE ID, where it shows one.
+    identity: Option<Arc<str>>,
     /// Open streams: briefly two when a stream is replaced.
     streams: u32,
     running: Option<PolicyId>,
@@ -42,36 +45,53 @@ struct Refused {
     detail: String,
 }
 
-/// The table is full.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) struct TooManyWorkers;
+/// Why a worker is not taken.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub(crate) enum NotTaken {
+    /// The table is full.
+    #[error("there are {MAX_WORKERS} workers already, the most that one service serves")]
+    TooMany,
+    /// A worker's name is its own: whoever shows another identity may not go on with its counts.
+    #[error("hello.vm_nonce: it is another proxy's; each worker draws its own")]
+    AnothersNonce,
+}
+
+/// A worker as it says Hello.
+#[derive(Debug, Clone)]
+pub(crate) struct Greeting {
+    pub(crate) nonce: Nonce,
+    pub(crate) node: String,
+    /// The proxy's SPIFFE ID, where it shows one.
+    pub(crate) identity: Option<Arc<str>>,
+    /// The snapshot that it runs.
+    pub(crate) running: Option<PolicyId>,
+}
 
 impl WorkerTable {
     /// A stream opened; it is open until the answer is dropped.
-    pub(crate) fn connected(
-        &self,
-        nonce: Nonce,
-        node: &str,
-        running: Option<PolicyId>,
-        now: Duration,
-    ) -> Result<Connected<'_>, TooManyWorkers> {
+    pub(crate) fn connected(&self, greeting: &Greeting, now: Duration) -> Result<Connected<'_>, NotTaken> {
+        let nonce = greeting.nonce;
         let mut workers = self.lock();
         if !workers.contains_key(&nonce) && workers.len() >= MAX_WORKERS {
             forget_those_that_are_gone(&mut workers, now);
             if workers.len() >= MAX_WORKERS {
-                return Err(TooManyWorkers);
+                return Err(NotTaken::TooMany);
             }
         }
         let worker = workers.entry(nonce).or_insert_with(|| Worker {
-            node: node.to_owned(),
+            node: greeting.node.clone(),
+            identity: greeting.identity.clone(),
             streams: 0,
             running: None,
             requests: 0,
             active_at: None,
             refused: None,
         });
+        if worker.identity != greeting.identity {
+            return Err(NotTaken::AnothersNonce);
+        }
         worker.streams = worker.streams.saturating_add(1);
-        worker.running = running;
+        worker.running = greeting.running;
         drop(workers);
         Ok(Connected { table: self, nonce })
     }
@@ -180,11 +200,44 @@ mod tests {
         Duration::from_secs(count)
     }
 
+    fn greeting(nonce: Nonce, node: &str, running: Option<PolicyId>) -> Greeting {
+        Greeting {
+            nonce,
+            node: node.to_owned(),
+            identity: None,
+            running,
+        }
+    }
+
+    #[test]
+    fn a_name_stays_with_the_identity_that_drew_it() {
+        let table = WorkerTable::default();
+        let by = |identity: &str| Greeting {
+            identity: Some(identity.into()),
+            ..greeting(ONE, "a", None)
+        };
+        let stream = table.connected(&by("one"), seconds(0)).expect("room");
+        let refused = table.connected(&by("two"), seconds(0)).expect_err("refused");
+        assert_eq!(refused, NotTaken::AnothersNonce);
+        drop(table.connected(&by("one"), seconds(0)).expect("its own"));
+        drop(stream);
+        table.summary(NEW, seconds(301));
+        drop(
+            table
+                .connected(&by("two"), seconds(301))
+                .expect("it was forgotten"),
+        );
+    }
+
     #[test]
     fn a_worker_counts_once_it_carried_a_request() {
         let table = WorkerTable::default();
-        let _one = table.connected(ONE, "a", None, seconds(0)).expect("room");
-        let _two = table.connected(TWO, "b", None, seconds(0)).expect("room");
+        let _one = table
+            .connected(&greeting(ONE, "a", None), seconds(0))
+            .expect("room");
+        let _two = table
+            .connected(&greeting(TWO, "b", None), seconds(0))
+            .expect("room");
         table.reported(&ONE, Some(OLD), 10, seconds(1));
         table.reported(&TWO, Some(OLD), 0, seconds(1));
         let summary = table.summary(NEW, seconds(1));
@@ -196,7 +249,9 @@ mod tests {
     #[test]
     fn a_worker_that_went_silent_is_forgotten_after_five_minutes() {
         let table = WorkerTable::default();
-        let stream = table.connected(ONE, "a", None, seconds(0)).expect("room");
+        let stream = table
+            .connected(&greeting(ONE, "a", None), seconds(0))
+            .expect("room");
         table.reported(&ONE, Some(NEW), 10, seconds(1));
         drop(stream);
         assert_eq!(table.summary(NEW, seconds(300)).active, 1);
@@ -207,7 +262,9 @@ mod tests {
     #[test]
     fn a_resent_report_does_not_make_a_worker_active() {
         let table = WorkerTable::default();
-        let _stream = table.connected(ONE, "a", None, seconds(0)).expect("room");
+        let _stream = table
+            .connected(&greeting(ONE, "a", None), seconds(0))
+            .expect("room");
         table.reported(&ONE, Some(NEW), 10, seconds(1));
         table.reported(&ONE, Some(NEW), 10, seconds(200));
         assert_eq!(table.summary(NEW, seconds(302)).active, 0);
@@ -216,7 +273,9 @@ mod tests {
     #[test]
     fn a_refusal_is_shown_until_a_snapshot_is_accepted() {
         let table = WorkerTable::default();
-        let _stream = table.connected(ONE, "a", Some(OLD), seconds(0)).expect("room");
+        let _stream = table
+            .connected(&greeting(ONE, "a", Some(OLD)), seconds(0))
+            .expect("room");
         table.reported(&ONE, Some(OLD), 1, seconds(1));
         table.refused(&ONE, NEW, "sha256".into(), "digest differs".into());
         let summary = table.summary(NEW, seconds(1));
@@ -231,15 +290,23 @@ mod tests {
         let table = WorkerTable::default();
         let nonce = |n: usize| (n as u128).to_be_bytes();
         for n in 0..MAX_WORKERS {
-            drop(table.connected(nonce(n), "a", None, seconds(0)).expect("room"));
+            drop(
+                table
+                    .connected(&greeting(nonce(n), "a", None), seconds(0))
+                    .expect("room"),
+            );
         }
-        let stream = table.connected(nonce(MAX_WORKERS), "a", None, seconds(0));
+        let stream = table.connected(&greeting(nonce(MAX_WORKERS), "a", None), seconds(0));
         drop(stream.expect("the others are gone"));
         let open: Vec<_> = (0..MAX_WORKERS)
-            .map(|n| table.connected(nonce(n), "a", None, seconds(0)).expect("room"))
+            .map(|n| {
+                table
+                    .connected(&greeting(nonce(n), "a", None), seconds(0))
+                    .expect("room")
+            })
             .collect();
-        let refused = table.connected(nonce(MAX_WORKERS), "a", None, seconds(0));
-        assert_eq!(refused.expect_err("full"), TooManyWorkers);
+        let refused = table.connected(&greeting(nonce(MAX_WORKERS), "a", None), seconds(0));
+        assert_eq!(refused.expect_err("full"), NotTaken::TooMany);
         drop(open);
     }
 }

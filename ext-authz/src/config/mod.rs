@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use knhk_identity::{ENDPOINT_VARIABLE, SpiffeConfig, SpiffeSection};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -39,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) insecure_dev: bool,
     /// Who holds the key that signs the log.
     pub(crate) kms: KmsSettings,
+    /// Where the service's identity comes from, and who may do what. None: no TLS, and loopback only.
+    pub(crate) spiffe: Option<SpiffeConfig>,
     /// How often new receipts are covered by a signed checkpoint.
     pub(crate) flush: Duration,
     /// So many new receipts are covered at once, without waiting for `flush`.
@@ -48,9 +51,9 @@ pub(crate) struct Config {
 /// Listening addresses. Port 0 takes a free one; `data/addresses.json` says which.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listen {
-    /// Gate, `ext_authz` and health. Loopback.
+    /// Gate, `ext_authz`, `ext_proc` and health. Loopback, unless `spiffe` is given.
     pub(crate) grpc: SocketAddr,
-    /// The HTTP API. Loopback.
+    /// The HTTP API. Loopback, unless `spiffe` is given.
     pub(crate) http: SocketAddr,
     /// `/healthz`, `/readyz` and `/metrics`, nothing else; may be any address.
     pub(crate) probe: SocketAddr,
@@ -89,15 +92,31 @@ impl Config {
         if text.len() as u64 > MAX_CONFIG_BYTES {
             return Err(ConfigError::TooLarge { path: shown });
         }
-        Self::parse(&text).map_err(|error| error.located(&shown))
+        let environment = Environment {
+            workload_api: std::env::var(ENDPOINT_VARIABLE).ok(),
+        };
+        Self::parse_in(&text, &environment).map_err(|error| error.located(&shown))
     }
 
     /// Parses and validates a configuration's text.
-    pub(crate) fn parse(text: &str) -> Result<Self, Refusal> {
+    pub(crate) fn parse_in(text: &str, environment: &Environment) -> Result<Self, Refusal> {
         let file: File = serde_saphyr::from_str(text).map_err(|error| Refusal::syntax(&error))?;
         file.refuse_what_is_not_supported()?;
-        file.validate()
+        file.validate(environment)
     }
+
+    /// The same where the environment says nothing.
+    #[cfg(test)]
+    pub(crate) fn parse(text: &str) -> Result<Self, Refusal> {
+        Self::parse_in(text, &Environment::default())
+    }
+}
+
+/// What the environment says, for what the file leaves open.
+#[derive(Debug, Default)]
+pub(crate) struct Environment {
+    /// [`ENDPOINT_VARIABLE`].
+    workload_api: Option<String>,
 }
 
 /// A refusal before the file's name is known.
@@ -151,7 +170,7 @@ struct File {
     kms: BTreeMap<String, String>,
     #[serde(default)]
     receipts: FileReceipts,
-    spiffe: Option<serde_json::Value>,
+    spiffe: Option<SpiffeSection>,
     regions: Option<serde_json::Value>,
     retention: Option<serde_json::Value>,
     telemetry: Option<serde_json::Value>,
@@ -193,6 +212,17 @@ impl Default for FileReceipts {
 }
 
 impl FileListen {
+    /// Whoever has no identity to show stays on this machine. The probe shows nothing that is secret.
+    fn are_loopback(&self) -> Result<(), Refusal> {
+        for (field, address) in [("listen.grpc", self.grpc), ("listen.http", self.http)] {
+            if !address.ip().is_loopback() {
+                let reason = format!("{address} is not loopback; without `spiffe` use 127.0.0.1 or [::1]");
+                return Err(Refusal::field(field, reason));
+            }
+        }
+        Ok(())
+    }
+
     /// Port 0 is another free one each time.
     fn are_distinct(&self) -> Result<(), Refusal> {
         let named = [
@@ -219,7 +249,6 @@ impl File {
     fn refuse_what_is_not_supported(&self) -> Result<(), Refusal> {
         let absent = "is not supported by this version; remove it";
         for (field, given) in [
-            ("spiffe", self.spiffe.is_some()),
             ("regions", self.regions.is_some()),
             ("retention", self.retention.is_some()),
             ("telemetry", self.telemetry.is_some()),
@@ -231,7 +260,7 @@ impl File {
         Ok(())
     }
 
-    fn validate(self) -> Result<Config, Refusal> {
+    fn validate(self, environment: &Environment) -> Result<Config, Refusal> {
         let region = parse_region(self.region)?;
         let flush = parse_flush(&self.receipts.flush)?;
         if self.data.as_os_str().is_empty() {
@@ -245,14 +274,19 @@ impl File {
             let reason = format!("{entries} is not from {least} to {most}");
             return Err(Refusal::field("receipts.flush_entries", reason));
         }
-        for (field, address) in [
-            ("listen.grpc", self.listen.grpc),
-            ("listen.http", self.listen.http),
-        ] {
-            if !address.ip().is_loopback() {
-                let reason = format!("{address} is not loopback; without `spiffe` use 127.0.0.1 or [::1]");
-                return Err(Refusal::field(field, reason));
-            }
+        let endpoint = environment.workload_api.as_deref();
+        let spiffe = self
+            .spiffe
+            .map(|section| section.validate(endpoint))
+            .transpose()
+            .map_err(|error| Refusal::field(error.field, error.reason))?;
+        if spiffe.is_none() {
+            self.listen.are_loopback()?;
+        }
+        if spiffe.is_some() && self.insecure_dev {
+            let reason =
+                "is for services without `spiffe`; remove it: with `spiffe` operators show who they are";
+            return Err(Refusal::field("insecure_dev", reason));
         }
         self.listen.are_distinct()?;
         Ok(Config {
@@ -265,6 +299,7 @@ impl File {
             data: self.data,
             insecure_dev: self.insecure_dev,
             kms,
+            spiffe,
             flush,
             flush_entries: entries,
         })
@@ -341,7 +376,20 @@ mod tests {
             ),
             ("region: eu\nlisten: { http: '127.0.0.1:9191' }", "listen.http"),
             ("region: eu\nlisten: { probe: '127.0.0.1:9192' }", "listen.probe"),
-            ("region: eu\nspiffe: { workload_api: unix:///x }", "spiffe"),
+            ("region: eu\nspiffe: {}", "spiffe.workload_api"),
+            (
+                "region: eu\nspiffe: { workload_api: /run/agent.sock }",
+                "spiffe.workload_api",
+            ),
+            (
+                "region: eu\nspiffe: { workload_api: 'unix:///x', allow: { peers: [x] } }",
+                "spiffe.allow.peers[0]",
+            ),
+            (
+                "region: eu\ninsecure_dev: true\nspiffe: { workload_api: 'unix:///x' }",
+                "insecure_dev",
+            ),
+            ("region: eu\nspiffe: { allow: { filter: [] } }", "filter"),
             ("region: eu\nregions: { quorum: 2 }", "regions"),
             ("region: eu\nretention: []", "retention"),
             ("region: eu\ntelemetry: { otlp_endpoint: x }", "telemetry"),
@@ -364,6 +412,20 @@ mod tests {
     fn the_probe_may_listen_beyond_loopback() {
         let config = Config::parse("region: eu\nlisten: { probe: 0.0.0.0:9193 }").expect("valid");
         assert!(config.listen.probe.ip().is_unspecified());
+    }
+
+    #[test]
+    fn with_an_identity_the_service_may_listen_beyond_loopback() {
+        let text = "region: eu\nlisten: { grpc: 0.0.0.0:9191, http: 0.0.0.0:9192 }\nspiffe: {}";
+        let environment = Environment {
+            workload_api: Some("unix:///run/agent.sock".to_owned()),
+        };
+        let config = Config::parse_in(text, &environment).expect("valid");
+        assert!(config.spiffe.is_some());
+        assert!(
+            Config::parse(text).is_err(),
+            "nothing says where the Workload API is"
+        );
     }
 
     #[test]

@@ -18,7 +18,7 @@ use knhk_proto::envoy::pb::google::protobuf::value::Kind;
 use knhk_proto::envoy::pb::google::protobuf::{Struct, Value};
 use knhk_proto::envoy::pb::google::rpc;
 use knhk_receipts::Via;
-use knhk_telemetry::attribute::CheckOutcome;
+use knhk_telemetry::attribute::{AccessDoor, CheckOutcome};
 use tonic::{Code, Request, Response, Status};
 
 use super::decided::{Decided, spiffe_id};
@@ -44,6 +44,7 @@ impl Authorization for CheckService {
     async fn check(&self, request: Request<CheckRequest>) -> Result<Response<CheckResponse>, Status> {
         let app = self.recording.app();
         let started = app.clock.mono();
+        let proxy = app.proxies.admit(request.extensions(), AccessDoor::Check)?;
         let request = request.into_inner();
         let attributes = request.attributes.unwrap_or_default();
         let counted = |outcome| {
@@ -62,6 +63,8 @@ impl Authorization for CheckService {
             .request
             .and_then(|request| request.http)
             .ok_or_else(|| Status::invalid_argument("attributes.request.http is missing"))?;
+        app.proxies
+            .admit_host(&proxy, AccessDoor::Check, http.host.as_bytes())?;
         let peer = attributes
             .source
             .map(|source| source.principal)

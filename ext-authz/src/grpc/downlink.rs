@@ -1,7 +1,7 @@
 //! What goes down one Gate stream: every newest snapshot, and the session's answers.
 //!
 //! Snapshots are read where they are published, not queued for each worker: a change wakes the connections and
-//! nothing between, and a worker that reads slowly finds the newest one only.
+//! nothing between, and a worker that reads slowly finds the newest one only. Each proxy gets what touches its hosts.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::Status;
 
 use crate::app::App;
+use crate::app::proxies::Proxy;
 use crate::app::snapshots::Snapshot;
 
 /// Answers waiting to be sent on one stream.
@@ -37,6 +38,7 @@ pub(super) type Answers = mpsc::Sender<Answer>;
 /// The connection's end.
 pub(crate) struct Downlink {
     app: Arc<App>,
+    proxy: Arc<Proxy>,
     answers: mpsc::Receiver<Answer>,
     snapshots: Option<WatchStream<Arc<Snapshot>>>,
     /// The snapshot that the worker has or was sent last.
@@ -44,10 +46,11 @@ pub(crate) struct Downlink {
 }
 
 impl Downlink {
-    pub(super) fn new(app: Arc<App>) -> (Answers, Self) {
+    pub(super) fn new(app: Arc<App>, proxy: Arc<Proxy>) -> (Answers, Self) {
         let (sender, answers) = mpsc::channel(WAITING_ANSWERS);
         let downlink = Self {
             app,
+            proxy,
             answers,
             snapshots: None,
             last: None,
@@ -64,7 +67,7 @@ impl Downlink {
         while let Poll::Ready(Some(snapshot)) = Pin::new(&mut *snapshots).poll_next(cx) {
             if self.last.replace(snapshot.id) != Some(snapshot.id) {
                 self.app.metrics.snapshot_sent();
-                return Poll::Ready(down(down::Message::Snapshot(on_the_wire(&snapshot))));
+                return Poll::Ready(down(down::Message::Snapshot(seen_by(&self.proxy, &snapshot))));
             }
         }
         Poll::Pending
@@ -105,14 +108,15 @@ fn down(message: down::Message) -> Down {
     }
 }
 
-fn on_the_wire(snapshot: &Snapshot) -> v1::Snapshot {
+fn seen_by(proxy: &Proxy, snapshot: &Snapshot) -> v1::Snapshot {
+    let view = snapshot.view(&proxy.hosts);
     v1::Snapshot {
         id: Some(v1::SnapshotId {
             epoch: snapshot.id.epoch,
             n: snapshot.id.n,
         }),
-        sha256: snapshot.sha256.to_vec(),
-        policy: snapshot.bytes.to_vec(),
+        sha256: view.sha256.to_vec(),
+        policy: view.bytes.to_vec(),
     }
 }
 
@@ -122,6 +126,7 @@ mod tests {
     use crate::app::Opened;
     use futures::{FutureExt, StreamExt};
     use knhk_decision::PolicyDoc;
+    use knhk_identity::Hosts;
 
     async fn open() -> (tempfile::TempDir, Arc<App>) {
         let directory = tempfile::tempdir().expect("a directory");
@@ -142,6 +147,14 @@ mod tests {
         next.n
     }
 
+    fn downlink(app: &Arc<App>) -> (Answers, Downlink) {
+        let proxy = Proxy {
+            identity: None,
+            hosts: Arc::new(Hosts::every()),
+        };
+        Downlink::new(Arc::clone(app), Arc::new(proxy))
+    }
+
     /// What is sent now, without waiting.
     fn sent(downlink: &mut Downlink) -> Option<Result<down::Message, Status>> {
         let next = downlink.next().now_or_never()?;
@@ -158,7 +171,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_sent_before_hello_and_then_only_what_the_worker_does_not_have() {
         let (_directory, app) = open().await;
-        let (answers, mut downlink) = Downlink::new(Arc::clone(&app));
+        let (answers, mut downlink) = downlink(&app);
         assert!(snapshot_sent(&mut downlink).is_none());
         let running = Some(app.snapshots.newest().id);
         answers.send(Answer::Greeted { running }).await.expect("open");
@@ -171,7 +184,7 @@ mod tests {
     #[tokio::test]
     async fn a_new_worker_gets_the_newest_and_a_slow_one_only_the_newest() {
         let (_directory, app) = open().await;
-        let (answers, mut downlink) = Downlink::new(Arc::clone(&app));
+        let (answers, mut downlink) = downlink(&app);
         answers
             .send(Answer::Greeted { running: None })
             .await
@@ -187,7 +200,7 @@ mod tests {
     #[tokio::test]
     async fn answers_are_sent_and_the_session_s_end_is_the_stream_s() {
         let (_directory, app) = open().await;
-        let (answers, mut downlink) = Downlink::new(app);
+        let (answers, mut downlink) = downlink(&app);
         answers.send(Answer::Durable { through: 7 }).await.expect("open");
         let ack = sent(&mut downlink).expect("sent").expect("no error");
         assert_eq!(ack, down::Message::BatchAck(v1::BatchAck { through: 7 }));

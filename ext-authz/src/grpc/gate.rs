@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use knhk_decision::PolicyId;
 use knhk_proto::v1::{self, DecisionBatch, Hello, Up, gate_server, up};
-use knhk_telemetry::attribute::NackReason;
+use knhk_telemetry::attribute::{AccessDoor, NackReason};
 use prost::Message;
 use rand::RngExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -15,8 +15,10 @@ use tonic::{Request, Response, Status, Streaming};
 use super::downlink::{Answer, Answers, Downlink};
 use crate::api::in_one_line;
 use crate::app::App;
+use crate::app::evidence::Ignored;
+use crate::app::proxies::Proxy;
 use crate::app::recorder::{Batch, Reporter};
-use crate::app::workers::{MAX_WORKERS, Nonce};
+use crate::app::workers::{Greeting, Nonce, NotTaken};
 
 /// A stream is ended after this age, plus up to a tenth more, so that replicas share the load again.
 const MAX_STREAM_AGE: Duration = Duration::from_secs(30 * 60);
@@ -54,11 +56,12 @@ impl gate_server::Gate for GateService {
     type StreamStream = Downlink;
 
     async fn stream(&self, request: Request<Streaming<Up>>) -> Result<Response<Self::StreamStream>, Status> {
-        let (answers, downlink) = Downlink::new(Arc::clone(&self.app));
+        let proxy = self.app.proxies.admit(request.extensions(), AccessDoor::Gate)?;
+        let (answers, downlink) = Downlink::new(Arc::clone(&self.app), Arc::clone(&proxy));
         let (app, draining) = (Arc::clone(&self.app), self.draining.clone());
         let inbound = request.into_inner();
         tokio::spawn(async move {
-            if let Err(status) = run(app, draining, inbound, answers.clone()).await {
+            if let Err(status) = run(app, proxy, draining, inbound, answers.clone()).await {
                 // The stream may be gone already, which is how most sessions end.
                 let _ = answer(&answers, Answer::Failed(status)).await;
             }
@@ -69,25 +72,35 @@ impl gate_server::Gate for GateService {
 
 async fn run(
     app: Arc<App>,
+    proxy: Arc<Proxy>,
     draining: CancellationToken,
     mut inbound: Streaming<Up>,
     answers: Answers,
 ) -> Result<(), Status> {
     let hello = receive_hello(&mut inbound).await?;
-    let worker = Worker::parse(&hello)?;
-    let _connected = app
-        .workers
-        .connected(worker.nonce, &worker.node, worker.last, app.clock.mono())
-        .map_err(|_| {
-            let message =
-                format!("there are {MAX_WORKERS} workers already, the most that one service serves");
-            Status::resource_exhausted(message)
-        })?;
+    let greeting = greeting(&hello, &proxy)?;
+    let _connected =
+        app.workers
+            .connected(&greeting, app.clock.mono())
+            .map_err(|refused| match &refused {
+                NotTaken::TooMany => Status::resource_exhausted(refused.to_string()),
+                NotTaken::AnothersNonce => Status::permission_denied(refused.to_string()),
+            })?;
     let _open = app.metrics.stream_opened();
-    answer(&answers, Answer::Greeted { running: worker.last }).await?;
-    Session::new(&app, &worker, answers)
+    let running = greeting
+        .running
+        .filter(|running| is_up_to_date(&app, &proxy, *running));
+    answer(&answers, Answer::Greeted { running }).await?;
+    Session::new(&app, &proxy, &greeting, answers)
         .serve(inbound, draining)
         .await
+}
+
+/// Whether a worker of this proxy that runs the snapshot `running` has what the proxy is to see of it. A snapshot's number
+/// does not say which hosts the proxy had when it was sent, so a proxy that sees only a part gets it again.
+fn is_up_to_date(app: &App, proxy: &Proxy, running: PolicyId) -> bool {
+    let newest = app.snapshots.newest();
+    running != newest.id || newest.view(&proxy.hosts).sha256 == newest.sha256
 }
 
 async fn receive_hello(inbound: &mut Streaming<Up>) -> Result<Hello, Status> {
@@ -100,31 +113,24 @@ async fn receive_hello(inbound: &mut Streaming<Up>) -> Result<Hello, Status> {
     }
 }
 
-/// Who is at the other end.
-struct Worker {
-    nonce: Nonce,
-    node: String,
-    last: Option<PolicyId>,
-}
-
-impl Worker {
-    fn parse(hello: &Hello) -> Result<Self, Status> {
-        let nonce = Nonce::try_from(hello.vm_nonce.as_slice())
-            .map_err(|_| Status::invalid_argument("hello.vm_nonce: must be 16 bytes"))?;
-        if hello.node.len() > MAX_NODE_BYTES {
-            let message = format!("hello.node: {} bytes, at most {MAX_NODE_BYTES}", hello.node.len());
-            return Err(Status::invalid_argument(message));
-        }
-        Ok(Self {
-            nonce,
-            node: in_one_line(&hello.node),
-            last: hello.last.as_ref().map(policy_id),
-        })
+fn greeting(hello: &Hello, proxy: &Proxy) -> Result<Greeting, Status> {
+    let nonce = Nonce::try_from(hello.vm_nonce.as_slice())
+        .map_err(|_| Status::invalid_argument("hello.vm_nonce: must be 16 bytes"))?;
+    if hello.node.len() > MAX_NODE_BYTES {
+        let message = format!("hello.node: {} bytes, at most {MAX_NODE_BYTES}", hello.node.len());
+        return Err(Status::invalid_argument(message));
     }
+    Ok(Greeting {
+        nonce,
+        node: in_one_line(&hello.node),
+        identity: proxy.identity.clone(),
+        running: hello.last.as_ref().map(policy_id),
+    })
 }
 
 struct Session {
     app: Arc<App>,
+    proxy: Arc<Proxy>,
     nonce: Nonce,
     answers: Answers,
     batches: mpsc::Sender<Waiting>,
@@ -136,7 +142,7 @@ struct Session {
 type Waiting = (Batch, OwnedSemaphorePermit);
 
 impl Session {
-    fn new(app: &Arc<App>, worker: &Worker, answers: Answers) -> Self {
+    fn new(app: &Arc<App>, proxy: &Arc<Proxy>, worker: &Greeting, answers: Answers) -> Self {
         let (batches, waiting) = mpsc::channel(WAITING_BATCHES);
         let reporter = Reporter {
             node: worker.node.clone(),
@@ -145,6 +151,7 @@ impl Session {
         tokio::spawn(record(Arc::clone(app), reporter, waiting, answers.clone()));
         Self {
             app: Arc::clone(app),
+            proxy: Arc::clone(proxy),
             nonce: worker.nonce,
             answers,
             batches,
@@ -215,8 +222,14 @@ impl Session {
             .workers
             .reported(&self.nonce, running, report.requests, self.app.clock.mono());
         self.app.metrics.report_received();
+        let view = self.app.snapshots.newest().view(&self.proxy.hosts);
         for observed in &report.observed {
-            if let Err(ignored) = self.app.evidence.observe(&self.nonce, observed) {
+            let taken = if view.has(&observed.rollout) {
+                self.app.evidence.observe(&self.nonce, observed)
+            } else {
+                Err(Ignored::NotItsRollout)
+            };
+            if let Err(ignored) = taken {
                 self.app.metrics.observation_ignored(ignored.into());
             }
         }
@@ -300,12 +313,20 @@ fn clip(text: &str) -> String {
 mod tests {
     use super::*;
     use crate::app::Opened;
+    use knhk_identity::Hosts;
 
     #[test]
     fn what_a_peer_says_is_short_and_draws_nothing_on_a_terminal() {
         assert_eq!(clip("policy: \u{1b}[2Jn\nm"), "policy: \u{fffd}[2Jn\u{fffd}m");
         let long = "\u{e4}".repeat(MAX_NACK_BYTES);
         assert_eq!(clip(&long).len(), MAX_NACK_BYTES);
+    }
+
+    fn proxy() -> Proxy {
+        Proxy {
+            identity: None,
+            hosts: Arc::new(Hosts::every()),
+        }
     }
 
     #[test]
@@ -315,10 +336,11 @@ mod tests {
             vm_nonce: vec![1; nonce],
             ..Hello::default()
         };
-        let node = Worker::parse(&hello("a\nb", 16)).map(|worker| worker.node);
+        let greeted = |node: &str, nonce| greeting(&hello(node, nonce), &proxy());
+        let node = greeted("a\nb", 16).map(|worker| worker.node);
         assert_eq!(node.expect("taken"), "a\u{fffd}b");
-        assert!(Worker::parse(&hello("a", 15)).is_err());
-        assert!(Worker::parse(&hello(&"a".repeat(MAX_NODE_BYTES + 1), 16)).is_err());
+        assert!(greeted("a", 15).is_err());
+        assert!(greeted(&"a".repeat(MAX_NODE_BYTES + 1), 16).is_err());
     }
 
     #[tokio::test]
@@ -330,6 +352,7 @@ mod tests {
         let (batches, mut log) = mpsc::channel(WAITING_BATCHES);
         let session = Session {
             app,
+            proxy: Arc::new(proxy()),
             nonce: [1; 16],
             answers: mpsc::channel(1).0,
             batches,

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::external_processor_server::ExternalProcessor;
 use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::{ProcessingRequest, ProcessingResponse};
+use knhk_telemetry::attribute::AccessDoor;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -81,8 +82,10 @@ impl ExternalProcessor for ProcessService {
         request: Request<Streaming<ProcessingRequest>>,
     ) -> Result<Response<Self::ProcessStream>, Status> {
         let shared = Arc::clone(&self.shared);
+        let app = shared.recording.app();
+        app.proxies.admit(request.extensions(), AccessDoor::Process)?;
         let Ok(place) = Arc::clone(&shared.places).try_acquire_owned() else {
-            shared.recording.app().metrics.exchange_refused();
+            app.metrics.exchange_refused();
             let message = format!("{MAX_EXCHANGES} requests are under way, the most that one service takes");
             return Err(Status::resource_exhausted(message));
         };

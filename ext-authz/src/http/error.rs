@@ -46,6 +46,11 @@ impl ApiError {
             "this listener is read-only: send operators' actions to data/knhk.sock (--server unix:PATH)";
         Self::new(StatusCode::FORBIDDEN, "read_only", message)
     }
+
+    pub(crate) fn identity_needed() -> Self {
+        let message = "operators show a SPIFFE ID here: act through listen.http (--server https://HOST:PORT)";
+        Self::new(StatusCode::FORBIDDEN, "identity_needed", message)
+    }
 }
 
 impl std::fmt::Display for ApiError {

@@ -27,7 +27,7 @@ impl Api {
         tokio::spawn(driver.run(CancellationToken::new()));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let routes = api_routes(app, access).into_make_service_with_connect_info::<PeerIdentity>();
+        let routes = api_routes(&app, &access).into_make_service_with_connect_info::<PeerIdentity>();
         tokio::spawn(async move { axum::serve(listener, routes).await });
         Self { address, _data: data }
     }

@@ -9,8 +9,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use crate::attribute::{
-    AppendReason, CheckOutcome, DecisionVia, ExchangeOutcome, HttpRoute, HttpStatus, KmsOperation,
-    KmsOutcome, NackReason, ObservationReason, Phase, RollbackReason, Rollout, RotationOutcome,
+    AccessDoor, AppendReason, CheckOutcome, DecisionVia, ExchangeOutcome, HttpRoute, HttpStatus,
+    KmsOperation, KmsOutcome, NackReason, ObservationReason, Phase, RollbackReason, Rollout, RotationOutcome,
     SnapshotNewest, SvidRefusal, SvidSourceError, TlsOutcome, TlsSide, Version,
 };
 use crate::metric::service as metric;
@@ -55,6 +55,7 @@ pub struct ServiceMetrics {
     svid_updates_refused: Samples<(SvidRefusal,), Counter>,
     svid_source_failures: Samples<(SvidSourceError,), Counter>,
     tls_handshakes: Samples<(TlsSide, TlsOutcome), Counter>,
+    access_refused: Samples<(AccessDoor,), Counter>,
     rollout_weight: Samples<(Rollout,), RatioGauge>,
     rollout_phase: Samples<(Rollout, Phase), CountGauge>,
     rollbacks: Samples<(Rollout, RollbackReason), Counter>,
@@ -107,6 +108,7 @@ impl ServiceMetrics {
             svid_updates_refused: registrar.counter(&metric::SVID_UPDATES_REFUSED),
             svid_source_failures: registrar.counter(&metric::SVID_SOURCE_FAILURES),
             tls_handshakes: registrar.counter(&metric::TLS_HANDSHAKES),
+            access_refused: registrar.counter(&metric::ACCESS_REFUSED),
             rollout_weight: registrar.ratio(&metric::ROLLOUT_WEIGHT),
             rollout_phase: registrar.gauge(&metric::ROLLOUT_PHASE),
             rollbacks: registrar.counter(&metric::ROLLBACKS),
@@ -268,6 +270,11 @@ impl ServiceMetrics {
     /// A TLS handshake ended; `TlsOutcome::from_label` reads the outcome.
     pub fn tls_handshake(&self, side: TlsSide, outcome: TlsOutcome) {
         self.tls_handshakes.with((side, outcome)).inc();
+    }
+
+    /// Somebody was refused because of who they are, or are not.
+    pub fn access_refused(&self, door: AccessDoor) {
+        self.access_refused.with((door,)).inc();
     }
 
     /// A rollout's weight, in percent, and phase are these now.

@@ -6,9 +6,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use knhk_telemetry::attribute::{
-    AppendReason, CheckOutcome, DecisionVia, ExchangeOutcome, KmsOperation, KmsOutcome, NackReason,
-    ObservationReason, Phase, RollbackReason, RotationOutcome, SvidRefusal, SvidSourceError, TlsOutcome,
-    TlsSide,
+    AccessDoor, AppendReason, CheckOutcome, DecisionVia, ExchangeOutcome, KmsOperation, KmsOutcome,
+    NackReason, ObservationReason, Phase, RollbackReason, RotationOutcome, SvidRefusal, SvidSourceError,
+    TlsOutcome, TlsSide,
 };
 use knhk_telemetry::{Definition, Instrument, ServiceMetrics, metric};
 
@@ -41,6 +41,7 @@ fn everything() -> ServiceMetrics {
     metrics.svid_update_refused(SvidRefusal::Expired);
     metrics.svid_source_failed(SvidSourceError::NoIdentity);
     metrics.tls_handshake(TlsSide::Server, TlsOutcome::Full);
+    metrics.access_refused(AccessDoor::Gate);
     metrics.rollout("checkout", 0.0001, Phase::Progressing);
     metrics.rolled_back("checkout", RollbackReason::SuccessRate);
     metrics.http_request("/v1/rollouts/{name}", 404);

@@ -35,5 +35,5 @@ pub use crate::evidence::{ConditionTruth, Evidence, EvidenceRoute, evidence};
 pub use crate::facts::Facts;
 pub use crate::policy::Policy;
 pub use crate::replay::{ReplayError, ReplayedRoute, ReplayedVerdict, replay};
-pub use crate::rule::request_id_bucket;
+pub use crate::rule::{Host, request_id_bucket};
 pub use crate::sample::is_sampled;

@@ -7,7 +7,8 @@ mod name;
 mod path;
 
 pub(crate) use self::condition::Condition;
-pub(crate) use self::host::{Host, HostPattern};
+pub use self::host::Host;
+pub(crate) use self::host::HostPattern;
 pub(crate) use self::key::Key;
 pub use self::key::request_id_bucket;
 pub(crate) use self::path::{PathPattern, without_query};

@@ -133,14 +133,14 @@ fn never(field: &str, text: &str, why: &str) -> FieldError {
 }
 
 /// A request's host without its port, in lower case, and without an allocation.
-pub(crate) struct Host<'a> {
+pub struct Host<'a> {
     given: &'a [u8],
     lower: Option<[u8; MAX_HOST_BYTES]>,
 }
 
 impl<'a> Host<'a> {
     /// The host of an authority. One that is too long to be a name is empty: no pattern names it.
-    pub(crate) fn of(authority: &'a [u8]) -> Self {
+    pub fn of(authority: &'a [u8]) -> Self {
         let given = without_port(authority);
         let given = if given.len() > MAX_HOST_BYTES { &[] } else { given };
         if !given.iter().any(u8::is_ascii_uppercase) {
@@ -156,7 +156,8 @@ impl<'a> Host<'a> {
         }
     }
 
-    pub(crate) fn as_bytes(&self) -> &[u8] {
+    /// The host, which is what patterns are compared with.
+    pub fn as_bytes(&self) -> &[u8] {
         match &self.lower {
             Some(lower) => lower.get(..self.given.len()).unwrap_or_default(),
             None => self.given,
