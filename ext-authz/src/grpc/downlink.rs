@@ -125,8 +125,10 @@ mod tests {
     use super::*;
     use crate::app::Opened;
     use futures::{FutureExt, StreamExt};
-    use knhk_decision::PolicyDoc;
-    use knhk_identity::Hosts;
+    use knhk_decision::{Policy, PolicyDoc};
+    use knhk_identity::{FilterRule, Hosts, Roles, SpiffeId};
+    use serde_json::json;
+    use sha2::{Digest, Sha256};
 
     async fn open() -> (tempfile::TempDir, Arc<App>) {
         let directory = tempfile::tempdir().expect("a directory");
@@ -195,6 +197,46 @@ mod tests {
         let newest = publish(&app);
         assert_eq!(snapshot_sent(&mut downlink), Some(newest));
         assert!(snapshot_sent(&mut downlink).is_none());
+    }
+
+    #[tokio::test]
+    async fn a_proxy_gets_what_touches_its_hosts() {
+        let (_directory, app) = open().await;
+        let rules = ["a.example", "b.example"].map(|host| {
+            let rule = json!({
+                "name": host.replace('.', "-"), "generation": 1, "window": host.len(), "match": { "hosts": [host] },
+                "key": [{ "requestId": {} }], "weight": 1.0, "stable": "v1", "canary": "v2",
+            });
+            serde_json::from_value(rule).expect("a rule")
+        });
+        let next = PolicyId {
+            n: app.snapshots.newest().id.n + 1,
+            ..app.snapshots.newest().id
+        };
+        let snapshot = Snapshot::parse(PolicyDoc::new(next, rules.into()).to_bytes()).expect("valid");
+        app.snapshots.publish(Arc::new(snapshot));
+        let id: SpiffeId = "spiffe://example.org/a".parse().expect("an ID");
+        let rule = FilterRule {
+            id: id.to_string().parse().expect("a pattern"),
+            hosts: vec!["a.example".parse().expect("a host")],
+        };
+        let proxy = Proxy {
+            identity: Some("spiffe://example.org/a".into()),
+            hosts: Arc::new(Roles::new(vec![rule], []).hosts(&id).expect("a filter")),
+        };
+        let (answers, mut downlink) = Downlink::new(app, Arc::new(proxy));
+        answers
+            .send(Answer::Greeted { running: None })
+            .await
+            .expect("open");
+        let Ok(down::Message::Snapshot(sent)) = sent(&mut downlink).expect("sent") else {
+            panic!("not a snapshot")
+        };
+        assert_eq!(Sha256::digest(&sent.policy).as_slice(), sent.sha256);
+        let policy = Policy::parse(&sent.policy).expect("valid");
+        assert_eq!(policy.id(), next);
+        let names: Vec<_> = policy.rules().iter().map(|rule| rule.name.as_str()).collect();
+        assert_eq!(names, ["a-example"]);
     }
 
     #[tokio::test]

@@ -1,5 +1,7 @@
 //! The API over real connections.
 
+mod roles;
+
 use std::net::SocketAddr;
 
 use reqwest::header::{CONTENT_TYPE, HOST, ORIGIN};
@@ -107,16 +109,23 @@ async fn is_refused(request: RequestBuilder, status: u16, label: &str) {
 
 #[tokio::test]
 async fn a_readers_listener_writes_nothing() {
-    let api = Api::start(Access::Readers).await;
-    for (method, path) in [
-        (Method::PUT, "/v1/rollouts/a"),
-        (Method::DELETE, "/v1/rollouts/a"),
-        (Method::POST, "/v1/rollouts/a/abort"),
-        (Method::POST, "/v1/rollouts/a/promote"),
-        (Method::POST, "/v1/keys/rotate"),
+    for (access, label) in [
+        (Access::Readers, "read_only"),
+        (Access::LocalReaders, "identity_needed"),
     ] {
-        let (status, body) = refusal(api.request(method, path)).await;
-        assert_eq!((status, body.error.as_str()), (403, "read_only"), "{path}");
+        let api = Api::start(access).await;
+        for (method, path) in [
+            (Method::PUT, "/v1/rollouts/a"),
+            (Method::DELETE, "/v1/rollouts/a"),
+            (Method::POST, "/v1/rollouts/a/abort"),
+            (Method::POST, "/v1/rollouts/a/promote"),
+            (Method::POST, "/v1/keys/rotate"),
+        ] {
+            is_refused(api.request(method, path), 403, label).await;
+        }
+        let read = api.request(Method::GET, "/v1/rollouts").send().await;
+        assert_eq!(read.expect("answered").status(), 200);
+        is_refused(api.request(Method::GET, "/v1/identity"), 404, "no_identity").await;
     }
 }
 

@@ -86,7 +86,7 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use knhk_decision::{Evidence, Facts, Policy, PolicyId, decide, evidence};
+    use knhk_decision::{Evidence, Facts, Policy, PolicyError, PolicyId, decide, evidence};
     use knhk_identity::{FilterRule, Roles, SpiffeId};
     use proptest::prelude::*;
     use serde_json::{Value, json};
@@ -111,7 +111,7 @@ mod tests {
         Arc::new(Roles::new(vec![rule], []).hosts(&id).expect("a filter"))
     }
 
-    fn snapshot(rules: &[(Vec<&str>, &str)]) -> Snapshot {
+    fn parse(rules: &[(Vec<&str>, &str)]) -> Result<Snapshot, PolicyError> {
         let rules: Vec<Value> = rules
             .iter()
             .enumerate()
@@ -125,7 +125,11 @@ mod tests {
             .collect();
         let document =
             json!({ "apiVersion": "knhk.dev/v1", "kind": "Policy", "epoch": 1, "n": 2, "rollouts": rules });
-        Snapshot::parse(document.to_string()).expect("valid")
+        Snapshot::parse(document.to_string())
+    }
+
+    fn snapshot(rules: &[(Vec<&str>, &str)]) -> Snapshot {
+        parse(rules).expect("valid")
     }
 
     struct Request<'a> {
@@ -184,9 +188,12 @@ mod tests {
             path in prop::sample::select(vec!["/", "/p/q/r", "/p", "/z"]),
         ) {
             let rules: Vec<_> = rules.into_iter().collect();
-            let snapshot = snapshot(&rules);
             let mine = hosts(&mine);
             prop_assume!(mine.holds(host));
+            // Rules that shadow each other are refused.
+            let parsed = parse(&rules);
+            prop_assume!(parsed.is_ok());
+            let snapshot = parsed.expect("valid");
             let view = Policy::parse(&snapshot.view(&mine).bytes).expect("valid");
             let request = Request { host, path };
             prop_assert_eq!(decided(&view, &request), decided(&snapshot.policy, &request));
