@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use knhk_decision::Admission;
 use knhk_kms::Algorithm;
 use knhk_promotion::{Explanation, HistoryEntry};
 use knhk_receipts::{DecisionReceipt, LogKey, Payload};
@@ -252,16 +253,33 @@ fn decision_summary(decision: &DecisionReceipt) -> String {
     let route = evidence
         .rollout
         .as_ref()
-        .map_or("no rollout".to_owned(), |route| match route.bucket {
-            Some(bucket) => format!("{} {} (bucket {bucket})", route.name, route.variant.as_str()),
-            None => format!("{} {} (no key)", route.name, route.variant.as_str()),
+        .map_or("no rollout".to_owned(), |route| {
+            let to = match evidence.admission {
+                Admission::Admitted => route.variant.as_str(),
+                Admission::Denied => "denied",
+            };
+            match route.bucket {
+                Some(bucket) => format!("{} {to} (bucket {bucket})", route.name),
+                None => format!("{} {to} (no key)", route.name),
+            }
         });
+    let caller = evidence
+        .subject
+        .as_ref()
+        .map(|subject| format!(", caller {subject}"))
+        .unwrap_or_default();
     let status = decision
         .status
         .map(|status| format!(", status {status}"))
         .unwrap_or_default();
+    let proxy = decision
+        .reporter
+        .identity
+        .as_ref()
+        .map(|identity| format!(" of {identity}"))
+        .unwrap_or_default();
     format!(
-        "{} {}: {route}{status}, by {}",
+        "{} {}: {route}{caller}{status}, by {}{proxy}",
         evidence.method,
         evidence.host,
         decision.via.as_str()

@@ -5,7 +5,8 @@
 //! | `cluster` | `knhk` | Envoy's cluster that leads to the service |
 //! | `failMode` | `open` | before any snapshot: `open` sends every request to stable, without headers of ours; `closed` answers 503 |
 //! | `policy` | none | a policy document to decide by until the service has sent one; its decisions are neither reported nor recorded, since the service does not know it |
-//! | `record` | `rollout` | `rollout` records the decisions that the rollouts' rules say; `none` records nothing, for chains where an `ext_authz` behind the filter does |
+//! | `peer` | `certificate` | where the caller's SPIFFE ID is read, when a rule asks for it: `certificate` from the one that Envoy verified on this connection; `xfcc` from the last element of `x-forwarded-client-cert`, for proxies behind one that terminates mTLS. The latter is whatever Envoy lets through: its `forward_client_cert_details` must not pass on what clients send |
+//! | `record` | `rollout` | `rollout` records the decisions that the rollouts' rules say; `none` records only denials, which end here, for chains where an `ext_authz` behind the filter records what goes on |
 
 use knhk_decision::{Policy, PolicyError};
 use serde::Deserialize;
@@ -22,6 +23,8 @@ pub struct Config {
     pub fail_mode: FailMode,
     /// What to decide by until the first snapshot.
     pub policy: Option<Policy>,
+    /// Where the caller's SPIFFE ID is read.
+    pub peer: PeerSource,
     /// Whose word it is whether a decision is recorded.
     pub record: Recording,
 }
@@ -37,6 +40,17 @@ pub enum FailMode {
     Closed,
 }
 
+/// Where the caller's SPIFFE ID is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PeerSource {
+    /// In the certificate that Envoy verified on this connection.
+    #[default]
+    Certificate,
+    /// In the last element of `x-forwarded-client-cert`.
+    Xfcc,
+}
+
 /// Whose word it is whether a decision is recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -44,7 +58,7 @@ pub enum Recording {
     /// The rollout's rule says.
     #[default]
     Rollout,
-    /// Nothing is recorded here.
+    /// What goes on is not recorded here; what is denied is, as the rule says: nobody behind the filter sees it.
     None,
 }
 
@@ -57,7 +71,7 @@ pub enum ConfigError {
     Unreadable(#[from] crate::host::Refused),
     /// It is no JSON, or not this document.
     #[error(
-        "configuration: {0}; the fields are cluster, failMode (open|closed), policy, record (rollout|none)"
+        "configuration: {0}; the fields are cluster, failMode (open|closed), policy, peer (certificate|xfcc), record (rollout|none)"
     )]
     Malformed(#[from] serde_json::Error),
     /// The cluster's name is no name.
@@ -76,6 +90,7 @@ struct Document {
     cluster: String,
     fail_mode: FailMode,
     policy: Option<serde_json::Value>,
+    peer: PeerSource,
     record: Recording,
 }
 
@@ -85,6 +100,7 @@ impl Default for Document {
             cluster: "knhk".to_owned(),
             fail_mode: FailMode::default(),
             policy: None,
+            peer: PeerSource::default(),
             record: Recording::default(),
         }
     }
@@ -110,6 +126,7 @@ impl Config {
             cluster: document.cluster,
             fail_mode: document.fail_mode,
             policy,
+            peer: document.peer,
             record: document.record,
         })
     }
@@ -131,22 +148,34 @@ mod tests {
                 (
                     config.cluster.as_str(),
                     config.fail_mode,
+                    config.peer,
                     config.record,
                     config.policy.is_none()
                 ),
-                ("knhk", FailMode::Open, Recording::Rollout, true)
+                (
+                    "knhk",
+                    FailMode::Open,
+                    PeerSource::Certificate,
+                    Recording::Rollout,
+                    true
+                )
             );
         }
     }
 
     #[test]
     fn everything_can_be_said() {
-        let json = r#"{"cluster":"gate","failMode":"closed","record":"none",
+        let json = r#"{"cluster":"gate","failMode":"closed","peer":"xfcc","record":"none",
             "policy":{"apiVersion":"knhk.dev/v1","kind":"Policy","epoch":7,"n":3,"rollouts":[]}}"#;
         let config = Config::parse(json.as_bytes()).expect("valid");
         assert_eq!(
-            (config.cluster.as_str(), config.fail_mode, config.record),
-            ("gate", FailMode::Closed, Recording::None)
+            (
+                config.cluster.as_str(),
+                config.fail_mode,
+                config.peer,
+                config.record
+            ),
+            ("gate", FailMode::Closed, PeerSource::Xfcc, Recording::None)
         );
         assert_eq!(config.policy.expect("a policy").id().to_string(), "7.3");
     }
@@ -156,6 +185,7 @@ mod tests {
         let refusals = [
             (r#"{"failmode":"open"}"#, "unknown field `failmode`"),
             (r#"{"failMode":"ajar"}"#, "unknown variant `ajar`"),
+            (r#"{"peer":"header"}"#, "unknown variant `header`"),
             (r#"{"cluster":""}"#, "cluster: 0 bytes"),
             (r#"{"cluster":7}"#, "invalid type"),
             (r"[", "EOF"),

@@ -102,6 +102,11 @@ impl Gate {
         self.stats.denied += 1;
     }
 
+    /// A request was answered here, since its rollout does not admit its caller.
+    pub(crate) fn count_peer_not_allowed(&mut self) {
+        self.stats.peer_not_allowed += 1;
+    }
+
     /// A request that was routed is over.
     pub(crate) fn count_finished(
         &mut self,

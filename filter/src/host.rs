@@ -88,8 +88,8 @@ pub trait Host {
     fn remove_request_header(&mut self, name: &[u8]);
     /// Adds a request header that the request does not have.
     fn add_request_header(&mut self, name: &str, value: &str);
-    /// The SPIFFE ID (URI SAN) in the certificate of the connection's peer.
-    fn peer_spiffe_id(&mut self) -> Option<String>;
+    /// The first URI that the verified certificate of the connection's peer names it by.
+    fn peer_uri_san(&mut self) -> Option<String>;
     /// Answers the request here; it goes no further.
     fn respond(&mut self, status: u32, details: &str, headers: &[(&str, &str)], body: &str);
     /// The answer's `:status`; only when the request is logged. `None` if there was no answer.

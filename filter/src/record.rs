@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use knhk_decision::{Evidence, Variant};
+use knhk_decision::{Admission, Evidence, Variant};
 use knhk_proto::v1;
 use prost::Message;
 
@@ -36,6 +36,10 @@ impl Decided {
                 Variant::Stable => v1::Variant::Stable,
                 Variant::Canary => v1::Variant::Canary,
             });
+        let admission = match evidence.admission {
+            Admission::Admitted => v1::Admission::Admitted,
+            Admission::Denied => v1::Admission::Denied,
+        };
         v1::Decision {
             time_unix_ms: self.time_unix_ms,
             policy: Some(v1::SnapshotId {
@@ -64,6 +68,7 @@ impl Decided {
             variant: variant.into(),
             status: status.map_or(0, u32::from),
             duration_us,
+            admission: admission.into(),
         }
     }
 }

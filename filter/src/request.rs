@@ -2,8 +2,9 @@
 
 use std::cell::{OnceCell, RefCell};
 
-use knhk_decision::{Facts, headers};
+use knhk_decision::{Facts, SpiffeId, XFCC_HEADER, headers, xfcc_peer};
 
+use crate::config::PeerSource;
 use crate::host::Host;
 use crate::pairs::Pairs;
 
@@ -55,27 +56,37 @@ impl<'a> Headers<'a> {
             self.pairs.first(name)
         }
     }
+
+    /// The last value of a header, which is what was said last of one that proxies add to.
+    fn last(&self, lower_case_name: &str) -> Option<&'a [u8]> {
+        let name = lower_case_name.as_bytes();
+        let values = self.pairs.iter().filter(|(known, _)| *known == name);
+        values.last().map(|(_, value)| value)
+    }
 }
 
 fn is_ours(name: &[u8]) -> bool {
     name.starts_with(headers::PREFIX.as_bytes())
 }
 
-/// The request that is being decided: its headers, and the peer where a rule asks for it.
+/// The request that is being decided: its headers, and the caller where a rule asks for it.
 #[derive(Debug)]
 pub struct Request<'a, H> {
     headers: Headers<'a>,
     host: RefCell<&'a mut H>,
-    peer: OnceCell<Option<String>>,
+    peer_source: PeerSource,
+    /// What the certificate calls the caller, once that was asked for.
+    certified: OnceCell<Option<String>>,
 }
 
 impl<'a, H: Host> Request<'a, H> {
     /// A request with these headers; `host` is asked for the rest when it is needed.
-    pub fn new(headers: Headers<'a>, host: &'a mut H) -> Self {
+    pub fn new(headers: Headers<'a>, host: &'a mut H, peer_source: PeerSource) -> Self {
         Self {
             headers,
             host: RefCell::new(host),
-            peer: OnceCell::new(),
+            peer_source,
+            certified: OnceCell::new(),
         }
     }
 
@@ -85,6 +96,16 @@ impl<'a, H: Host> Request<'a, H> {
             .try_borrow_mut()
             .ok()
             .and_then(|mut host| host.random().ok())
+    }
+
+    fn certified(&self) -> Option<&str> {
+        let read = || {
+            self.host
+                .try_borrow_mut()
+                .ok()
+                .and_then(|mut host| host.peer_uri_san())
+        };
+        self.certified.get_or_init(read).as_deref()
     }
 }
 
@@ -105,13 +126,10 @@ impl<H: Host> Facts for Request<'_, H> {
         self.headers.first(lower_case_name)
     }
 
-    fn peer_spiffe_id(&self) -> Option<&str> {
-        let read = || {
-            self.host
-                .try_borrow_mut()
-                .ok()
-                .and_then(|mut host| host.peer_spiffe_id())
-        };
-        self.peer.get_or_init(read).as_deref()
+    fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {
+        match self.peer_source {
+            PeerSource::Certificate => SpiffeId::parse(self.certified()?),
+            PeerSource::Xfcc => xfcc_peer(self.headers.last(XFCC_HEADER)?),
+        }
     }
 }

@@ -134,7 +134,7 @@ impl Snapshot {
     /// The headers that tell the upstream, the route table and later filters.
     pub fn headers<'a>(&'a self, verdict: &Verdict<'a>) -> impl Iterator<Item = (&'static str, &'a str)> {
         let routed = match verdict {
-            Verdict::NoRollout => None,
+            Verdict::NoRollout | Verdict::Denied(_) => None,
             Verdict::Routed(routed) => Some([
                 (headers::VARIANT, routed.variant.as_str()),
                 (headers::ROLLOUT, routed.rule.name.as_str()),

@@ -14,6 +14,8 @@ pub(crate) struct Stats {
     pub(crate) keyless: u64,
     /// Requests answered with 503 because there was nothing to decide by.
     pub(crate) denied: u64,
+    /// Requests answered with 403 because their rollout does not admit their caller.
+    pub(crate) peer_not_allowed: u64,
     /// Streams opened after the first.
     pub(crate) reconnects: u64,
     /// Snapshots refused.
@@ -29,6 +31,7 @@ struct Ids {
     requests: MetricId,
     keyless: MetricId,
     denied: MetricId,
+    peer_not_allowed: MetricId,
     reconnects: MetricId,
     refused: MetricId,
     dropped: MetricId,
@@ -43,6 +46,7 @@ impl Stats {
             requests: 0,
             keyless: 0,
             denied: 0,
+            peer_not_allowed: 0,
             reconnects: 0,
             refused: 0,
             dropped: 0,
@@ -62,6 +66,7 @@ impl Stats {
             (ids.requests, &mut self.requests),
             (ids.keyless, &mut self.keyless),
             (ids.denied, &mut self.denied),
+            (ids.peer_not_allowed, &mut self.peer_not_allowed),
             (ids.reconnects, &mut self.reconnects),
             (ids.refused, &mut self.refused),
             (ids.dropped, &mut self.dropped),
@@ -86,6 +91,7 @@ impl Ids {
             requests: counter("knhk_requests")?,
             keyless: counter("knhk_requests_keyless")?,
             denied: counter("knhk_requests_denied")?,
+            peer_not_allowed: counter("knhk_requests_peer_not_allowed")?,
             reconnects: counter("knhk_stream_reconnects")?,
             refused: counter("knhk_snapshots_refused")?,
             dropped: counter("knhk_decisions_dropped")?,

@@ -8,9 +8,9 @@
 use std::collections::BTreeMap;
 
 use knhk_decision::spec::Record;
-use knhk_decision::{Routed, Variant, Verdict, decide, evidence, headers, is_sampled};
+use knhk_decision::{Admission, Routed, Variant, Verdict, decide, evidence, headers, is_sampled};
 
-use crate::config::{Config, FailMode, Recording};
+use crate::config::{Config, FailMode, PeerSource, Recording};
 use crate::gate::{Gate, Link};
 use crate::host::{Host, LogLevel, Mono, StreamToken};
 use crate::in_flight::{ContextId, InFlight};
@@ -23,11 +23,30 @@ use crate::stream::Stream;
 /// How often the filter reports, looks after its stream and hands its statistics to Envoy.
 pub const TICK_MILLIS: u32 = 250;
 
-/// What a request is answered with when there is nothing to decide by and the plugin says to fail closed.
-const DENIED_STATUS: u32 = 503;
-const DENIED_DETAILS: &str = "knhk_no_snapshot";
-const DENIED_HEADERS: [(&str, &str); 2] = [("x-knhk-reason", "no_snapshot"), ("retry-after", "1")];
-const DENIED_BODY: &str = "knhk: no policy yet\n";
+/// An answer of the filter in the upstream's place.
+struct Answer {
+    status: u32,
+    /// For access logs.
+    details: &'static str,
+    headers: &'static [(&'static str, &'static str)],
+    body: &'static str,
+}
+
+/// There is nothing to decide by, and the plugin says to fail closed.
+const NO_SNAPSHOT: Answer = Answer {
+    status: 503,
+    details: "knhk_no_snapshot",
+    headers: &[(headers::REASON, "no_snapshot"), ("retry-after", "1")],
+    body: "knhk: no policy yet\n",
+};
+
+/// The rollout does not admit the caller.
+const PEER_NOT_ALLOWED: Answer = Answer {
+    status: headers::PEER_NOT_ALLOWED_STATUS as u32,
+    details: "knhk_peer_not_allowed",
+    headers: &[(headers::REASON, headers::PEER_NOT_ALLOWED)],
+    body: "knhk: this rollout does not admit the caller\n",
+};
 
 /// The status that `ext_authz` refuses with unless it is told otherwise.
 const FORBIDDEN: u16 = 403;
@@ -50,8 +69,8 @@ const OUR_HEADERS: [&str; 6] = [
 #[derive(Debug)]
 pub struct Vm {
     plugins: BTreeMap<ContextId, Plugin>,
-    /// Only those that are counted when they are over.
-    requests: InFlight<RoutedRequest>,
+    /// Only those that are counted or recorded when they are over.
+    requests: InFlight<DecidedRequest>,
     /// The request that began last, and its plugin. The host hands over its headers next.
     begun: Option<(ContextId, ContextId)>,
     gate: Gate,
@@ -64,6 +83,7 @@ pub struct Vm {
 struct Plugin {
     link: Link,
     fail_mode: FailMode,
+    peer: PeerSource,
     record: Recording,
     /// What to decide by until the service has sent a snapshot.
     inline: Option<Snapshot>,
@@ -71,12 +91,12 @@ struct Plugin {
     age: u64,
 }
 
-/// A request that is not over, and that a snapshot's rollout routed.
+/// A request that is not over, and that a snapshot's rollout routed or denied.
 #[derive(Debug)]
-struct RoutedRequest {
+struct DecidedRequest {
     started: Mono,
-    window: WindowRef,
-    variant: Variant,
+    /// Where its version is observed. A request that was denied is no version's.
+    observed: Option<(WindowRef, Variant)>,
     /// Set if it is to be recorded.
     decided: Option<Box<Decided>>,
 }
@@ -124,6 +144,7 @@ impl Vm {
                 stream,
             },
             fail_mode: config.fail_mode,
+            peer: config.peer,
             record: config.record,
             inline: config.policy.map(Snapshot::inline),
             age: self.configured,
@@ -192,24 +213,48 @@ impl Vm {
         };
         let Some(snapshot) = self.gate.snapshot().or(plugin.inline.as_ref()) else {
             if plugin.fail_mode == FailMode::Closed {
-                host.respond(DENIED_STATUS, DENIED_DETAILS, &DENIED_HEADERS, DENIED_BODY);
+                respond(host, &NO_SNAPSHOT);
                 self.gate.count_denied();
             }
             return;
         };
 
-        let facts = Request::new(headers, host);
+        let facts = Request::new(headers, host, plugin.peer);
         let verdict = decide(snapshot.policy(), &facts);
-        let mut decided = None;
-        if let (Verdict::Routed(routed), Recording::Rollout, Some(policy)) =
-            (&verdict, plugin.record, snapshot.name())
-            && is_recorded(routed, &headers, &facts)
+        let admission = verdict.admission();
+        let records = plugin.record == Recording::Rollout || admission == Admission::Denied;
+        let mut recorded = None;
+        if let (Some(routed), true, Some(policy)) = (verdict.routed(), records, snapshot.name())
+            && is_recorded(routed, admission, &headers, &facts)
         {
             let evidence = evidence(snapshot.policy(), &facts, &verdict);
-            decided = Some((*policy, evidence));
+            recorded = Some((*policy, evidence));
         }
         drop(facts);
 
+        let decided = recorded.map(|(policy, evidence)| {
+            Box::new(Decided {
+                time_unix_ms: host.wall_millis(),
+                policy,
+                evidence,
+            })
+        });
+        if let Verdict::Denied(_) = verdict {
+            self.gate.count_peer_not_allowed();
+            if decided.is_some() {
+                let started = host.mono();
+                self.requests.insert(
+                    context,
+                    DecidedRequest {
+                        started,
+                        observed: None,
+                        decided,
+                    },
+                );
+            }
+            respond(host, &PEER_NOT_ALLOWED);
+            return;
+        }
         for (name, value) in snapshot.headers(&verdict) {
             host.add_request_header(name, value);
         }
@@ -218,17 +263,10 @@ impl Vm {
         };
         let keyless = routed.key.is_none();
         if let Some(window) = snapshot.window(routed) {
-            let in_flight = RoutedRequest {
+            let in_flight = DecidedRequest {
                 started: host.mono(),
-                window,
-                variant: routed.variant,
-                decided: decided.map(|(policy, evidence)| {
-                    Box::new(Decided {
-                        time_unix_ms: host.wall_millis(),
-                        policy,
-                        evidence,
-                    })
-                }),
+                observed: Some((window, routed.variant)),
+                decided,
             };
             self.requests.insert(context, in_flight);
         }
@@ -257,11 +295,12 @@ impl Vm {
         }
     }
 
-    fn finish<H: Host>(&mut self, host: &mut H, request: RoutedRequest, status: Option<u16>) {
+    fn finish<H: Host>(&mut self, host: &mut H, request: DecidedRequest, status: Option<u16>) {
         let duration_us = host.mono().micros_since(request.started);
-        if !status.is_some_and(|status| was_given_by_no_version(host, status)) {
-            self.gate
-                .count_finished(request.window, request.variant, status, duration_us);
+        if let Some((window, variant)) = request.observed
+            && !status.is_some_and(|status| was_given_by_no_version(host, status))
+        {
+            self.gate.count_finished(window, variant, status, duration_us);
         }
         if let Some(decided) = request.decided {
             self.gate.record(&decided.finished(status, duration_us));
@@ -286,11 +325,20 @@ fn was_given_by_no_version<H: Host>(host: &mut H, status: u16) -> bool {
         })
 }
 
+fn respond<H: Host>(host: &mut H, answer: &Answer) {
+    host.respond(answer.status, answer.details, answer.headers, answer.body);
+}
+
 /// Whether a rule wants this request's decision recorded.
-fn is_recorded<H: Host>(routed: &Routed<'_>, headers: &Headers<'_>, facts: &Request<'_, H>) -> bool {
+fn is_recorded<H: Host>(
+    routed: &Routed<'_>,
+    admission: Admission,
+    headers: &Headers<'_>,
+    facts: &Request<'_, H>,
+) -> bool {
     match &routed.rule.record {
-        // To route a request is not to deny it.
-        Record::None | Record::Denials => false,
+        Record::None => false,
+        Record::Denials => admission == Admission::Denied,
         Record::All => true,
         Record::Sample(share) => match headers.first(REQUEST_ID).filter(|id| !id.is_empty()) {
             Some(id) => is_sampled(*share, id),

@@ -142,6 +142,7 @@ impl Rollout {
             window: self.window,
             salt: self.spec.salt.clone(),
             r#match: self.spec.r#match.clone(),
+            admit: self.spec.admit.clone(),
             key: self.spec.key.clone(),
             weight: self.weight(),
             stable: self.spec.stable.clone(),

@@ -39,7 +39,7 @@ pub use log::{
 };
 pub use payload::{
     ActionReceipt, DecisionReceipt, DecodeError, Genesis, KeyReceipt, MAX_PAYLOAD_BYTES, Payload,
-    PolicyReceipt, Reporter, Verdict, Via,
+    PolicyReceipt, Reporter, Via,
 };
 pub use receipt::{Check, ReceiptFile, ReceiptId, ReceiptIdError, Verified, VerifyError};
 pub use root::SignedRoot;

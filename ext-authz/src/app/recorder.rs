@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use knhk_decision::{ConditionTruth, Evidence, EvidenceRoute, PolicyId, Variant};
+use knhk_decision::{Admission, ConditionTruth, Evidence, EvidenceRoute, PolicyId, Variant};
 use knhk_proto::v1;
-use knhk_receipts::{DecisionReceipt, LogError, Payload, Reporter as ReceiptReporter, Verdict, Via};
+use knhk_receipts::{DecisionReceipt, LogError, Payload, Reporter as ReceiptReporter, Via};
 use knhk_telemetry::ServiceMetrics;
 use knhk_telemetry::attribute::DecisionVia;
 use thiserror::Error;
@@ -33,6 +33,8 @@ const MAX_READ: usize = 4 * 1024;
 pub(crate) struct Reporter {
     pub(crate) node: String,
     pub(crate) nonce: Nonce,
+    /// The SPIFFE ID that the proxy has proved; none where connections prove none.
+    pub(crate) identity: Option<Arc<str>>,
 }
 
 /// Decisions in order; `first` is the sequence number of the first one.
@@ -184,7 +186,12 @@ impl Recorder {
 
     /// Makes one decision of the service itself durable. Returns its index.
     pub(crate) async fn record_own(&self, own: OwnDecision) -> Result<u64, LogError> {
-        let OwnDecision { decision, via, seen } = own;
+        let OwnDecision {
+            decision,
+            via,
+            reporter,
+            seen,
+        } = own;
         let receipt = DecisionReceipt {
             region: self.region.clone(),
             time_unix_ms: decision.time_unix_ms,
@@ -195,9 +202,9 @@ impl Recorder {
                 node: SERVICE.to_owned(),
                 vm_nonce: None,
                 seq: None,
+                identity: reporter.as_deref().map(str::to_owned),
             },
             evidence: decision.evidence,
-            verdict: Verdict::Admitted,
             status: seen.and_then(|seen| seen.status),
             duration_us: seen.map(|seen| seen.duration_us),
         };
@@ -219,6 +226,8 @@ impl Recorder {
 pub(crate) struct OwnDecision {
     pub(crate) decision: CheckedDecision,
     pub(crate) via: Via,
+    /// The SPIFFE ID of the proxy that asked; none where connections prove none.
+    pub(crate) reporter: Option<Arc<str>>,
     /// None where the request's end was not seen.
     pub(crate) seen: Option<Seen>,
 }
@@ -273,8 +282,8 @@ fn payload(
             node: reporter.node.clone(),
             vm_nonce: Some(reporter.nonce),
             seq: Some(seq),
+            identity: reporter.identity.as_deref().map(str::to_owned),
         },
-        verdict: Verdict::Admitted,
         status: status(decision.status)?,
         duration_us: Some(decision.duration_us),
         evidence: evidence(decision)?,
@@ -301,6 +310,7 @@ fn evidence(decision: v1::Decision) -> Result<Evidence, Malformed> {
     Ok(Evidence {
         path_sha256: digest(&decision.path_sha256, "path_sha256 must be 32 bytes")?,
         rollout: route(&decision)?,
+        admission: admission(decision.admission)?,
         method: decision.method,
         host: decision.host,
         subject: Some(decision.subject).filter(|subject| !subject.is_empty()),
@@ -335,6 +345,14 @@ fn route(decision: &v1::Decision) -> Result<Option<EvidenceRoute>, Malformed> {
     }))
 }
 
+fn admission(admission: i32) -> Result<Admission, Malformed> {
+    match v1::Admission::try_from(admission) {
+        Ok(v1::Admission::Admitted) => Ok(Admission::Admitted),
+        Ok(v1::Admission::Denied) => Ok(Admission::Denied),
+        Err(_) => Err(Malformed("admission is unknown")),
+    }
+}
+
 fn digest(bytes: &[u8], what: &'static str) -> Result<[u8; 32], Malformed> {
     bytes.try_into().map_err(|_| Malformed(what))
 }
@@ -357,6 +375,7 @@ fn size_at_most(reporter: &Reporter, decision: &v1::Decision) -> usize {
     let conditions = decision.conditions.iter().map(|condition| &condition.rollout);
     let items = decision.paths.iter().chain(conditions);
     FIXED_BYTES
+        + reporter.identity.as_deref().map_or(0, str::len)
         + texts.into_iter().map(String::len).sum::<usize>()
         + items.map(|item| item.len() + FIXED_ITEM_BYTES).sum::<usize>()
 }
@@ -382,10 +401,18 @@ mod tests {
     }
 
     #[test]
+    fn an_admission_of_a_newer_filter_is_not_taken_for_one_that_is_known() {
+        let denied = admission(v1::Admission::Denied.into()).expect("known");
+        assert_eq!(denied, Admission::Denied);
+        assert!(admission(2).is_err() && admission(-1).is_err());
+    }
+
+    #[test]
     fn the_size_of_a_decision_is_never_guessed_too_small() {
         let reporter = Reporter {
             node: "n".repeat(1024),
             nonce: [255; 16],
+            identity: Some("i".repeat(2048).into()),
         };
         for (paths, conditions) in [(0, 0), (4, 4), (100, 0), (0, 4096)] {
             let decision = v1::Decision {
@@ -415,6 +442,7 @@ mod tests {
                 status: 599,
                 duration_us: u64::MAX,
                 policy_sha256: vec![255; 32],
+                admission: v1::Admission::Denied.into(),
             };
             let guessed = size_at_most(&reporter, &decision);
             let payload = payload("r".repeat(63), &reporter, u64::MAX, decision).expect("well formed");

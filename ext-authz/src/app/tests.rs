@@ -116,6 +116,7 @@ fn reporter() -> Reporter {
     Reporter {
         node: "proxy-1".into(),
         nonce: [3; 16],
+        identity: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 use knhk_decision::spec::{KeySpec, Weight};
-use knhk_decision::{RolloutRule, Variant, bucket, request_id_bucket};
+use knhk_decision::{Admission, RolloutRule, SpiffeId, Variant, bucket, request_id_bucket};
 use serde::Serialize;
 
 use super::output::Reader;
@@ -16,7 +16,7 @@ use crate::http::MAX_SPEC_BYTES;
 const MAX_POLICY_BYTES: usize = knhk_decision::limits::MAX_POLICY_BYTES;
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("what").required(true).args(["key", "request_id", "keys"]))]
+#[command(group = ArgGroup::new("what").required(true).multiple(true).args(["key", "request_id", "keys", "peer"]))]
 pub(crate) struct Decide {
     /// A rollout (YAML; its first setWeight counts unless --weight is given) or a policy snapshot (JSON).
     #[arg(long, value_name = "FILE")]
@@ -25,14 +25,18 @@ pub(crate) struct Decide {
     #[arg(long, value_name = "NAME")]
     rollout: String,
     /// The value of the rollout's key, for example a user's ID.
-    #[arg(long, value_name = "KEY")]
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["request_id", "keys"])]
     key: Option<String>,
     /// The value of `x-request-id`, where that is the rollout's key: the nibble that tracing rewrites is masked.
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", conflicts_with = "keys")]
     request_id: Option<String>,
     /// Many keys, one a line; `-` reads standard input. One answer a line.
     #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
+    /// The caller's SPIFFE ID: says whether the rollout admits it, and is the key where none of the others is given and
+    /// the rollout has the key peerSpiffeId.
+    #[arg(long, value_name = "ID")]
+    peer: Option<String>,
     /// The weight in percent, instead of the file's.
     #[arg(long, value_name = "PERCENT")]
     weight: Option<f64>,
@@ -49,10 +53,20 @@ struct Decision<'a> {
     version: &'a str,
     rollout: &'a str,
     weight: f64,
+    admission: Admission,
+}
+
+/// What is decided by for every key.
+struct Basis {
+    rule: RolloutRule,
+    weight: Weight,
+    admission: Admission,
 }
 
 pub(crate) fn run(decide: &Decide) -> Result<(), Failure> {
     let rule = rule(decide)?;
+    let peer = decide.peer.as_deref().map(parse_peer).transpose()?;
+    let admission = rule.admission(peer).map_err(failed)?;
     let weight = match decide.weight {
         Some(percent) => {
             Weight::from_percent(percent).map_err(|error| Failure::new(format!("--weight: {error}")))?
@@ -64,19 +78,47 @@ pub(crate) fn run(decide: &Decide) -> Result<(), Failure> {
             "{option}: is empty, which is no key; the request goes to stable"
         ))
     };
-    match (&decide.key, &decide.request_id, &decide.keys) {
-        (Some(key), _, _) => {
-            let bucket = key_bucket(&rule, key).ok_or_else(|| keyless("--key"))?;
-            print(decide, &decision(&rule, weight, key, bucket))
+    let basis = Basis {
+        rule,
+        weight,
+        admission,
+    };
+    match (&decide.key, &decide.request_id, &decide.keys, peer) {
+        (Some(key), ..) => {
+            let bucket = key_bucket(&basis.rule, key).ok_or_else(|| keyless("--key"))?;
+            print(decide, &decision(&basis, key, bucket))
         }
-        (_, Some(id), _) => {
+        (_, Some(id), ..) => {
             let bucket =
-                request_id_bucket(rule.salt(), id.as_bytes()).ok_or_else(|| keyless("--request-id"))?;
-            print(decide, &decision(&rule, weight, id, bucket))
+                request_id_bucket(basis.rule.salt(), id.as_bytes()).ok_or_else(|| keyless("--request-id"))?;
+            print(decide, &decision(&basis, id, bucket))
         }
-        (_, _, Some(file)) => decide_each(file, &rule, weight, decide.output),
-        (None, None, None) => Err(Failure::new("give --key, --request-id or --keys")),
+        (_, _, Some(file), _) => decide_each(file, &basis, decide.output),
+        (.., Some(peer)) => {
+            let bucket = peer_bucket(&basis.rule, peer).ok_or_else(|| {
+                let name = &basis.rule.name;
+                Failure::new(format!(
+                    "--peer: is no key of rollout `{name}`, which has no peerSpiffeId: give --key as well"
+                ))
+            })?;
+            print(decide, &decision(&basis, peer.as_str(), bucket))
+        }
+        (None, None, None, None) => Err(Failure::new("give --key, --request-id, --keys or --peer")),
     }
+}
+
+fn parse_peer(id: &str) -> Result<SpiffeId<'_>, Failure> {
+    SpiffeId::parse(id).ok_or_else(|| {
+        Failure::new(format!(
+            "--peer: {id:?} is no workload's SPIFFE ID: write one as in spiffe://example.org/ns/shop/sa/web"
+        ))
+    })
+}
+
+fn peer_bucket(rule: &RolloutRule, peer: SpiffeId<'_>) -> Option<u32> {
+    rule.key
+        .contains(&KeySpec::PeerSpiffeId {})
+        .then(|| bucket(rule.salt(), peer.as_str().as_bytes()))
 }
 
 /// As in the filter, an empty value is no key.
@@ -88,7 +130,12 @@ fn key_bucket(rule: &RolloutRule, key: &str) -> Option<u32> {
     (!key.is_empty()).then(|| bucket(rule.salt(), key.as_bytes()))
 }
 
-fn decision<'a>(rule: &'a RolloutRule, weight: Weight, key: &'a str, bucket: u32) -> Decision<'a> {
+fn decision<'a>(basis: &'a Basis, key: &'a str, bucket: u32) -> Decision<'a> {
+    let Basis {
+        rule,
+        weight,
+        admission,
+    } = basis;
     let variant = if bucket < weight.ppm() {
         Variant::Canary
     } else {
@@ -105,6 +152,7 @@ fn decision<'a>(rule: &'a RolloutRule, weight: Weight, key: &'a str, bucket: u32
         version,
         rollout: &rule.name,
         weight: weight.percent(),
+        admission: *admission,
     }
 }
 
@@ -113,19 +161,24 @@ fn print(decide: &Decide, decision: &Decision<'_>) -> Result<(), Failure> {
 }
 
 fn text(decision: &Decision<'_>) -> String {
+    let admission = match decision.admission {
+        Admission::Admitted => "",
+        Admission::Denied => "\tdenied",
+    };
     format!(
-        "{}\t{}\t{}\t{}",
+        "{}\t{}\t{}\t{}{admission}",
         decision.key, decision.bucket, decision.variant, decision.version
     )
 }
 
-fn decide_each(file: &Path, rule: &RolloutRule, weight: Weight, format: OutputArgs) -> Result<(), Failure> {
+fn decide_each(file: &Path, basis: &Basis, format: OutputArgs) -> Result<(), Failure> {
     let mut out = BufWriter::new(std::io::stdout().lock());
     for (number, key) in (1..).zip(BufReader::new(input::open(file)?).lines()) {
         let located = |reason: String| Failure::new(format!("{}: line {number}: {reason}", file.display()));
         let key = key.map_err(|error| located(format!("cannot be read: {error}")))?;
-        let bucket = key_bucket(rule, &key).ok_or_else(|| located("is empty, which is no key".to_owned()))?;
-        let decision = decision(rule, weight, &key, bucket);
+        let bucket =
+            key_bucket(&basis.rule, &key).ok_or_else(|| located("is empty, which is no key".to_owned()))?;
+        let decision = decision(basis, &key, bucket);
         let shown = match format.output {
             Format::Text => text(&decision),
             Format::Json => serde_json::to_string(&decision).map_err(failed)?,
@@ -182,6 +235,9 @@ fn is_policy(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use knhk_decision::spec::AdmitSpec;
+
+    const WEB: &str = "spiffe://example.org/ns/shop/web";
 
     fn rule(key: &str) -> RolloutRule {
         let text = format!(
@@ -209,5 +265,34 @@ mod tests {
         );
         let by_header = rule("{ header: x-user-id }, { requestId: {} }");
         assert_ne!(key_bucket(&by_header, one), key_bucket(&by_header, other));
+    }
+
+    #[test]
+    fn a_caller_is_the_key_where_the_rollout_has_that_one() {
+        let peer = SpiffeId::parse(WEB).expect("an ID");
+        let by_peer = rule("{ header: x-user-id }, { peerSpiffeId: {} }");
+        assert_eq!(
+            peer_bucket(&by_peer, peer),
+            Some(bucket(by_peer.salt(), WEB.as_bytes()))
+        );
+        assert_eq!(peer_bucket(&rule("{ header: x-user-id }"), peer), None);
+    }
+
+    #[test]
+    fn whom_the_rollout_does_not_admit_is_shown_as_denied() {
+        let mut rule = rule("{ header: x-user-id }");
+        rule.admit = Some(AdmitSpec {
+            peers: vec!["spiffe://example.org/ns/shop/*".to_owned()],
+        });
+        let of = |peer: Option<&str>| {
+            let basis = Basis {
+                admission: rule.admission(peer.and_then(SpiffeId::parse)).expect("a rule"),
+                weight: rule.weight,
+                rule: rule.clone(),
+            };
+            text(&decision(&basis, "alice", 7))
+        };
+        assert_eq!(of(Some(WEB)), "alice\t7\tcanary\tv2");
+        assert_eq!(of(None), "alice\t7\tcanary\tv2\tdenied");
     }
 }

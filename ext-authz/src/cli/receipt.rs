@@ -281,6 +281,7 @@ async fn replay_file(
         "rollout": route.map(|route| &route.name),
         "variant": route.map(|route| route.variant.as_str()),
         "bucket": route.and_then(|route| route.bucket),
+        "admission": decision.evidence.admission,
     });
     output::print(format, &answer, || {
         let what = describe_replay(&again);
@@ -296,5 +297,6 @@ fn describe_replay(verdict: &ReplayedVerdict) -> String {
     match verdict {
         ReplayedVerdict::NoRollout => "no rollout".to_owned(),
         ReplayedVerdict::Routed(route) => format!("{}: {}", route.name, route.variant.as_str()),
+        ReplayedVerdict::Denied(route) => format!("{}: denied", route.name),
     }
 }

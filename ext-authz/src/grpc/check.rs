@@ -1,10 +1,11 @@
 //! Envoy's `ext_authz`: the filter's own decision, made durable before the upstream sees the request.
 
 use std::collections::HashMap;
+use std::iter;
 use std::sync::Arc;
 
-use knhk_decision::Facts;
-use knhk_decision::headers::{PREFIX, RECEIPT};
+use knhk_decision::headers::{PREFIX, REASON, RECEIPT};
+use knhk_decision::{Admission, Facts, SpiffeId, XFCC_HEADER, xfcc_peer};
 use knhk_proto::envoy::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use knhk_proto::envoy::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use knhk_proto::envoy::pb::envoy::service::auth::v3::attribute_context::HttpRequest;
@@ -13,7 +14,7 @@ use knhk_proto::envoy::pb::envoy::service::auth::v3::check_response::HttpRespons
 use knhk_proto::envoy::pb::envoy::service::auth::v3::{
     CheckRequest, CheckResponse, DeniedHttpResponse, OkHttpResponse,
 };
-use knhk_proto::envoy::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
+use knhk_proto::envoy::pb::envoy::r#type::v3::HttpStatus;
 use knhk_proto::envoy::pb::google::protobuf::value::Kind;
 use knhk_proto::envoy::pb::google::protobuf::{Struct, Value};
 use knhk_proto::envoy::pb::google::rpc;
@@ -21,10 +22,10 @@ use knhk_receipts::Via;
 use knhk_telemetry::attribute::{AccessDoor, CheckOutcome};
 use tonic::{Code, Request, Response, Status};
 
-use super::decided::{Decided, spiffe_id};
-use super::headers::{HeaderList, Headers, REASON};
+use super::decided::Decided;
+use super::headers::{HeaderList, Headers};
 use super::recording::{Recording, Refusal};
-use super::route_options::{OnError, RouteOptions};
+use super::route_options::{OnError, PeerSource, RouteOptions};
 use crate::app::clock::wall_ms;
 use crate::app::recorder::OwnDecision;
 
@@ -56,7 +57,7 @@ impl Authorization for CheckService {
             Err(bad) => {
                 self.recording.route_refused(&bad);
                 counted(CheckOutcome::FailedClosed);
-                return Ok(Response::new(refused((&bad).into())));
+                return Ok(Response::new(refused((&bad).into(), None)));
             }
         };
         let http = attributes
@@ -65,13 +66,14 @@ impl Authorization for CheckService {
             .ok_or_else(|| Status::invalid_argument("attributes.request.http is missing"))?;
         app.proxies
             .admit_host(&proxy, AccessDoor::Check, http.host.as_bytes())?;
-        let peer = attributes
+        let principal = attributes
             .source
             .map(|source| source.principal)
             .unwrap_or_default();
         let facts = CheckFacts {
             http: &http,
-            peer: &peer,
+            principal: &principal,
+            peer_source: options.peer,
         };
         let (answer, outcome) = self.answer(&options, &facts).await;
         counted(outcome);
@@ -82,25 +84,37 @@ impl Authorization for CheckService {
 impl CheckService {
     async fn answer(&self, options: &RouteOptions, facts: &CheckFacts<'_>) -> (CheckResponse, CheckOutcome) {
         let snapshots = &self.recording.app().snapshots;
-        let Decided { mut headers, record } =
-            Decided::of(snapshots, facts, options.record, wall_ms(), rand::random);
-        let Some(decision) = record else {
-            return (admitted(&headers), CheckOutcome::NotRecorded);
-        };
-        let own = OwnDecision {
-            decision,
-            via: Via::ExtAuthz,
-            seen: None,
-        };
-        match self.recording.record(own, options.wait_timeout).await {
-            Ok(receipt) => {
-                headers.push(RECEIPT, receipt);
-                (admitted(&headers), CheckOutcome::Recorded)
+        let Decided {
+            mut headers,
+            admission,
+            record,
+        } = Decided::of(snapshots, facts, options.record, wall_ms(), rand::random);
+        let mut outcome = CheckOutcome::NotRecorded;
+        if let Some(decision) = record {
+            let own = OwnDecision {
+                decision,
+                via: Via::ExtAuthz,
+                reporter: None,
+                seen: None,
+            };
+            match (
+                self.recording.record(own, options.wait_timeout).await,
+                options.on_error,
+            ) {
+                (Ok(receipt), _) => {
+                    headers.push(RECEIPT, receipt);
+                    outcome = CheckOutcome::Recorded;
+                }
+                (Err(_), OnError::Open) => outcome = CheckOutcome::FailedOpen,
+                (Err(why), OnError::Closed) => {
+                    return (refused(why.into(), None), CheckOutcome::FailedClosed);
+                }
             }
-            Err(why) => match options.on_error {
-                OnError::Open => (admitted(&headers), CheckOutcome::FailedOpen),
-                OnError::Closed => (refused(why.into()), CheckOutcome::FailedClosed),
-            },
+        }
+        match (admission, outcome) {
+            (Admission::Admitted, outcome) => (admitted(&headers), outcome),
+            (Admission::Denied, CheckOutcome::FailedOpen) => (denied(&headers), CheckOutcome::FailedOpen),
+            (Admission::Denied, _) => (denied(&headers), CheckOutcome::Denied),
         }
     }
 }
@@ -109,7 +123,18 @@ impl CheckService {
 /// in the filter; without it Envoy has joined them.
 struct CheckFacts<'a> {
     http: &'a HttpRequest,
-    peer: &'a str,
+    /// What Envoy calls the owner of the certificate that it verified.
+    principal: &'a str,
+    peer_source: PeerSource,
+}
+
+impl CheckFacts<'_> {
+    fn xfcc(&self) -> Option<&[u8]> {
+        match &self.http.header_map {
+            Some(raw) => HeaderList(&raw.headers).last(XFCC_HEADER),
+            None => self.http.headers.get(XFCC_HEADER).map(String::as_bytes),
+        }
+    }
 }
 
 impl Facts for CheckFacts<'_> {
@@ -132,8 +157,11 @@ impl Facts for CheckFacts<'_> {
         }
     }
 
-    fn peer_spiffe_id(&self) -> Option<&str> {
-        spiffe_id(self.peer)
+    fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {
+        match self.peer_source {
+            PeerSource::Certificate => SpiffeId::parse(self.principal),
+            PeerSource::Xfcc => xfcc_peer(self.xfcc()?),
+        }
     }
 }
 
@@ -168,7 +196,19 @@ fn metadata(headers: &Headers) -> Struct {
     }
 }
 
-fn refused(refusal: Refusal) -> CheckResponse {
+/// The rollout does not admit the caller. He gets the receipt, access logs all of it.
+fn denied(headers: &Headers) -> CheckResponse {
+    let receipt = headers
+        .iter()
+        .find_map(|(name, value)| (name == RECEIPT).then_some(value));
+    CheckResponse {
+        dynamic_metadata: Some(metadata(headers)),
+        ..refused(Refusal::peer_not_allowed(), receipt)
+    }
+}
+
+fn refused(refusal: Refusal, receipt: Option<&str>) -> CheckResponse {
+    let reason = overwrite(REASON, refusal.reason);
     CheckResponse {
         status: Some(rpc::Status {
             code: refusal.code.into(),
@@ -177,9 +217,11 @@ fn refused(refusal: Refusal) -> CheckResponse {
         dynamic_metadata: None,
         http_response: Some(HttpResponse::DeniedResponse(DeniedHttpResponse {
             status: Some(HttpStatus {
-                code: StatusCode::ServiceUnavailable.into(),
+                code: refusal.status.into(),
             }),
-            headers: vec![overwrite(REASON, refusal.reason)],
+            headers: iter::once(reason)
+                .chain(receipt.map(|receipt| overwrite(RECEIPT, receipt)))
+                .collect(),
             body: refusal.body,
         })),
     }
@@ -200,11 +242,13 @@ fn overwrite(key: &str, value: &str) -> HeaderValueOption {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app::snapshots::Snapshot;
     use crate::grpc::recording::NotRecorded;
+    use knhk_proto::envoy::pb::envoy::config::core::v3::HeaderMap;
 
     #[test]
     fn a_refusal_says_why_in_a_header_and_in_the_status() {
-        let answer = refused(NotRecorded("resource_exhausted").into());
+        let answer = refused(NotRecorded("resource_exhausted").into(), None);
         assert_eq!(
             answer.status.expect("a status").code,
             i32::from(Code::ResourceExhausted)
@@ -217,5 +261,89 @@ mod tests {
             (reason.key.as_str(), reason.value.as_str()),
             (REASON, "resource_exhausted")
         );
+    }
+
+    const SHOP: &str = "spiffe://example.org/ns/shop/sa/web";
+    const OTHER: &str = "spiffe://example.org/ns/other/sa/web";
+
+    fn xfcc(id: &str) -> String {
+        format!("By=spiffe://example.org/gw;Hash=00;Subject=\"\";URI={id}")
+    }
+
+    #[test]
+    fn the_caller_is_the_certificates_owner_unless_the_route_says_otherwise() {
+        let raw = |values: &[String]| HttpRequest {
+            header_map: Some(HeaderMap {
+                headers: values
+                    .iter()
+                    .map(|value| HeaderValue {
+                        key: XFCC_HEADER.to_owned(),
+                        raw_value: value.clone().into_bytes(),
+                        ..HeaderValue::default()
+                    })
+                    .collect(),
+            }),
+            ..HttpRequest::default()
+        };
+        let joined = HttpRequest {
+            headers: HashMap::from([(XFCC_HEADER.to_owned(), format!("{},{}", xfcc(OTHER), xfcc(SHOP)))]),
+            ..HttpRequest::default()
+        };
+        let of = |http: &HttpRequest, principal, peer_source| {
+            let facts = CheckFacts {
+                http,
+                principal,
+                peer_source,
+            };
+            facts.peer_spiffe_id().map(|id| id.as_str().to_owned())
+        };
+        let twice = raw(&[xfcc(OTHER), xfcc(SHOP)]);
+        for http in [&twice, &joined] {
+            assert_eq!(of(http, OTHER, PeerSource::Xfcc).as_deref(), Some(SHOP));
+            assert_eq!(of(http, OTHER, PeerSource::Certificate).as_deref(), Some(OTHER));
+            assert_eq!(of(http, "CN=web", PeerSource::Certificate), None);
+        }
+        assert_eq!(of(&raw(&[]), OTHER, PeerSource::Xfcc), None);
+    }
+
+    #[test]
+    fn a_denial_has_reason_receipt_and_metadata_and_no_header_for_the_upstream() {
+        let policy = serde_json::json!({
+            "apiVersion": "knhk.dev/v1", "kind": "Policy", "epoch": 1, "n": 2,
+            "rollouts": [{
+                "name": "shop", "generation": 1, "window": 1, "weight": 50, "stable": "v1", "canary": "v2",
+                "match": {}, "admit": { "peers": [SHOP] }, "key": [ { "header": "x-user-id" } ],
+            }],
+        });
+        let snapshot = Snapshot::parse(policy.to_string().into_bytes()).expect("a policy");
+        let http = HttpRequest::default();
+        let facts = CheckFacts {
+            http: &http,
+            principal: OTHER,
+            peer_source: PeerSource::Certificate,
+        };
+        let verdict = knhk_decision::decide(&snapshot.policy, &facts);
+        let mut headers = Headers::of(&snapshot, &verdict);
+        headers.push(RECEIPT, "eu/7".to_owned());
+        let answer = denied(&headers);
+        assert_eq!(
+            answer.status.expect("a status").code,
+            i32::from(Code::PermissionDenied)
+        );
+        let metadata = answer.dynamic_metadata.expect("metadata").fields;
+        let mut told: Vec<_> = metadata.keys().map(String::as_str).collect();
+        told.sort_unstable();
+        assert_eq!(told, ["policy", "receipt", "rollout"]);
+        let Some(HttpResponse::DeniedResponse(denied)) = answer.http_response else {
+            panic!("admitted")
+        };
+        assert_eq!(denied.status.expect("a status").code, 403);
+        let headers: Vec<_> = denied
+            .headers
+            .iter()
+            .filter_map(|option| option.header.as_ref())
+            .map(|header| (header.key.as_str(), header.value.as_str()))
+            .collect();
+        assert_eq!(headers, [(REASON, "peer_not_allowed"), (RECEIPT, "eu/7")]);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use knhk_decision::headers::POLICY;
-use knhk_decision::{Facts, PolicyId, decide, evidence, is_sampled};
+use knhk_decision::{Admission, Facts, PolicyId, decide, evidence, is_sampled};
 
 use super::headers::Headers;
 use super::route_options::RecordWhen;
@@ -14,6 +14,7 @@ use crate::app::snapshots::{Snapshot, Snapshots};
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Decided {
     pub(super) headers: Headers,
+    pub(super) admission: Admission,
     /// None where the route asks for no record of it.
     pub(super) record: Option<CheckedDecision>,
 }
@@ -29,7 +30,8 @@ impl Decided {
     ) -> Self {
         let snapshot = snapshot_for(snapshots, facts);
         let verdict = decide(&snapshot.policy, facts);
-        let record = is_recorded(record, facts, draw).then(|| CheckedDecision {
+        let admission = verdict.admission();
+        let record = is_recorded(record, admission, facts, draw).then(|| CheckedDecision {
             time_unix_ms: wall_ms,
             policy: snapshot.id,
             policy_sha256: snapshot.sha256,
@@ -37,6 +39,7 @@ impl Decided {
         });
         Self {
             headers: Headers::of(&snapshot, &verdict),
+            admission,
             record,
         }
     }
@@ -52,12 +55,17 @@ fn snapshot_for(snapshots: &Snapshots, facts: &impl Facts) -> Arc<Snapshot> {
         .unwrap_or_else(|| snapshots.newest())
 }
 
-/// Only admitted requests reach this point, so `denials` records none of them. As in the filter, a request without an
-/// ID is in a sample by chance: `draw` gives it one.
-fn is_recorded(record: RecordWhen, facts: &impl Facts, draw: impl FnOnce() -> [u8; 16]) -> bool {
+/// As in the filter, a request without an ID is in a sample by chance: `draw` gives it one.
+fn is_recorded(
+    record: RecordWhen,
+    admission: Admission,
+    facts: &impl Facts,
+    draw: impl FnOnce() -> [u8; 16],
+) -> bool {
     match record {
         RecordWhen::Always => true,
-        RecordWhen::Never | RecordWhen::Denials => false,
+        RecordWhen::Never => false,
+        RecordWhen::Denials => admission == Admission::Denied,
         RecordWhen::Sample(share) => match facts.header("x-request-id").filter(|id| !id.is_empty()) {
             Some(id) => is_sampled(share, id),
             None => is_sampled(share, &draw()),
@@ -65,14 +73,10 @@ fn is_recorded(record: RecordWhen, facts: &impl Facts, draw: impl FnOnce() -> [u
     }
 }
 
-/// The peer's SPIFFE ID, if that is what Envoy's name of the peer is.
-pub(super) fn spiffe_id(peer: &str) -> Option<&str> {
-    peer.starts_with("spiffe://").then_some(peer)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use knhk_decision::SpiffeId;
     use knhk_decision::spec::Weight;
 
     struct Nothing;
@@ -90,14 +94,17 @@ mod tests {
         fn header(&self, _: &str) -> Option<&[u8]> {
             None
         }
-        fn peer_spiffe_id(&self) -> Option<&str> {
+        fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {
             None
         }
     }
 
     #[test]
     fn a_request_without_an_id_is_in_a_sample_by_chance() {
-        let sampled = |share, draw| is_recorded(RecordWhen::Sample(share), &Nothing, move || draw);
+        let sampled = |share, draw| {
+            let record = RecordWhen::Sample(share);
+            is_recorded(record, Admission::Admitted, &Nothing, move || draw)
+        };
         let half = Weight::from_percent(50.0).expect("in range");
         assert!(sampled(Weight::FULL, [0; 16]) && !sampled(Weight::ZERO, [0; 16]));
         let drawn = (0..=255).filter(|byte| sampled(half, [*byte; 16])).count();
@@ -105,8 +112,11 @@ mod tests {
     }
 
     #[test]
-    fn only_a_spiffe_id_is_one() {
-        assert_eq!(spiffe_id("spiffe://d/w"), Some("spiffe://d/w"));
-        assert_eq!((spiffe_id("CN=x"), spiffe_id("")), (None, None));
+    fn of_denials_and_nothing_else_there_is_a_record_where_the_route_says_so() {
+        let recorded = |record, admission| is_recorded(record, admission, &Nothing, || [0; 16]);
+        assert!(recorded(RecordWhen::Denials, Admission::Denied));
+        assert!(!recorded(RecordWhen::Denials, Admission::Admitted));
+        assert!(!recorded(RecordWhen::Never, Admission::Denied));
+        assert!(recorded(RecordWhen::Always, Admission::Denied));
     }
 }

@@ -6,8 +6,6 @@ use knhk_proto::envoy::pb::envoy::config::core::v3::HeaderValue;
 
 use crate::app::snapshots::Snapshot;
 
-/// Says why a request was refused; low-cardinality.
-pub(super) const REASON: &str = "x-knhk-reason";
 /// Every header that this service sets on a request; a copy that a client sent is deleted.
 const OURS: [&str; 6] = [VARIANT, ROLLOUT, FLAGS, CLASS, POLICY, RECEIPT];
 
@@ -19,6 +17,11 @@ impl<'a> HeaderList<'a> {
     /// The first value of a header: as in the filter, it is the one that counts.
     pub(super) fn first(self, name: &str) -> Option<&'a [u8]> {
         self.0.iter().find(|header| header.key == name).map(value)
+    }
+
+    /// The last value of a header: what was said last of one that proxies add to.
+    pub(super) fn last(self, name: &str) -> Option<&'a [u8]> {
+        self.0.iter().rfind(|header| header.key == name).map(value)
     }
 
     /// Whether this value is all that the list has under this name.
@@ -46,6 +49,8 @@ impl Headers {
         let mut headers = Self(vec![(POLICY, snapshot.id.to_string())]);
         if let Verdict::Routed(routed) = verdict {
             headers.push(VARIANT, routed.variant.as_str().to_owned());
+        }
+        if let Some(routed) = verdict.routed() {
             headers.push(ROLLOUT, routed.rule.name.clone());
         }
         headers
@@ -88,6 +93,7 @@ mod tests {
         ];
         let list = HeaderList(&list);
         assert_eq!(list.first("x-user-id"), Some(b"one\xff".as_slice()));
+        assert_eq!(list.last("x-user-id"), Some(b"two".as_slice()));
         assert_eq!(list.first("x-plain"), Some(b"text".as_slice()));
         assert_eq!(list.first("x-other"), None);
         assert!(list.is_only("x-plain", b"text") && !list.is_only("x-plain", b"other"));

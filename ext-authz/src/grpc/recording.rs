@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use knhk_decision::headers::PEER_NOT_ALLOWED;
+use knhk_proto::envoy::pb::envoy::r#type::v3::StatusCode;
 use tonic::Code;
 
 use super::route_options::BadOption;
@@ -66,9 +68,11 @@ impl Recording {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NotRecorded(pub(super) &'static str);
 
-/// An answer of the service in the upstream's place: 503 with a reason.
+/// An answer of the service in the upstream's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Refusal {
+    /// For HTTP clients: 503 where the service cannot do what the route asks, 403 where a rollout does not admit the caller.
+    pub(super) status: StatusCode,
     /// For `x-knhk-reason`.
     pub(super) reason: &'static str,
     /// For gRPC clients.
@@ -77,15 +81,29 @@ pub(super) struct Refusal {
     pub(super) body: String,
 }
 
+impl Refusal {
+    /// The rollout does not admit the caller.
+    pub(super) fn peer_not_allowed() -> Self {
+        Self {
+            status: StatusCode::Forbidden,
+            reason: PEER_NOT_ALLOWED,
+            code: Code::PermissionDenied,
+            body: "this rollout does not admit the caller\n".to_owned(),
+        }
+    }
+}
+
 impl From<NotRecorded> for Refusal {
     fn from(NotRecorded(label): NotRecorded) -> Self {
         match label {
             "resource_exhausted" => Self {
+                status: StatusCode::ServiceUnavailable,
                 reason: "resource_exhausted",
                 code: Code::ResourceExhausted,
                 body: "too many decisions wait for the disk\n".to_owned(),
             },
             _ => Self {
+                status: StatusCode::ServiceUnavailable,
                 reason: "not_recorded",
                 code: Code::Unavailable,
                 body: "the decision could not be recorded\n".to_owned(),
@@ -97,6 +115,7 @@ impl From<NotRecorded> for Refusal {
 impl From<&BadOption> for Refusal {
     fn from(bad: &BadOption) -> Self {
         Self {
+            status: StatusCode::ServiceUnavailable,
             reason: "bad_route_option",
             code: Code::Unavailable,
             body: format!("{bad}\n"),
@@ -107,7 +126,18 @@ impl From<&BadOption> for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use knhk_decision::headers::PEER_NOT_ALLOWED_STATUS;
     use knhk_receipts::LogError;
+
+    #[test]
+    fn who_is_not_admitted_is_told_so_as_by_the_filter() {
+        let refusal = Refusal::peer_not_allowed();
+        assert_eq!(refusal.status as i32, i32::from(PEER_NOT_ALLOWED_STATUS));
+        assert_eq!(
+            (refusal.reason, refusal.code),
+            (PEER_NOT_ALLOWED, Code::PermissionDenied)
+        );
+    }
 
     #[test]
     fn too_much_that_waits_is_told_apart_from_a_log_that_fails() {

@@ -13,7 +13,7 @@ const CONTEXT_EXTENSIONS: &str = "context_extensions";
 /// Where `ext_proc` has them: `ExtProcPerRoute.overrides.grpc_initial_metadata`.
 const INITIAL_METADATA: &str = "grpc_initial_metadata";
 /// Every option of a route.
-const OPTIONS: [&str; 4] = ["record", "wait", "wait_timeout", "on_error"];
+const OPTIONS: [&str; 5] = ["record", "wait", "wait_timeout", "on_error", "peer"];
 
 /// `wait_timeout` unless the route says otherwise: below Envoy's default timeout of 200 ms, so that
 /// `on_error` decides and not Envoy's `failure_mode_allow`.
@@ -21,12 +21,14 @@ pub(crate) const DEFAULT_WAIT: Duration = Duration::from_millis(150);
 /// Bounds of `wait_timeout`.
 const WAIT_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(60);
 
-/// A route's options. Defaults: record all, wait for the local disk at most [`DEFAULT_WAIT`], fail closed.
+/// A route's options. Defaults: record all, wait for the local disk at most [`DEFAULT_WAIT`], fail closed, take the caller
+/// from the certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RouteOptions {
     pub(crate) record: RecordWhen,
     pub(crate) wait_timeout: Duration,
     pub(crate) on_error: OnError,
+    pub(crate) peer: PeerSource,
 }
 
 /// Which decisions of a route are recorded.
@@ -37,6 +39,15 @@ pub(crate) enum RecordWhen {
     Always,
     /// Of this share of the requests, chosen by their `x-request-id`.
     Sample(Weight),
+}
+
+/// Where the caller's SPIFFE ID is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PeerSource {
+    /// In the certificate that Envoy verified on the connection, as Envoy tells.
+    Certificate,
+    /// In the last element of `x-forwarded-client-cert`.
+    Xfcc,
 }
 
 /// What happens to a request whose decision cannot be recorded.
@@ -61,6 +72,7 @@ impl Default for RouteOptions {
             record: RecordWhen::Always,
             wait_timeout: DEFAULT_WAIT,
             on_error: OnError::Closed,
+            peer: PeerSource::Certificate,
         }
     }
 }
@@ -101,6 +113,7 @@ impl RouteOptions {
             "wait" => parse_wait(value)?,
             "wait_timeout" => self.wait_timeout = parse_timeout(value)?,
             "on_error" => self.on_error = parse_on_error(value)?,
+            "peer" => self.peer = parse_peer(value)?,
             _ => return Err(format!("unknown option; known are {}", OPTIONS.join(", "))),
         }
         Ok(())
@@ -157,6 +170,14 @@ fn parse_on_error(value: &str) -> Result<OnError, String> {
     }
 }
 
+fn parse_peer(value: &str) -> Result<PeerSource, String> {
+    match value {
+        "certificate" => Ok(PeerSource::Certificate),
+        "xfcc" => Ok(PeerSource::Xfcc),
+        _ => Err(format!("`{value}` is neither `certificate` nor `xfcc`")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,6 +206,7 @@ mod tests {
                 ("wait", "local"),
                 ("wait_timeout", "80ms"),
                 ("on_error", "open"),
+                ("peer", "xfcc"),
             ])
             .expect("valid");
             assert_eq!(
@@ -193,6 +215,7 @@ mod tests {
             );
             assert_eq!(options.wait_timeout, Duration::from_millis(80));
             assert_eq!(options.on_error, OnError::Open);
+            assert_eq!(options.peer, PeerSource::Xfcc);
             assert_eq!(parse(&[]).expect("valid"), RouteOptions::default());
         }
     }
@@ -208,6 +231,7 @@ mod tests {
             ("wait_timeout", "1h"),
             ("wait_timeout", "soon"),
             ("on_error", "ignore"),
+            ("peer", "header"),
         ] {
             let message = extensions(&[(option, value)]).expect_err("refused").to_string();
             assert!(

@@ -8,7 +8,7 @@ use std::hint::black_box;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use knhk_decision::limits::MAX_ROLLOUTS_PER_PLACE;
 use knhk_decision::spec::{HeaderMatch, KeySpec, MatchSpec, Record, ValueMatch, Weight};
-use knhk_decision::{Facts, Policy, PolicyDoc, PolicyId, RolloutRule, Verdict, decide};
+use knhk_decision::{Facts, Policy, PolicyDoc, PolicyId, RolloutRule, SpiffeId, Verdict, decide};
 
 struct Request {
     authority: &'static [u8],
@@ -36,7 +36,7 @@ impl Facts for Request {
             .map(|(_, value)| *value)
     }
 
-    fn peer_spiffe_id(&self) -> Option<&str> {
+    fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {
         None
     }
 }
@@ -68,6 +68,7 @@ fn rule(name: &str, hosts: Vec<String>, path: &str, methods: &[&str]) -> Rollout
             methods: methods.iter().map(|&method| method.to_owned()).collect(),
             ..MatchSpec::default()
         },
+        admit: None,
         key: vec![KeySpec::Header("x-user-id".to_owned()), KeySpec::RequestId {}],
         weight: Weight::from_ppm(50_000).expect("a weight"),
         stable: "v1".to_owned(),

@@ -4,8 +4,8 @@
 
 use std::io::{self, Write};
 
-use knhk_decision::spec::{KeySpec, MatchSpec, Record, Weight};
-use knhk_decision::{Facts, Policy, PolicyDoc, PolicyId, RolloutRule, Variant, Verdict, bucket, decide};
+use knhk_decision::spec::{AdmitSpec, KeySpec, MatchSpec, Record, Weight};
+use knhk_decision::{Facts, Policy, PolicyDoc, PolicyId, RolloutRule, SpiffeId, Variant, bucket, decide};
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -108,6 +108,7 @@ fn policy() -> PolicyDoc {
         window: 1,
         salt: None,
         r#match,
+        admit: None,
         key,
         weight: Weight::from_ppm(ppm).unwrap_or(Weight::ZERO),
         stable: "v1".to_owned(),
@@ -131,6 +132,26 @@ fn policy() -> PolicyDoc {
     let get = MatchSpec {
         methods: vec!["GET".to_owned()],
         ..on(&["shop.example.com"], Some("/api"), None)
+    };
+    let partners = RolloutRule {
+        admit: Some(AdmitSpec {
+            peers: vec![
+                "spiffe://example.org/ns/shop/*".to_owned(),
+                "spiffe://partner.example/ci".to_owned(),
+            ],
+        }),
+        ..rule(
+            "partners",
+            500_000,
+            MatchSpec {
+                peers: vec![
+                    "spiffe://example.org/*".to_owned(),
+                    "spiffe://partner.example/*".to_owned(),
+                ],
+                ..on(&["partners.example.com"], None, None)
+            },
+            user.clone(),
+        )
     };
     PolicyDoc::new(
         PolicyId { epoch: 1, n: 1 },
@@ -161,6 +182,7 @@ fn policy() -> PolicyDoc {
                 on(&["[2001:db8::1]"], None, None),
                 vec![KeySpec::PeerSpiffeId {}],
             ),
+            partners,
         ],
     )
 }
@@ -193,8 +215,8 @@ impl Facts for Request<'_> {
             .map(|(_, value)| value.as_bytes())
     }
 
-    fn peer_spiffe_id(&self) -> Option<&str> {
-        self.peer
+    fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {
+        SpiffeId::parse(self.peer?)
     }
 }
 
@@ -206,6 +228,11 @@ fn requests(doc: &PolicyDoc) -> Result<Vec<Value>, Box<dyn std::error::Error>> {
         path: "/",
         headers: &[("x-user-id", "alice")],
         peer: None,
+    };
+    let by = |peer| Request {
+        authority: "partners.example.com",
+        peer,
+        ..get
     };
     let id = [("x-request-id", "5f2e8c1a-9b3d-9c7e-8a1f-0d2b4c6e8f90")];
     let cookies = [("x-user-id", ""), ("cookie", "a=b; session=\"s1\"; session=s2")];
@@ -274,6 +301,13 @@ fn requests(doc: &PolicyDoc) -> Result<Vec<Value>, Box<dyn std::error::Error>> {
             method: "OPTIONS",
             ..get
         },
+        by(Some("spiffe://example.org/ns/shop/sa/web")),
+        by(Some("spiffe://example.org/ns/shopping/sa/web")),
+        by(Some("spiffe://partner.example/ci")),
+        by(Some("spiffe://partner.example/ci/sub")),
+        by(Some("spiffe://other.example/ci")),
+        by(Some("spiffe://example.org")),
+        by(None),
     ];
     let vector = |request: &Request<'_>| {
         let Request {
@@ -287,12 +321,16 @@ fn requests(doc: &PolicyDoc) -> Result<Vec<Value>, Box<dyn std::error::Error>> {
             .iter()
             .map(|&(name, value)| (name.to_owned(), value.into()))
             .collect();
-        let expect = match decide(&policy, request) {
-            Verdict::NoRollout => Value::Null,
-            Verdict::Routed(r) => {
-                json!({ "rollout": r.rule.name, "key": r.key, "bucket": r.bucket, "variant": r.variant })
-            }
-        };
+        let verdict = decide(&policy, request);
+        let expect = verdict.routed().map_or(Value::Null, |r| {
+            json!({
+                "rollout": r.rule.name,
+                "key": r.key,
+                "bucket": r.bucket,
+                "variant": r.variant,
+                "admission": verdict.admission(),
+            })
+        });
         json!({ "method": method, "authority": authority, "path": path, "headers": headers, "peerSpiffeId": peer, "expect": expect })
     };
     Ok(requests.iter().map(vector).collect())

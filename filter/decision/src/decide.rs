@@ -7,13 +7,54 @@ use crate::facts::Facts;
 use crate::policy::Policy;
 use crate::rule::{Compiled, Host, without_query};
 
-/// What was decided about a request. Admission and flags will stand here beside the route.
+/// What was decided about a request. Flags will stand here beside the route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict<'p> {
     /// No rollout matches: the request goes where its route says.
     NoRollout,
     /// One rollout routes it.
     Routed(Routed<'p>),
+    /// The rollout that would route it does not admit its caller: it is answered with
+    /// [`crate::headers::PEER_NOT_ALLOWED`], and no version sees it.
+    Denied(Routed<'p>),
+}
+
+impl<'p> Verdict<'p> {
+    /// How the request is routed, or would be if it were admitted.
+    pub fn routed(&self) -> Option<&Routed<'p>> {
+        match self {
+            Self::NoRollout => None,
+            Self::Routed(routed) | Self::Denied(routed) => Some(routed),
+        }
+    }
+
+    /// Whether the request goes on.
+    pub fn admission(&self) -> Admission {
+        match self {
+            Self::NoRollout | Self::Routed(_) => Admission::Admitted,
+            Self::Denied(_) => Admission::Denied,
+        }
+    }
+}
+
+/// Whether a request goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Admission {
+    /// It goes on to the upstream.
+    Admitted,
+    /// It is answered in the upstream's place.
+    Denied,
+}
+
+impl Admission {
+    /// `admitted` or `denied`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Admitted => "admitted",
+            Self::Denied => "denied",
+        }
+    }
 }
 
 /// How a rollout routes a request.
@@ -70,8 +111,9 @@ impl std::fmt::Display for Variant {
 ///
 /// Of the rollouts whose match holds, the one with the most specific host routes the request: an exact host before a
 /// suffix, a longer suffix before a shorter one, any host last. Then the one with the longest path, an exact path
-/// before a prefix of that length. Then the one with most conditions, where the list of methods counts as one and each
-/// header as one. Then the first by name.
+/// before a prefix of that length. Then the one with most conditions, where the list of methods counts as one, each
+/// header as one and the list of callers as one. Then the first by name. Whether it admits the caller does not count:
+/// whom it does not admit no other rollout takes.
 pub fn decide<'p>(policy: &'p Policy, facts: &impl Facts) -> Verdict<'p> {
     let host = Host::of(facts.authority());
     let path = without_query(facts.path());
@@ -81,9 +123,17 @@ pub fn decide<'p>(policy: &'p Policy, facts: &impl Facts) -> Verdict<'p> {
             .conditions
             .iter()
             .all(|condition| condition.holds(facts))
-            .then(|| route(index, rule, compiled, facts))
+            .then(|| verdict(index, rule, compiled, facts))
     });
-    routed.map_or(Verdict::NoRollout, Verdict::Routed)
+    routed.unwrap_or(Verdict::NoRollout)
+}
+
+fn verdict<'p>(index: usize, rule: &'p RolloutRule, compiled: &Compiled, facts: &impl Facts) -> Verdict<'p> {
+    let routed = route(index, rule, compiled, facts);
+    match compiled.admission(|| facts.peer_spiffe_id()) {
+        Admission::Admitted => Verdict::Routed(routed),
+        Admission::Denied => Verdict::Denied(routed),
+    }
 }
 
 /// The first key that is present decides.

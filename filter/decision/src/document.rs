@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{KeySpec, MatchSpec, Record, Weight};
+use crate::spec::{AdmitSpec, KeySpec, MatchSpec, Record, Weight};
 
 /// The only `apiVersion` that is understood.
 pub const API_VERSION: &str = "knhk.dev/v1";
@@ -46,6 +46,9 @@ pub struct RolloutRule {
     /// Which requests it routes.
     #[serde(default, rename = "match")]
     pub r#match: MatchSpec,
+    /// Which of those it admits; all unless given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admit: Option<AdmitSpec>,
     /// Where the key stands: the first that is present counts. None present: stable.
     pub key: Vec<KeySpec>,
     /// The canary's share of the keys.

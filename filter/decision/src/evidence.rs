@@ -6,11 +6,12 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use crate::decide::{Routed, Variant, Verdict};
+use crate::decide::{Admission, Variant, Verdict};
 use crate::facts::Facts;
 use crate::limits::MAX_METHOD_BYTES;
+use crate::peer::SpiffeId;
 use crate::policy::Policy;
-use crate::rule::{Compiled, Host, Key, PathPattern, without_query};
+use crate::rule::{Compiled, Host, PathPattern, without_query};
 
 /// What was found out about a request on the way to its verdict. With the policy it is enough to decide again, see
 /// [`crate::replay`]. Of the request itself it has no more than is named here: no key, no header, no readable path.
@@ -24,15 +25,17 @@ pub struct Evidence {
     /// SHA-256 of the path without its query.
     #[serde(serialize_with = "as_hex")]
     pub path_sha256: [u8; 32],
-    /// The caller's SPIFFE ID, if there is one and the keys were read up to it.
+    /// The caller's SPIFFE ID, if there is one and a condition, the admission or a key asked for it.
     pub subject: Option<String>,
     /// The path patterns, among those of rollouts for this host, that the path satisfies: `/api` for the prefix,
     /// `=/api` for the exact path. Sorted; patterns that every path satisfies are left out.
     pub paths: Vec<String>,
     /// The truth of every other condition that was read, in the order of reading.
     pub conditions: Vec<ConditionTruth>,
-    /// How the request was routed; absent when no rollout matched.
+    /// How the request was routed, or would have been had it been admitted; absent when no rollout matched.
     pub rollout: Option<EvidenceRoute>,
+    /// Whether the request went on.
+    pub admission: Admission,
 }
 
 /// Whether one condition of a rollout held.
@@ -41,7 +44,8 @@ pub struct Evidence {
 pub struct ConditionTruth {
     /// The rollout's name.
     pub rollout: String,
-    /// Which of its conditions, from 0: the list of methods first if it has one, then its headers.
+    /// Which of its conditions, from 0: the list of methods first if it has one, then its headers, then
+    /// the list of callers.
     pub index: u32,
     /// Whether it held.
     pub holds: bool,
@@ -74,15 +78,17 @@ pub fn evidence(policy: &Policy, facts: &impl Facts, verdict: &Verdict<'_>) -> E
         // On to the end, for the paths.
         None::<()>
     });
-    let routed = match verdict {
-        Verdict::NoRollout => None,
-        Verdict::Routed(routed) => Some(routed),
-    };
+    let routed = verdict.routed();
+    let reads_peer = seen.reads_peer
+        || routed
+            .and_then(|routed| Some(policy.rule(routed.index)?.1.routing_reads_peer(routed.key)))
+            .unwrap_or(false);
+    let subject = if reads_peer { facts.peer_spiffe_id() } else { None };
     Evidence {
         method: visible(facts.method().iter().take(MAX_METHOD_BYTES + 1)),
         host: visible(host.as_bytes()),
         path_sha256: Sha256::digest(path).into(),
-        subject: routed.and_then(|routed| subject(policy, facts, routed)),
+        subject: subject.map(SpiffeId::as_str).map(str::to_owned),
         paths: seen.paths.into_iter().collect(),
         conditions: seen.conditions,
         rollout: routed.map(|routed| EvidenceRoute {
@@ -92,6 +98,7 @@ pub fn evidence(policy: &Policy, facts: &impl Facts, verdict: &Verdict<'_>) -> E
             key: routed.key,
             variant: routed.variant,
         }),
+        admission: verdict.admission(),
     }
 }
 
@@ -100,6 +107,8 @@ pub fn evidence(policy: &Policy, facts: &impl Facts, verdict: &Verdict<'_>) -> E
 struct Seen {
     paths: BTreeSet<String>,
     conditions: Vec<ConditionTruth>,
+    /// Whether one of the conditions asked for the caller.
+    reads_peer: bool,
     found: bool,
 }
 
@@ -115,6 +124,7 @@ impl Seen {
         // Read as the decision reads them: up to the first that does not hold.
         for (index, condition) in (0..).zip(&compiled.conditions) {
             let holds = condition.holds(facts);
+            self.reads_peer |= condition.reads_peer();
             self.conditions.push(ConditionTruth {
                 rollout: rollout.to_owned(),
                 index,
@@ -126,19 +136,6 @@ impl Seen {
         }
         self.found = true;
     }
-}
-
-fn subject(policy: &Policy, facts: &impl Facts, routed: &Routed<'_>) -> Option<String> {
-    let (_, compiled) = policy.rule(routed.index)?;
-    // Without a key all of them were read.
-    let read = routed.key.map_or(usize::MAX, |key| key as usize);
-    let peer = compiled.keys.iter().position(|key| *key == Key::PeerSpiffeId)?;
-    let subject = if peer <= read {
-        facts.peer_spiffe_id()
-    } else {
-        None
-    };
-    subject.filter(|id| !id.is_empty()).map(str::to_owned)
 }
 
 /// No method and no host of a pattern has a `?`, so what was false stays false.

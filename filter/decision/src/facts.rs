@@ -1,5 +1,7 @@
 //! What a decision may ask about a request.
 
+use crate::peer::SpiffeId;
+
 /// A request as its decider sees it. Reading may cost a call into the proxy, so [`crate::decide`] asks only for what
 /// the rules it meets need, and for the peer last of all.
 pub trait Facts {
@@ -11,6 +13,6 @@ pub trait Facts {
     fn path(&self) -> &[u8];
     /// The first value of a header, whose name is given in lower case.
     fn header(&self, lower_case_name: &str) -> Option<&[u8]>;
-    /// The SPIFFE ID of the caller's certificate, where the proxy terminates mTLS.
-    fn peer_spiffe_id(&self) -> Option<&str>;
+    /// The SPIFFE ID of the caller, where the proxy terminates mTLS or is told by one that does.
+    fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>>;
 }

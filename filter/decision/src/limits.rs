@@ -33,6 +33,8 @@ pub const MAX_HEADERS: usize = 16;
 pub const MAX_HEADER_NAME_BYTES: usize = 128;
 /// Bytes of a header condition's value.
 pub const MAX_HEADER_VALUE_BYTES: usize = 1024;
+/// Patterns for the caller's SPIFFE ID in one list.
+pub const MAX_PEERS: usize = 64;
 /// Keys in a rollout's chain.
 pub const MAX_KEYS: usize = 8;
 /// Bytes of a cookie's or a query parameter's name.

@@ -9,7 +9,7 @@ use crate::document::{API_VERSION, KIND, PolicyDoc, PolicyId, RolloutRule};
 use crate::error::{Fault, FieldError, PolicyError, one_line, quoted};
 use crate::index::Index;
 use crate::limits::{MAX_POLICY_BYTES, MAX_ROLLOUTS};
-use crate::rule::{Compiled, Key};
+use crate::rule::Compiled;
 
 /// A policy that was checked once, whole, and is ready to decide. It does not change.
 #[derive(Debug, Default)]
@@ -66,7 +66,7 @@ impl Policy {
         }
         let compiled = rules.iter().map(Compiled::of).collect::<Result<Vec<_>, _>>()?;
         let index = Index::build(&rules, &compiled)?;
-        let reads_peer = compiled.iter().any(|rule| rule.keys.contains(&Key::PeerSpiffeId));
+        let reads_peer = compiled.iter().any(Compiled::reads_peer);
         Ok(Self {
             id,
             rules,

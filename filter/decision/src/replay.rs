@@ -9,12 +9,13 @@ use std::collections::BTreeSet;
 use sha2::{Digest, Sha256};
 
 use crate::bucket::{BUCKETS, bucket};
-use crate::decide::Variant;
+use crate::decide::{Admission, Variant};
 use crate::document::RolloutRule;
 use crate::error::quoted;
 use crate::evidence::{Evidence, EvidenceRoute};
+use crate::peer::SpiffeId;
 use crate::policy::Policy;
-use crate::rule::{Compiled, HostPattern, Key, PathPattern};
+use crate::rule::{Compiled, Condition, HostPattern, Key, PathPattern};
 
 /// What evidence and policy lead to, whatever verdict was recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,8 @@ pub enum ReplayedVerdict {
     NoRollout,
     /// One rollout routes the request.
     Routed(ReplayedRoute),
+    /// One rollout would route it, and does not admit its caller.
+    Denied(ReplayedRoute),
 }
 
 /// How a rollout routes the request.
@@ -41,9 +44,9 @@ pub struct ReplayedRoute {
 impl ReplayedVerdict {
     /// Whether this is the verdict that was recorded.
     pub fn agrees_with(&self, evidence: &Evidence) -> bool {
-        match (self, &evidence.rollout) {
-            (Self::NoRollout, None) => true,
-            (Self::Routed(replayed), Some(recorded)) => {
+        let same_route = match (self.route(), &evidence.rollout) {
+            (None, None) => true,
+            (Some(replayed), Some(recorded)) => {
                 (
                     &replayed.name,
                     replayed.generation,
@@ -57,6 +60,23 @@ impl ReplayedVerdict {
                 )
             }
             _ => false,
+        };
+        same_route && self.admission() == evidence.admission
+    }
+
+    /// How the request is routed, or would be if it were admitted.
+    pub fn route(&self) -> Option<&ReplayedRoute> {
+        match self {
+            Self::NoRollout => None,
+            Self::Routed(route) | Self::Denied(route) => Some(route),
+        }
+    }
+
+    /// Whether the request goes on.
+    pub fn admission(&self) -> Admission {
+        match self {
+            Self::NoRollout | Self::Routed(_) => Admission::Admitted,
+            Self::Denied(_) => Admission::Denied,
         }
     }
 }
@@ -107,9 +127,10 @@ impl ReplayError {
     }
 }
 
-/// Decides again: which rollout, generation and variant follow from this evidence under this policy. What the evidence
-/// says was decided is not used, and what can be checked in it is.
+/// Decides again: which rollout, generation and variant follow from this evidence under this policy, and whether the
+/// caller is admitted. What the evidence says was decided is not used, and what can be checked in it is.
 pub fn replay(policy: &Policy, evidence: &Evidence) -> Result<ReplayedVerdict, ReplayError> {
+    let subject = subject(evidence)?;
     let mut candidates = candidates(policy, evidence);
     check_paths(&candidates, evidence)?;
     check_conditions(policy, evidence)?;
@@ -117,16 +138,50 @@ pub fn replay(policy: &Policy, evidence: &Evidence) -> Result<ReplayedVerdict, R
     candidates.sort_by_key(Candidate::precedence);
     let mut read = Vec::new();
     let mut winner = None;
+    let mut reads_peer = false;
     for Candidate { rule, compiled, .. } in candidates {
-        if conditions_hold(rule, compiled, evidence, &mut read)? {
+        let before = read.len();
+        let holds = conditions_hold(rule, compiled, evidence, subject, &mut read)?;
+        let conditions = compiled.conditions.iter().take(read.len() - before);
+        reads_peer |= conditions.into_iter().any(Condition::reads_peer);
+        if holds {
             winner = Some((rule, compiled));
             break;
         }
     }
     check_all_read(&read, evidence)?;
-    match winner {
-        None => Ok(ReplayedVerdict::NoRollout),
-        Some((rule, compiled)) => route(rule, compiled, evidence).map(ReplayedVerdict::Routed),
+    let verdict = match winner {
+        None => ReplayedVerdict::NoRollout,
+        Some((rule, compiled)) => {
+            let route = route(rule, compiled, evidence, subject)?;
+            let key = evidence.rollout.as_ref().and_then(|recorded| recorded.key);
+            reads_peer |= compiled.routing_reads_peer(key);
+            match compiled.admission(|| subject) {
+                Admission::Admitted => ReplayedVerdict::Routed(route),
+                Admission::Denied => ReplayedVerdict::Denied(route),
+            }
+        }
+    };
+    if subject.is_some() && !reads_peer {
+        return Err(contradiction(
+            "there is a subject, but nothing asks for the caller",
+        ));
+    }
+    Ok(verdict)
+}
+
+/// The caller, who is recorded if and only if he was asked for and has an ID.
+fn subject(evidence: &Evidence) -> Result<Option<SpiffeId<'_>>, ReplayError> {
+    let Some(text) = &evidence.subject else {
+        return Ok(None);
+    };
+    let id = SpiffeId::parse(text).ok_or_else(|| contradiction("the subject is no workload's SPIFFE ID"))?;
+    Ok(Some(id))
+}
+
+fn contradiction(what: &str) -> ReplayError {
+    ReplayError::Contradiction {
+        what: what.to_owned(),
     }
 }
 
@@ -271,11 +326,12 @@ fn check_all_read(read: &[(&str, u32)], evidence: &Evidence) -> Result<(), Repla
     }
 }
 
-/// As the decision read them: up to the first that does not hold. A list of methods is read again.
+/// As the decision read them: up to the first that does not hold. A list of methods or of callers is read again.
 fn conditions_hold<'p>(
     rule: &'p RolloutRule,
     compiled: &Compiled,
     evidence: &Evidence,
+    subject: Option<SpiffeId<'_>>,
     read: &mut Vec<(&'p str, u32)>,
 ) -> Result<bool, ReplayError> {
     for (index, condition) in (0..).zip(&compiled.conditions) {
@@ -289,12 +345,12 @@ fn conditions_hold<'p>(
                 index,
             });
         };
-        if let Some(holds) = condition.holds_for_method(evidence.method.as_bytes())
+        if let Some(holds) = condition.holds_by_record(evidence.method.as_bytes(), subject)
             && holds != truth.holds
         {
             let what = format!(
-                "method {:?} and condition {index} of rollout {}",
-                evidence.method, rule.name
+                "method {:?}, subject {:?} and condition {index} of rollout {}",
+                evidence.method, evidence.subject, rule.name
             );
             return Err(ReplayError::Contradiction { what });
         }
@@ -306,7 +362,12 @@ fn conditions_hold<'p>(
     Ok(true)
 }
 
-fn route(rule: &RolloutRule, compiled: &Compiled, evidence: &Evidence) -> Result<ReplayedRoute, ReplayError> {
+fn route(
+    rule: &RolloutRule,
+    compiled: &Compiled,
+    evidence: &Evidence,
+    subject: Option<SpiffeId<'_>>,
+) -> Result<ReplayedRoute, ReplayError> {
     let recorded = evidence
         .rollout
         .as_ref()
@@ -318,7 +379,7 @@ fn route(rule: &RolloutRule, compiled: &Compiled, evidence: &Evidence) -> Result
                 recorded,
             }
         })?;
-    check_key(rule, compiled, recorded, evidence.subject.as_deref())?;
+    check_key(rule, compiled, recorded, subject)?;
     Ok(ReplayedRoute {
         name: rule.name.clone(),
         generation: rule.generation,
@@ -332,16 +393,14 @@ fn check_key(
     rule: &RolloutRule,
     compiled: &Compiled,
     recorded: &EvidenceRoute,
-    subject: Option<&str>,
+    subject: Option<SpiffeId<'_>>,
 ) -> Result<(), ReplayError> {
-    let contradiction = |what: &str| {
-        Err(ReplayError::Contradiction {
-            what: what.to_owned(),
-        })
-    };
+    let contradiction = |what| Err(contradiction(what));
     let peer = compiled.keys.iter().position(|key| *key == Key::PeerSpiffeId);
     let (key, found) = match (recorded.key, recorded.bucket) {
-        (None, None) if subject.is_some() => return contradiction("no key, but a subject"),
+        (None, None) if peer.is_some() && subject.is_some() => {
+            return contradiction("no key, but a subject, which is one");
+        }
         (None, None) => return Ok(()),
         (Some(key), Some(bucket)) => (key as usize, bucket),
         _ => return contradiction("of key and bucket there is only one"),
@@ -356,10 +415,12 @@ fn check_key(
     }
     match subject {
         None if peer == Some(key) => contradiction("the key is the subject, but there is none"),
-        Some(subject) if peer == Some(key) && bucket(rule.salt(), subject.as_bytes()) != found => {
+        Some(subject) if peer == Some(key) && bucket(rule.salt(), subject.as_str().as_bytes()) != found => {
             contradiction("the bucket is not the subject's")
         }
-        Some(_) if peer != Some(key) => contradiction("there is a subject, but another key was used"),
+        Some(_) if peer.is_some_and(|peer| peer < key) => {
+            contradiction("there is a subject, but a later key was used")
+        }
         _ => Ok(()),
     }
 }

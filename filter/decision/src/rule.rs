@@ -5,6 +5,7 @@ mod host;
 mod key;
 mod name;
 mod path;
+mod peer;
 
 pub(crate) use self::condition::Condition;
 pub use self::host::Host;
@@ -13,9 +14,13 @@ pub(crate) use self::key::Key;
 pub use self::key::request_id_bucket;
 pub(crate) use self::path::{PathPattern, without_query};
 
+use self::peer::Peers;
+use crate::decide::Admission;
 use crate::document::RolloutRule;
 use crate::error::{Fault, FieldError, PolicyError, quoted, within};
 use crate::limits::{MAX_HOSTS, MAX_THRESHOLD_US, MAX_THRESHOLDS};
+use crate::peer::SpiffeId;
+use crate::spec::AdmitSpec;
 
 /// What a rule's match and keys mean, in the forms that requests are compared with.
 #[derive(Clone, Debug)]
@@ -24,6 +29,8 @@ pub(crate) struct Compiled {
     pub(crate) hosts: Box<[HostPattern]>,
     pub(crate) path: PathPattern,
     pub(crate) conditions: Box<[Condition]>,
+    /// Absent: everybody.
+    admit: Option<Peers>,
     pub(crate) keys: Box<[Key]>,
 }
 
@@ -40,12 +47,33 @@ impl Compiled {
             name::check_salt(salt)?;
         }
         check_thresholds(&rule.thresholds)?;
+        let conditions = Condition::parse(&rule.r#match)?;
         Ok(Self {
             hosts: parse_hosts(&rule.r#match.hosts)?,
             path: PathPattern::parse(rule.r#match.path.as_deref(), rule.r#match.path_prefix.as_deref())?,
-            conditions: Condition::parse(&rule.r#match)?,
+            admit: parse_admit(rule.admit.as_ref(), &conditions)?,
+            conditions,
             keys: Key::parse_chain(&rule.key)?,
         })
+    }
+
+    /// Whether a request that the rule routes is admitted. The caller is asked for only where that depends on it.
+    pub(crate) fn admission<'p>(&self, peer: impl FnOnce() -> Option<SpiffeId<'p>>) -> Admission {
+        match &self.admit {
+            Some(admitted) if !admitted.hold(peer()) => Admission::Denied,
+            Some(_) | None => Admission::Admitted,
+        }
+    }
+
+    /// Whether a decision may ask for the caller.
+    pub(crate) fn reads_peer(&self) -> bool {
+        self.conditions.iter().any(Condition::reads_peer) || self.routing_reads_peer(None)
+    }
+
+    /// Whether routing a request that had its key in this place of the chain, or none, asks for the caller.
+    pub(crate) fn routing_reads_peer(&self, key: Option<u32>) -> bool {
+        let read = key.map_or(self.keys.len(), |key| (key as usize).saturating_add(1));
+        self.admit.is_some() || self.keys.iter().take(read).any(|key| *key == Key::PeerSpiffeId)
     }
 
     /// Whether every request for a host and path of both that satisfies this rule's conditions satisfies `other`'s.
@@ -63,6 +91,11 @@ impl RolloutRule {
     pub fn check(&self) -> Result<(), PolicyError> {
         Compiled::of(self).map(drop)
     }
+
+    /// Whether this rule, if it routes a request, admits it; by the caller alone. An error where [`Self::check`] has one.
+    pub fn admission(&self, peer: Option<SpiffeId<'_>>) -> Result<Admission, PolicyError> {
+        Ok(Compiled::of(self)?.admission(|| peer))
+    }
 }
 
 fn parse_hosts(hosts: &[String]) -> Result<Box<[HostPattern]>, FieldError> {
@@ -78,6 +111,26 @@ fn parse_hosts(hosts: &[String]) -> Result<Box<[HostPattern]>, FieldError> {
         parsed.push(host);
     }
     Ok(parsed.into())
+}
+
+/// Refuses a rule that nobody could pass.
+fn parse_admit(admit: Option<&AdmitSpec>, conditions: &[Condition]) -> Result<Option<Peers>, FieldError> {
+    const FIELD: &str = "admit.peers";
+    let Some(admit) = admit else { return Ok(None) };
+    let refuse = |reason| Err(FieldError::new(FIELD, Fault::NeverMatches, reason));
+    let Some(peers) = Peers::parse(FIELD, &admit.peers)? else {
+        return refuse("no caller, so every request would be denied: name some, or leave admit out");
+    };
+    let matched = conditions.iter().find_map(|condition| match condition {
+        Condition::Peers(matched) => Some(matched),
+        Condition::Methods(_) | Condition::Header { .. } => None,
+    });
+    if matched.is_some_and(|matched| !matched.meet(&peers)) {
+        return refuse(
+            "no caller that match.peers has, so every request would be denied: change one of the two",
+        );
+    }
+    Ok(Some(peers))
 }
 
 fn check_thresholds(thresholds: &[u64]) -> Result<(), FieldError> {

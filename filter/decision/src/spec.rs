@@ -29,6 +29,19 @@ pub struct MatchSpec {
     /// All of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<HeaderMatch>,
+    /// The caller is any of these, see [`AdmitSpec::peers`]. Empty: any caller, with or without an ID.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<String>,
+}
+
+/// Which of the requests that a rollout routes are admitted. The others are denied, whatever variant they would get.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AdmitSpec {
+    /// The caller's SPIFFE ID is any of these: an ID (`spiffe://example.org/ns/shop/sa/web`), all IDs below a path, by
+    /// whole segments (`spiffe://example.org/ns/shop/*`), a whole trust domain (`spiffe://example.org/*`). Who has no ID
+    /// is not admitted.
+    pub peers: Vec<String>,
 }
 
 /// A condition on the first value of one request header. An empty value counts as absent.
@@ -129,7 +142,7 @@ pub enum KeySpec {
     /// `{query: NAME}`: the first query parameter of that name. `%41` is read as `A` and `+` as a space, in names and
     /// values; a `%` without two hex digits stays as it is.
     Query(String),
-    /// `{peerSpiffeId: {}}`: the SPIFFE ID of the caller's certificate, where the proxy terminates mTLS.
+    /// `{peerSpiffeId: {}}`: the SPIFFE ID of the caller, where the proxy terminates mTLS or is told by one that does.
     PeerSpiffeId {},
     /// `{requestId: {}}`: `x-request-id`. In an ID of 36 characters, character 14 (from 0) is read as `0`: Envoy's
     /// tracing rewrites it on the way.

@@ -5,8 +5,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::hint::black_box;
 
-use knhk_decision::spec::{KeySpec, MatchSpec, Record, Weight};
-use knhk_decision::{Facts, Policy, PolicyDoc, PolicyId, RolloutRule, Verdict, decide};
+use knhk_decision::spec::{AdmitSpec, KeySpec, MatchSpec, Record, Weight};
+use knhk_decision::{Facts, Policy, PolicyDoc, PolicyId, RolloutRule, SpiffeId, Verdict, decide};
 
 struct Counting;
 
@@ -35,6 +35,7 @@ struct Request {
     authority: &'static str,
     path: &'static str,
     header: (&'static str, String),
+    peer: Option<&'static str>,
 }
 
 impl Facts for Request {
@@ -54,8 +55,8 @@ impl Facts for Request {
         (lower_case_name == self.header.0).then_some(self.header.1.as_bytes())
     }
 
-    fn peer_spiffe_id(&self) -> Option<&str> {
-        None
+    fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {
+        SpiffeId::parse(self.peer?)
     }
 }
 
@@ -71,6 +72,7 @@ fn policy() -> Policy {
             methods: vec!["GET".to_owned()],
             ..MatchSpec::default()
         },
+        admit: None,
         key: vec![
             KeySpec::Header("x-user-id".to_owned()),
             KeySpec::Cookie("session".to_owned()),
@@ -84,7 +86,11 @@ fn policy() -> Policy {
         record: Record::None,
         thresholds: Vec::new(),
     };
-    let rules = vec![rule(1, "shop.com"), rule(2, "*.shop.com")];
+    let peers = || vec!["spiffe://example.org/ns/shop/*".to_owned()];
+    let mut guarded = rule(3, "guarded.com");
+    guarded.r#match.peers = peers();
+    guarded.admit = Some(AdmitSpec { peers: peers() });
+    let rules = vec![rule(1, "shop.com"), rule(2, "*.shop.com"), guarded];
     Policy::compile(PolicyDoc::new(PolicyId::default(), rules)).expect("a policy")
 }
 
@@ -109,11 +115,13 @@ fn a_decision_allocates_nothing() {
             ("x-request-id", "5f2e8c1a-9b3d-4c7e-8a1f-0d2b4c6e8f90".to_owned()),
         ),
         ("shop.com", "/elsewhere", user()),
+        ("guarded.com", "/api/v1", user()),
     ] {
         let request = Request {
             authority,
             path,
             header,
+            peer: Some("spiffe://example.org/ns/shop/sa/web"),
         };
         let before = ALLOCATIONS.get();
         let verdict = black_box(decide(&policy, &request));

@@ -173,7 +173,7 @@ impl Host for Envoy {
         };
     }
 
-    fn peer_spiffe_id(&mut self) -> Option<String> {
+    fn peer_uri_san(&mut self) -> Option<String> {
         text_property("connection\0uri_san_peer_certificate")
     }
 

@@ -137,7 +137,7 @@ impl Host for FakeHost {
         self.headers.push((name.into(), value.into()));
     }
 
-    fn peer_spiffe_id(&mut self) -> Option<String> {
+    fn peer_uri_san(&mut self) -> Option<String> {
         self.peer_reads += 1;
         self.peer.clone()
     }
@@ -336,6 +336,7 @@ pub(crate) fn rule(weight_percent: u32, window: u64) -> RolloutRule {
             hosts: vec!["checkout.example.com".to_owned()],
             ..Default::default()
         },
+        admit: None,
         key: vec![KeySpec::Header("x-user-id".to_owned())],
         weight: Weight::from_ppm(weight_percent * 10_000).expect("a weight"),
         stable: "v1".to_owned(),

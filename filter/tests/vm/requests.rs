@@ -1,7 +1,7 @@
 //! What a request gets: its headers, its answer, its place in the counts.
 
-use knhk_decision::spec::KeySpec;
-use knhk_decision::{PolicyDoc, PolicyId, bucket, headers};
+use knhk_decision::spec::{AdmitSpec, KeySpec};
+use knhk_decision::{PolicyDoc, PolicyId, RolloutRule, bucket, headers};
 use proptest::prelude::*;
 
 use crate::fake::{Header, Worker, request_of, rule};
@@ -173,6 +173,93 @@ fn the_peer_is_read_only_when_a_rule_comes_to_it() {
     worker.request(plugin, keyless);
     assert_eq!(worker.host.peer_reads, 1);
     assert_eq!(worker.host.header(headers::VARIANT).as_deref(), Some("canary"));
+}
+
+const SHOP: &str = "spiffe://example.org/ns/shop/sa/web";
+
+/// Everything to the canary, for callers of the shop.
+fn guarded() -> RolloutRule {
+    RolloutRule {
+        admit: Some(AdmitSpec {
+            peers: vec!["spiffe://example.org/ns/shop/*".to_owned()],
+        }),
+        ..rule(100, 1)
+    }
+}
+
+#[test]
+fn whom_the_rollout_does_not_admit_gets_403_and_no_version() {
+    let (mut worker, plugin) = Worker::running(&[guarded()]);
+    for (peer, admitted) in [
+        (Some(SHOP), true),
+        (Some("spiffe://example.org/ns/other/sa/web"), false),
+        (Some("https://example.org/ns/shop/sa/web"), false),
+        (None, false),
+    ] {
+        worker.host.peer = peer.map(str::to_owned);
+        worker.host.peer_reads = 0;
+        worker.request(plugin, request_of("ann"));
+        assert_eq!(worker.host.peer_reads, 1, "{peer:?}");
+        let variant = worker.host.header(headers::VARIANT);
+        assert_eq!(variant.as_deref(), admitted.then_some("canary"), "{peer:?}");
+        let answer = worker.host.answered.take();
+        let reason = (headers::REASON.to_owned(), "peer_not_allowed".to_owned());
+        let expected = (!admitted).then(|| (403, vec![reason]));
+        assert_eq!(answer, expected, "{peer:?}");
+    }
+    worker.tick(plugin);
+    assert_eq!(worker.host.metric("knhk_requests_peer_not_allowed"), 3);
+    assert_eq!(worker.host.metric("knhk_requests_denied"), 0);
+}
+
+#[test]
+fn the_peer_is_not_read_where_no_rule_that_is_met_asks_for_it() {
+    let elsewhere = RolloutRule {
+        name: "elsewhere".to_owned(),
+        r#match: knhk_decision::spec::MatchSpec {
+            hosts: vec!["other.example.com".to_owned()],
+            peers: vec![SHOP.to_owned()],
+            ..Default::default()
+        },
+        ..guarded()
+    };
+    let (mut worker, plugin) = Worker::running(&[rule(100, 1), elsewhere]);
+    worker.host.peer = Some(SHOP.to_owned());
+    worker.request(plugin, request_of("ann"));
+    assert_eq!(worker.host.peer_reads, 0);
+}
+
+#[test]
+fn behind_a_proxy_the_peer_is_the_last_one_that_was_forwarded() {
+    const XFCC: &str = "x-forwarded-client-cert";
+    let (mut worker, _) = Worker::running(&[guarded()]);
+    let plugin = worker.configure(r#"{"peer":"xfcc"}"#).expect("valid");
+    // The proxy before us is no caller of the shop, and is not asked about.
+    worker.host.peer = Some("spiffe://example.org/ns/gateway/sa/gateway".to_owned());
+    let other = "By=spiffe://d/gw;URI=spiffe://example.org/ns/other/sa/web";
+    let shop = "By=spiffe://d/gw;Subject=\"CN=a, b\";URI=spiffe://example.org/ns/shop/sa/web";
+    let both = |first: &str, last: &str| format!("{first},{last}");
+    for (values, admitted) in [
+        (vec![shop.to_owned()], true),
+        (vec![other.to_owned()], false),
+        (vec![both(other, shop)], true),
+        (vec![both(shop, other)], false),
+        // A header that comes twice is one that was added to.
+        (vec![other.to_owned(), shop.to_owned()], true),
+        (vec![shop.to_owned(), other.to_owned()], false),
+        (vec![format!("By=\"open,{shop}")], false),
+        (vec![], false),
+    ] {
+        let mut headers = request_of("ann");
+        headers.extend(
+            values
+                .iter()
+                .map(|value| (XFCC.into(), value.clone().into_bytes())),
+        );
+        worker.request(plugin, headers);
+        assert_eq!(worker.host.answered.is_none(), admitted, "{values:?}");
+    }
+    assert_eq!(worker.host.peer_reads, 0);
 }
 
 #[test]

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use knhk_decision::spec::{Record, Weight};
+use knhk_decision::RolloutRule;
+use knhk_decision::spec::{AdmitSpec, Record, Weight};
 use knhk_filter::in_flight::ContextId;
 use knhk_filter::record::MAX_WAITING_BYTES;
 use knhk_filter::vm::TICK_MILLIS;
@@ -320,6 +321,65 @@ fn recorded_decisions_are_sent_until_they_are_acknowledged() {
     worker.remote_close(plugin, 0);
     worker.reconnect(plugin);
     assert_eq!(batches(&worker.sent(plugin)), []);
+}
+
+/// A request that is denied is no version's: it is recorded, and counted for none.
+#[test]
+fn denials_are_recorded_where_the_rule_says_so_and_are_no_observation() {
+    let shop = "spiffe://example.org/ns/shop/sa/web";
+    // Where an `ext_authz` behind the filter records, it does not see who was denied.
+    let elsewhere = r#"{"record":"none"}"#;
+    for (record, config, denials, all) in [
+        (Record::None, "", 0, 0),
+        (Record::Denials, "", 1, 1),
+        (Record::All, "", 1, 2),
+        (Record::None, elsewhere, 0, 0),
+        (Record::Denials, elsewhere, 1, 1),
+        (Record::All, elsewhere, 1, 1),
+    ] {
+        let guarded = RolloutRule {
+            admit: Some(AdmitSpec {
+                peers: vec![shop.to_owned()],
+            }),
+            record,
+            ..rule(100, 1)
+        };
+        let (mut worker, plugin) = Worker::new(config);
+        worker.tick(plugin);
+        worker.deliver_snapshot(plugin, &snapshot(1, &[guarded]));
+        let other = "spiffe://example.org/ns/other/sa/web";
+        for (peer, status) in [(shop, 200), (other, 403)] {
+            worker.host.peer = Some(peer.to_owned());
+            let request = worker.request(plugin, request_of("ann"));
+            worker.host.details = Some("knhk_peer_not_allowed".to_owned()).filter(|_| status == 403);
+            worker.finish(request, Some(status), 1_500);
+        }
+        worker.tick(plugin);
+        let sent = worker.sent(plugin);
+        let recorded: Vec<_> = batches(&sent)
+            .into_iter()
+            .flat_map(|batch| batch.decisions)
+            .collect();
+        let denied: Vec<_> = recorded
+            .iter()
+            .filter(|decision| decision.admission() == v1::Admission::Denied)
+            .collect();
+        assert_eq!((denied.len(), recorded.len()), (denials, all), "{record:?}");
+        for decision in denied {
+            assert_eq!(
+                (
+                    decision.rollout.as_str(),
+                    decision.subject.as_str(),
+                    decision.status
+                ),
+                ("checkout", other, 403)
+            );
+            assert!(decision.bucket.is_some() && decision.duration_us == 1_500);
+        }
+        let observed = &reports(&sent).pop().expect("a report").observed;
+        let counted: u64 = observed.iter().map(|observed| observed.requests).sum();
+        assert_eq!(counted, 1, "{record:?}");
+    }
 }
 
 #[test]

@@ -25,6 +25,7 @@ pub(super) fn check(document: Document) -> Result<RolloutSpec, SpecError> {
         stable: spec.stable,
         salt: spec.salt,
         r#match: spec.r#match,
+        admit: spec.admit,
         key: spec.key,
         record: spec.record,
         stages: stages(&spec.stages)?,
@@ -46,7 +47,7 @@ fn constant(field: &str, found: &str, expected: &str) -> Result<(), SpecError> {
     ))
 }
 
-/// Name, versions, salt, match and key: refused exactly where the policy that they end in would be.
+/// Name, versions, salt, match, admission and key: refused exactly where the policy that they end in would be.
 fn routing(rollout: &RolloutSpec) -> Result<(), SpecError> {
     let rule = RolloutRule {
         name: rollout.name.clone(),
@@ -54,6 +55,7 @@ fn routing(rollout: &RolloutSpec) -> Result<(), SpecError> {
         window: 1,
         salt: rollout.salt.clone(),
         r#match: rollout.r#match.clone(),
+        admit: rollout.admit.clone(),
         key: rollout.key.clone(),
         weight: rollout.first_weight(),
         stable: rollout.stable.clone(),

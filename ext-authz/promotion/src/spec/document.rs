@@ -3,7 +3,7 @@
 use super::share::{Fraction, Percent};
 use super::span::Span;
 use super::{DEFAULT_ALPHA, DEFAULT_AUTO_ROLLBACK, DEFAULT_MIN_REQUESTS, DEFAULT_PAUSE, DEFAULT_TOLERANCE};
-use knhk_decision::spec::{KeySpec, MatchSpec, Record, Weight};
+use knhk_decision::spec::{AdmitSpec, KeySpec, MatchSpec, Record, Weight};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,6 +29,8 @@ pub(super) struct Spec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) salt: Option<String>,
     pub(super) r#match: MatchSpec,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) admit: Option<AdmitSpec>,
     pub(super) key: Vec<KeySpec>,
     #[serde(default)]
     pub(super) record: Record,

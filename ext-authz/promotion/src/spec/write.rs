@@ -14,6 +14,7 @@ impl From<RolloutSpec> for Document {
                 stable: rollout.stable,
                 salt: rollout.salt,
                 r#match: rollout.r#match,
+                admit: rollout.admit,
                 key: rollout.key,
                 record: rollout.record,
                 stages: rollout.stages.into_iter().map(StageDoc::from).collect(),

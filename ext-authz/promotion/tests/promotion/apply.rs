@@ -2,7 +2,7 @@
 #![allow(clippy::float_cmp)] // Weights in whole percents are exact.
 
 use crate::run::{Run, SPEC, fast, recorded, spec, spec_with};
-use knhk_promotion::{Command, Phase, Refusal, What};
+use knhk_promotion::{Command, Effect, Phase, Refusal, What};
 
 #[test]
 fn the_same_specification_again_does_nothing() {
@@ -84,6 +84,31 @@ fn a_changed_analysis_goes_on_with_new_counts() {
     assert!(run.rollout.window() > window);
     assert_eq!(run.rollout.rule().thresholds, [300_000]);
     assert_eq!(run.last().why, "changed analysis: judged on new counts");
+}
+
+#[test]
+fn a_changed_admission_goes_on_as_it_was_and_is_published() {
+    let mut run = Run::of(spec(SPEC));
+    run.good_step(9);
+    run.look(fast(10, 0), fast(10, 0));
+    let (window, lived) = (run.rollout.window(), run.rollout.lived_ms());
+    let admitting = "admit: { peers: ['spiffe://example.org/*'] }\n  stages:";
+    let effects = run
+        .command(Command::Apply(spec_with("stages:", admitting)))
+        .expect("it is allowed");
+    assert_eq!(recorded(&effects), [What::Changed]);
+    assert!(effects.contains(&Effect::PolicyChanged));
+    assert_eq!(
+        (
+            run.rollout.window(),
+            run.rollout.generation(),
+            run.rollout.lived_ms()
+        ),
+        (window, 1, lived)
+    );
+    let admitted = run.rollout.rule().admit.expect("it is in the rule");
+    assert_eq!(admitted.peers, ["spiffe://example.org/*"]);
+    assert_eq!(run.last().why, "changed admit");
 }
 
 #[test]

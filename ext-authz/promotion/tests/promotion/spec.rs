@@ -90,7 +90,11 @@ fn what_is_left_out_has_the_documented_default() {
 
 #[test]
 fn it_comes_back_from_json_as_it_was() {
-    for yaml in [DESIGN, SHORTEST] {
+    let guarded = SHORTEST.replace(
+        "match: {}",
+        "match: { peers: ['spiffe://example.org/*'] }\n  admit: { peers: ['spiffe://example.org/ns/shop/*'] }",
+    );
+    for yaml in [DESIGN, SHORTEST, &guarded] {
         let spec = read(yaml);
         assert_eq!(RolloutSpec::from_json(&spec.to_json()), Ok(spec.clone()));
         let value: serde_json::Value = serde_json::from_str(&spec.to_json()).expect("JSON");
@@ -136,6 +140,11 @@ const REFUSALS: &[(&str, &str, &str, &str)] = &[
     ("hosts: [checkout.example.com]", "hosts: ['bad host']", "spec.match.hosts[0]: ", "bad host"),
     ("pathPrefix: /", "pathPrefix: api", "spec.match.pathPrefix: ", "slash"),
     ("pathPrefix: /", "pathprefix: /", "spec.match.pathprefix: ", "pathPrefix"),
+    ("pathPrefix: /", "pathPrefix: /, peers: [ci]", "spec.match.peers[0]: ", "spiffe://example.org/ns/prod/sa/web"),
+    ("  key:", "  admit: { peers: [] }\n  key:", "spec.admit.peers: ", "leave admit out"),
+    ("  key:", "  admit: { peers: ['spiffe://a'] }\n  key:", "spec.admit.peers[0]: ", "spiffe://a/*"),
+    ("  key:", "  admit: {}\n  key:", "spec.admit: ", "peers"),
+    ("  key:", "  admit: { hosts: [a] }\n  key:", "spec.admit.hosts: ", "peers"),
     ("{ header: x-user-id }", "{ header: 'x user' }", "spec.key[0]", "x user"),
     ("{ header: x-user-id }", "{ heder: x-user-id }", "spec.key[0]", "header"),
     ("pause: 30s", "pause: 30", "spec.stages[0].steps[0].pause: ", "30s"),

@@ -3,13 +3,13 @@
 
 use std::fmt;
 
-use knhk_decision::{ConditionTruth, Evidence, EvidenceRoute, PolicyId, Variant};
+use knhk_decision::{Admission, ConditionTruth, Evidence, EvidenceRoute, PolicyId, Variant};
 use minicbor::Decoder;
 use sha2::{Digest, Sha256};
 
 use super::{
     ActionReceipt, DecisionReceipt, Genesis, KeyReceipt, MAX_PAYLOAD_BYTES, PAYLOAD_VERSION, Payload,
-    PolicyReceipt, Reporter, Verdict, Via,
+    PolicyReceipt, Reporter, Via,
 };
 
 /// Why bytes are not a payload or a receipt file.
@@ -269,31 +269,37 @@ fn decision(
         2 => Via::ExtProc,
         other => return Err(unknown("via", other)),
     };
-    let reporter = Reporter {
-        node: map.text(8, "reporter.node")?,
-        vm_nonce: map.optional_array(9, "reporter.vm_nonce")?,
-        seq: map.optional(10, "reporter.seq", Decoder::u64)?,
-    };
-    let verdict = match map.number(11, "verdict")? {
-        0 => Verdict::Admitted,
-        other => return Err(unknown("verdict", other)),
-    };
+    let node = map.text(8, "reporter.node")?;
+    let vm_nonce = map.optional_array(9, "reporter.vm_nonce")?;
+    let seq = map.optional(10, "reporter.seq", Decoder::u64)?;
     let evidence = evidence(map)?;
+    let status = map.optional(19, "status", Decoder::u16)?;
+    let duration_us = map.optional(20, "duration", Decoder::u64)?;
+    let identity = map.optional(21, "reporter.identity", |d| d.str().map(str::to_owned))?;
     Ok(DecisionReceipt {
         region,
         time_unix_ms,
         policy,
         policy_sha256,
         via,
-        reporter,
+        reporter: Reporter {
+            node,
+            vm_nonce,
+            seq,
+            identity,
+        },
         evidence,
-        verdict,
-        status: map.optional(19, "status", Decoder::u16)?,
-        duration_us: map.optional(20, "duration", Decoder::u64)?,
+        status,
+        duration_us,
     })
 }
 
 fn evidence(map: &mut MapReader<'_, '_>) -> Result<Evidence, DecodeError> {
+    let admission = match map.number(11, "admission")? {
+        0 => Admission::Admitted,
+        1 => Admission::Denied,
+        other => return Err(unknown("admission", other)),
+    };
     Ok(Evidence {
         method: map.text(12, "method")?,
         host: map.text(13, "host")?,
@@ -306,6 +312,7 @@ fn evidence(map: &mut MapReader<'_, '_>) -> Result<Evidence, DecodeError> {
         })?,
         conditions: list(map, 17, "conditions", condition)?,
         rollout: map.optional_with(18, route)?,
+        admission,
     })
 }
 

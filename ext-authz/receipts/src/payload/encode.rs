@@ -2,11 +2,10 @@
 
 use std::convert::Infallible;
 
-use knhk_decision::{Evidence, EvidenceRoute, Variant};
+use knhk_decision::{Admission, Evidence, EvidenceRoute, Variant};
 
 use super::{
-    ActionReceipt, DecisionReceipt, Genesis, KeyReceipt, PAYLOAD_VERSION, Payload, PolicyReceipt, Verdict,
-    Via,
+    ActionReceipt, DecisionReceipt, Genesis, KeyReceipt, PAYLOAD_VERSION, Payload, PolicyReceipt, Via,
 };
 
 pub(crate) type Encoder<'b> = minicbor::Encoder<&'b mut Vec<u8>>;
@@ -60,6 +59,7 @@ fn decision(e: &mut Encoder<'_>, it: &DecisionReceipt) -> Written {
         it.evidence.rollout.is_some(),
         it.status.is_some(),
         it.duration_us.is_some(),
+        it.reporter.identity.is_some(),
     ];
     let present = optional.into_iter().filter(|present| *present).count();
     head(e, 11 + present, 1, &it.region, it.time_unix_ms)?;
@@ -78,9 +78,6 @@ fn decision(e: &mut Encoder<'_>, it: &DecisionReceipt) -> Written {
     if let Some(seq) = it.reporter.seq {
         e.u8(10)?.u64(seq)?;
     }
-    e.u8(11)?.u8(match it.verdict {
-        Verdict::Admitted => 0,
-    })?;
     evidence(e, &it.evidence)?;
     if let Some(status) = it.status {
         e.u8(19)?.u16(status)?;
@@ -88,11 +85,18 @@ fn decision(e: &mut Encoder<'_>, it: &DecisionReceipt) -> Written {
     if let Some(duration_us) = it.duration_us {
         e.u8(20)?.u64(duration_us)?;
     }
+    if let Some(identity) = &it.reporter.identity {
+        e.u8(21)?.str(identity)?;
+    }
     Ok(())
 }
 
-/// Keys 12 to 18.
+/// Keys 11 to 18.
 fn evidence(e: &mut Encoder<'_>, it: &Evidence) -> Written {
+    e.u8(11)?.u8(match it.admission {
+        Admission::Admitted => 0,
+        Admission::Denied => 1,
+    })?;
     e.u8(12)?.str(&it.method)?;
     e.u8(13)?.str(&it.host)?;
     e.u8(14)?.bytes(&it.path_sha256)?;

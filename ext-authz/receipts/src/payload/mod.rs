@@ -126,10 +126,11 @@ pub struct Genesis {
 /// A decision, with enough to replay it against the snapshot that it names (`knhk_decision::replay`). No key of a user is in it.
 ///
 /// Further keys: 4 policy epoch, 5 policy number, 6 policy SHA-256 (bytes), 7 via (0 filter, 1 `ext_authz`, 2 `ext_proc`),
-/// 8 reporting node (text), 9 its VM nonce (bytes, optional), 10 its sequence number (optional), 11 verdict (0 admitted),
+/// 8 reporting node (text), 9 its VM nonce (bytes, optional), 10 its sequence number (optional), 11 admission (0 admitted, 1 denied),
 /// 12 method, 13 host, 14 path SHA-256 (bytes), 15 subject (text, optional), 16 true path patterns (array of text),
 /// 17 conditions (array of `[rollout, index, holds]`), 18 rollout (map, optional: 0 name, 1 generation, 2 bucket (optional),
-/// 3 key (optional), 4 variant (0 stable, 1 canary)), 19 status (optional), 20 duration in microseconds (optional).
+/// 3 key (optional), 4 variant (0 stable, 1 canary)), 19 status (optional), 20 duration in microseconds (optional),
+/// 21 the reporter's SPIFFE ID (text, optional). Key 11 belongs to the evidence.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DecisionReceipt {
@@ -149,8 +150,6 @@ pub struct DecisionReceipt {
     pub reporter: Reporter,
     /// The facts and truths that the decision rests on, and its outcome.
     pub evidence: Evidence,
-    /// Whether the request was let through.
-    pub verdict: Verdict,
     /// The HTTP status that the client got, where the reporter saw one.
     pub status: Option<u16>,
     /// How long the request took, in microseconds, where the reporter saw it end.
@@ -191,23 +190,8 @@ pub struct Reporter {
     pub vm_nonce: Option<[u8; VM_NONCE_LEN]>,
     /// The worker's running number of the decision, from 1; absent where the service itself decided.
     pub seq: Option<u64>,
-}
-
-/// Whether a request was let through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Verdict {
-    /// It went on to the upstream.
-    Admitted,
-}
-
-impl Verdict {
-    /// `admitted`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Admitted => "admitted",
-        }
-    }
+    /// The SPIFFE ID that the proxy proved when it reported, or asked; absent where connections prove none.
+    pub identity: Option<String>,
 }
 
 /// An operator's action, or one of the service by itself.

@@ -1,15 +1,13 @@
 //! Payloads for tests: fixed ones, and every possible one.
 #![allow(clippy::missing_panics_doc)]
 
-use knhk_decision::{ConditionTruth, Evidence, EvidenceRoute, PolicyId, Variant};
+use knhk_decision::{Admission, ConditionTruth, Evidence, EvidenceRoute, PolicyId, Variant};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::{
-    ActionReceipt, DecisionReceipt, Genesis, KeyReceipt, Payload, PolicyReceipt, Reporter, Verdict, Via,
-};
+use super::{ActionReceipt, DecisionReceipt, Genesis, KeyReceipt, Payload, PolicyReceipt, Reporter, Via};
 
 /// A decision as a filter reports it, about 300 bytes encoded. `seq` makes it differ from others.
 pub fn decision(seq: u64) -> Payload {
@@ -26,6 +24,7 @@ pub fn decision(seq: u64) -> Payload {
             node: "gateway-1".to_owned(),
             vm_nonce: Some([1; 16]),
             seq: Some(seq),
+            identity: None,
         },
         evidence: Evidence {
             method: "GET".to_owned(),
@@ -45,8 +44,8 @@ pub fn decision(seq: u64) -> Payload {
                 key: Some(0),
                 variant: Variant::Canary,
             }),
+            admission: Admission::Admitted,
         },
-        verdict: Verdict::Admitted,
         status: Some(200),
         duration_us: Some(12_345),
     })
@@ -139,8 +138,18 @@ pub fn any_payload() -> impl Strategy<Value = Payload> {
 }
 
 fn any_decision() -> impl Strategy<Value = DecisionReceipt> {
-    let reporter = (".{0,40}", option::of(any::<[u8; 16]>()), option::of(any::<u64>()))
-        .prop_map(|(node, vm_nonce, seq)| Reporter { node, vm_nonce, seq });
+    let reporter = (
+        ".{0,40}",
+        option::of(any::<[u8; 16]>()),
+        option::of(any::<u64>()),
+        option::of(".{0,60}"),
+    )
+        .prop_map(|(node, vm_nonce, seq, identity)| Reporter {
+            node,
+            vm_nonce,
+            seq,
+            identity,
+        });
     let via = prop_oneof![Just(Via::Filter), Just(Via::ExtAuthz), Just(Via::ExtProc)];
     (
         (
@@ -171,7 +180,6 @@ fn any_decision() -> impl Strategy<Value = DecisionReceipt> {
                     via,
                     reporter,
                     evidence,
-                    verdict: Verdict::Admitted,
                     status,
                     duration_us,
                 }
@@ -204,9 +212,10 @@ fn any_evidence() -> impl Strategy<Value = Evidence> {
     (
         ("[A-Z]{0,10}", ".{0,40}", any::<[u8; 32]>(), option::of(".{0,60}")),
         (vec(".{0,30}", 0..5), vec(condition, 0..30), option::of(route)),
+        prop_oneof![Just(Admission::Admitted), Just(Admission::Denied)],
     )
         .prop_map(
-            |((method, host, path_sha256, subject), (paths, conditions, rollout))| Evidence {
+            |((method, host, path_sha256, subject), (paths, conditions, rollout), admission)| Evidence {
                 method,
                 host,
                 path_sha256,
@@ -214,6 +223,7 @@ fn any_evidence() -> impl Strategy<Value = Evidence> {
                 paths,
                 conditions,
                 rollout,
+                admission,
             },
         )
 }

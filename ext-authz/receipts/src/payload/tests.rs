@@ -1,4 +1,4 @@
-use knhk_decision::{PolicyId, replay};
+use knhk_decision::{Admission, PolicyId, replay};
 use proptest::prelude::*;
 
 use super::samples::{any_payload, decision};
@@ -45,6 +45,29 @@ fn the_bytes_of_a_decision_are_fixed() {
     assert_eq!(to_hex(&decision(42).to_bytes()), GOLDEN);
 }
 
+/// The two that came later leave all others as they are: 11 is a 1, and 21 stands at the end.
+#[test]
+fn the_bytes_of_a_denial_reported_under_an_identity_are_fixed() {
+    let Payload::Decision(mut receipt) = decision(42) else {
+        panic!("a decision")
+    };
+    receipt.evidence.admission = Admission::Denied;
+    receipt.reporter.identity = Some("spiffe://d/gw".to_owned());
+    let golden = GOLDEN.replacen("b5", "b6", 1).replacen("0b000c63", "0b010c63", 1);
+    let identity = ["15", "6d", &to_hex(b"spiffe://d/gw")].concat();
+    let bytes = Payload::Decision(receipt).to_bytes();
+    assert_eq!(to_hex(&bytes), golden + &identity);
+    let json = serde_json::to_value(Payload::from_bytes(&bytes).expect("its own bytes")).expect("JSON");
+    assert_eq!(json["evidence"]["admission"], "denied");
+    assert_eq!(json["reporter"]["identity"], "spiffe://d/gw");
+    let later = to_hex(&bytes).replacen("0b010c63", "0b020c63", 1);
+    let later: Vec<u8> = (0..later.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&later[at..at + 2], 16).expect("hex"))
+        .collect();
+    assert_eq!(refused(&later).label(), "malformed");
+}
+
 #[test]
 fn other_encodings_of_the_same_values_are_refused() {
     let good = decision(42).to_bytes();
@@ -84,8 +107,8 @@ fn what_this_version_does_not_know_is_refused() {
     let mut other = good.clone();
     other[4] = 9;
     assert_eq!(refused(&other).label(), "malformed");
-    let more = [&[0xb6], &good[1..], &[0x15, 0x00]].concat();
-    assert_eq!(refused(&more), DecodeError::UnexpectedKey { key: 21 });
+    let more = [&[0xb6], &good[1..], &[0x16, 0x00]].concat();
+    assert_eq!(refused(&more), DecodeError::UnexpectedKey { key: 22 });
     assert_eq!(refused(&vec![0; MAX_PAYLOAD_BYTES + 1]).label(), "too_large");
     assert_eq!(refused(&[]).label(), "malformed");
     assert_eq!(refused(&[0xa0]), DecodeError::Missing { field: "version" });
@@ -121,7 +144,7 @@ fn json_is_for_people_and_programs() {
 /// A decision that was recorded is decided again from its receipt alone.
 #[test]
 fn a_decision_is_replayed_from_its_payload() {
-    use knhk_decision::{Facts, Policy, Verdict, decide, evidence};
+    use knhk_decision::{Facts, Policy, SpiffeId, Verdict, decide, evidence};
 
     struct Request;
     impl Facts for Request {
@@ -137,7 +160,7 @@ fn a_decision_is_replayed_from_its_payload() {
         fn header(&self, name: &str) -> Option<&[u8]> {
             (name == "x-user-id").then_some(b"a secret user")
         }
-        fn peer_spiffe_id(&self) -> Option<&str> {
+        fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {
             None
         }
     }

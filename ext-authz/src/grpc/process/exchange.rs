@@ -1,10 +1,12 @@
 //! One exchange: a request and its response through `ext_proc`, as a machine without a network, a disk or a clock.
 //!
 //! The request's headers are decided and answered at once. The decision waits for the response's headers, and is recorded
-//! with their status before they go on. If the stream ends first it is recorded without one.
+//! with their status before they go on. If the stream ends first it is recorded without one. A request that is denied gets
+//! no response: its decision is recorded before the answer to its headers.
 
 use std::time::Duration;
 
+use knhk_decision::Admission;
 use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::processing_request::Request;
 use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::{
     HttpHeaders, ProcessingRequest, ProcessingResponse,
@@ -106,13 +108,15 @@ enum Record {
     Nothing,
     /// Nothing: Check did it before, under this ID.
     ByCheck(String),
-    /// Nothing: the request was refused.
+    /// Nothing more: the request was refused.
     Refused,
 }
 
 /// Why a decision is being recorded.
 #[derive(Debug, Clone, Copy)]
 enum Reason {
+    /// The request is denied, and its headers, which came at this time, wait for it.
+    Denied(Duration),
     /// The response's headers wait for it.
     Responded(Answering),
     /// The stream ended.
@@ -207,10 +211,19 @@ impl Exchange {
                     Answering::Awaited => ExchangeOutcome::FailedClosed,
                     Answering::Unread => ExchangeOutcome::FailedOpen,
                 };
-                (Record::Refused, wire::refused(Refusal::from(bad)), Some(outcome))
+                (
+                    Record::Refused,
+                    wire::refused(Refusal::from(bad), None),
+                    Some(outcome),
+                )
             }
             Ok(options) => {
-                let (record, reply) = decide(options, message, wire::list(headers), by_check, world);
+                let headers = wire::list(headers);
+                let decided = decide(options, message, headers, world);
+                if (decided.admission, answering) == (Admission::Denied, Answering::Awaited) {
+                    return self.denied(decided.record, world.mono);
+                }
+                let (record, reply) = admitted(decided, headers, by_check);
                 (record, reply, None)
             }
         };
@@ -221,6 +234,19 @@ impl Exchange {
         Step {
             effect: answering.with(reply),
             outcome,
+        }
+    }
+
+    /// Whatever Check has recorded: it did not record this.
+    fn denied(&mut self, record: Option<CheckedDecision>, at: Duration) -> Step {
+        if let Some(decision) = record {
+            self.stage = Stage::Recording(Reason::Denied(at));
+            return record_with(Box::new(decision), None);
+        }
+        self.stage = refused_at(at);
+        Step {
+            effect: Effect::Reply(Box::new(wire::refused(Refusal::peer_not_allowed(), None))),
+            outcome: Some(ExchangeOutcome::Denied),
         }
     }
 
@@ -273,13 +299,25 @@ impl Exchange {
             };
         };
         let (effect, outcome) = match (reason, recorded) {
+            (Reason::Denied(at), recorded) => {
+                self.stage = refused_at(at);
+                let denied = Refusal::peer_not_allowed;
+                let (reply, outcome) = match (recorded, on_error) {
+                    (Ok(receipt), _) => (wire::refused(denied(), Some(&receipt)), ExchangeOutcome::Denied),
+                    (Err(_), OnError::Open) => (wire::refused(denied(), None), ExchangeOutcome::FailedOpen),
+                    (Err(why), OnError::Closed) => {
+                        (wire::refused(why.into(), None), ExchangeOutcome::FailedClosed)
+                    }
+                };
+                (Effect::Reply(Box::new(reply)), outcome)
+            }
             (Reason::Responded(answering), Ok(receipt)) => (
                 answering.with(wire::to_response(Some(&receipt))),
                 ExchangeOutcome::Recorded,
             ),
             (Reason::Responded(answering), Err(why)) => match (on_error, answering) {
                 (OnError::Closed, Answering::Awaited) => (
-                    answering.with(wire::refused(why.into())),
+                    answering.with(wire::refused(why.into(), None)),
                     ExchangeOutcome::FailedClosed,
                 ),
                 _ => (
@@ -337,14 +375,22 @@ fn decide(
     options: &RouteOptions,
     message: &ProcessingRequest,
     headers: HeaderList<'_>,
-    by_check: Option<String>,
     world: World<'_>,
-) -> (Record, ProcessingResponse) {
+) -> Decided {
     let facts = wire::ProcessFacts {
         headers,
-        peer: wire::peer(message),
+        certified: wire::certified(message),
+        peer_source: options.peer,
     };
-    let mut decided = Decided::of(world.snapshots, &facts, options.record, world.wall_ms, world.draw);
+    Decided::of(world.snapshots, &facts, options.record, world.wall_ms, world.draw)
+}
+
+/// A request that goes on. In Envoy's `observability_mode` that is each one, whatever was decided.
+fn admitted(
+    mut decided: Decided,
+    headers: HeaderList<'_>,
+    by_check: Option<String>,
+) -> (Record, ProcessingResponse) {
     let record = match (by_check, decided.record) {
         (Some(receipt), _) => {
             // Check has told the upstream: it stays.
@@ -359,11 +405,20 @@ fn decide(
     (record, wire::to_request(&decided.headers, headers))
 }
 
+/// Should Envoy go on with a request that was answered, there is nothing more to do for it.
+fn refused_at(at: Duration) -> Stage {
+    Stage::Requested {
+        at,
+        record: Record::Refused,
+    }
+}
+
 fn record_with(decision: Box<CheckedDecision>, seen: Option<Seen>) -> Step {
     Step {
         effect: Effect::Record(Box::new(OwnDecision {
             decision: *decision,
             via: Via::ExtProc,
+            reporter: None,
             seen,
         })),
         outcome: None,

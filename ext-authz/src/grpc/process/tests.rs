@@ -6,7 +6,7 @@ mod support;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use knhk_decision::PolicyId;
+use knhk_decision::{Admission, PolicyId};
 use knhk_proto::envoy::pb::envoy::config::core::v3::{HeaderMap, HeaderValue};
 use knhk_proto::envoy::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::BodySendMode as Mode;
 use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::processing_request::Request;
@@ -19,7 +19,7 @@ use super::exchange::{Effect, Violation};
 use crate::app::recorder::Seen;
 use support::{
     HOST, REGION, Run, after_check, headers, message, mutation, observed, record_of, refused, reply_of,
-    request, response, to_request, to_response, with_peer,
+    request, response, to_guarded, to_request, to_response, with_peer,
 };
 
 #[test]
@@ -86,6 +86,112 @@ fn the_snapshot_that_the_filter_named_decides_and_an_unknown_one_does_not() {
         assert_eq!(set["x-knhk-variant"], variant, "{named}");
         assert_eq!(run.recording(response("200")).decision.policy.to_string(), policy);
     }
+}
+
+const SHOP: &str = "spiffe://example.org/ns/shop/sa/web";
+const OTHER: &str = "spiffe://example.org/ns/other/sa/web";
+
+/// Status, reason, receipt and gRPC code of an answer in the upstream's place.
+fn denial(reply: Response) -> (i32, String, Option<String>, u32) {
+    let (reason, _, refusal) = refused(reply);
+    let set = refusal.headers.expect("headers").set_headers;
+    let receipt = set
+        .into_iter()
+        .filter_map(|option| option.header)
+        .find_map(|header| {
+            (header.key == "x-knhk-receipt").then(|| String::from_utf8(header.raw_value).expect("text"))
+        });
+    let status = refusal.status.expect("a status").code;
+    (
+        status,
+        reason,
+        receipt,
+        refusal.grpc_status.expect("a status").status,
+    )
+}
+
+#[test]
+fn whom_the_rollout_does_not_admit_is_denied_once_that_is_durable() {
+    let mut run = Run::with(&[("record", "denials")]);
+    let own = run.recording(with_peer(to_guarded(&[("x-user-id", "u1")]), OTHER));
+    assert_eq!((own.via, own.seen), (Via::ExtProc, None));
+    let evidence = &own.decision.evidence;
+    assert_eq!(evidence.admission, Admission::Denied);
+    assert_eq!(evidence.subject.as_deref(), Some(OTHER));
+    assert_eq!(run.outcomes, []);
+    let answer = denial(reply_of(run.durable(7)));
+    let receipt = Some(format!("{REGION}/7"));
+    assert_eq!(answer, (403, "peer_not_allowed".to_owned(), receipt, 7));
+    assert_eq!(run.outcomes, [Outcome::Denied]);
+    // Whatever Envoy still shows of it, there is no second record and no second outcome.
+    let (set, removed, _) = to_response(run.send(response("403")).expect("it may come"));
+    assert_eq!((set.len(), removed), (0, vec!["x-knhk-receipt".to_owned()]));
+    assert_eq!((run.ends(), run.outcomes.len()), (Effect::Wait, 1));
+
+    // Admitted: of denials there is a record, of this there is none.
+    let mut run = Run::with(&[("record", "denials")]);
+    let (set, ..) = to_request(run.replied(with_peer(to_guarded(&[("x-user-id", "u1")]), SHOP)));
+    assert_eq!(set["x-knhk-variant"], "canary");
+    run.replied(response("200"));
+    assert_eq!(run.outcomes, [Outcome::NotRecorded]);
+}
+
+#[test]
+fn a_denial_without_a_record_is_one_where_the_route_says_so_or_fails_open() {
+    let not_allowed = |receipt| (403, "peer_not_allowed".to_owned(), receipt, 7);
+    let mut run = Run::with(&[("record", "none")]);
+    assert_eq!(denial(run.replied(to_guarded(&[]))), not_allowed(None));
+    assert_eq!(
+        (run.ends(), &run.outcomes[..]),
+        (Effect::Wait, &[Outcome::Denied][..])
+    );
+
+    let mut run = Run::with(&[("on_error", "open")]);
+    run.recording(to_guarded(&[]));
+    assert_eq!(denial(reply_of(run.fails("io"))), not_allowed(None));
+    assert_eq!(run.outcomes, [Outcome::FailedOpen]);
+
+    let mut run = Run::with(&[]);
+    run.recording(to_guarded(&[]));
+    let (status, reason, ..) = denial(reply_of(run.fails("io")));
+    assert_eq!((status, reason.as_str()), (503, "not_recorded"));
+    assert_eq!(run.outcomes, [Outcome::FailedClosed]);
+}
+
+#[test]
+fn the_peer_is_read_in_the_forwarded_header_only_where_the_route_says_so() {
+    let forwarded = format!("By=spiffe://d/gw;URI={OTHER},By=spiffe://d/gw;URI={SHOP}");
+    let asked = || {
+        let forwarded = [
+            ("x-user-id", "u1"),
+            ("x-forwarded-client-cert", forwarded.as_str()),
+        ];
+        with_peer(to_guarded(&forwarded), OTHER)
+    };
+    let mut run = Run::with(&[("peer", "xfcc")]);
+    to_request(run.replied(asked()));
+    assert_eq!(
+        run.recording(response("200"))
+            .decision
+            .evidence
+            .subject
+            .as_deref(),
+        Some(SHOP)
+    );
+    let mut run = Run::with(&[]);
+    assert_eq!(
+        run.recording(asked()).decision.evidence.subject.as_deref(),
+        Some(OTHER)
+    );
+}
+
+#[test]
+fn where_envoy_waits_for_nothing_a_denial_is_recorded_with_what_happened() {
+    let mut run = Run::with(&[]);
+    assert_eq!(run.send(observed(to_guarded(&[]))), Ok(Effect::Wait));
+    let own = run.recording(observed(response("200")));
+    assert_eq!(own.decision.evidence.admission, Admission::Denied);
+    assert_eq!(own.seen.expect("seen").status, Some(200));
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! What `ext_proc` sends and is sent: facts out of a message, and answers to it.
 
-use knhk_decision::Facts;
-use knhk_decision::headers::{CLASS, FLAGS, RECEIPT, ROLLOUT, VARIANT};
+use std::iter;
+
+use knhk_decision::headers::{CLASS, FLAGS, REASON, RECEIPT, ROLLOUT, VARIANT};
+use knhk_decision::{Facts, SpiffeId, XFCC_HEADER, xfcc_peer};
 use knhk_proto::envoy::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use knhk_proto::envoy::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use knhk_proto::envoy::pb::envoy::extensions::filters::http::ext_proc::v3::processing_mode::BodySendMode;
@@ -11,13 +13,13 @@ use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::{
     BodyResponse, CommonResponse, GrpcStatus, HeaderMutation, HeadersResponse, HttpHeaders,
     ImmediateResponse, ProcessingRequest, ProcessingResponse, ProtocolConfiguration, TrailersResponse,
 };
-use knhk_proto::envoy::pb::envoy::r#type::v3::{HttpStatus, StatusCode};
+use knhk_proto::envoy::pb::envoy::r#type::v3::HttpStatus;
 use knhk_proto::envoy::pb::google::protobuf::Struct;
 use knhk_proto::envoy::pb::google::protobuf::value::Kind;
 
-use crate::grpc::decided::spiffe_id;
-use crate::grpc::headers::{HeaderList, Headers, REASON};
+use crate::grpc::headers::{HeaderList, Headers};
 use crate::grpc::recording::Refusal;
+use crate::grpc::route_options::PeerSource;
 
 /// The headers of ours that routes may match on: the route is looked up again when one of them changed.
 const ROUTED_BY: [&str; 4] = [VARIANT, ROLLOUT, FLAGS, CLASS];
@@ -34,7 +36,9 @@ pub(super) fn list(headers: &HttpHeaders) -> HeaderList<'_> {
 /// A request as the first message describes it.
 pub(super) struct ProcessFacts<'a> {
     pub(super) headers: HeaderList<'a>,
-    pub(super) peer: &'a str,
+    /// What Envoy calls the owner of the certificate that it verified.
+    pub(super) certified: &'a str,
+    pub(super) peer_source: PeerSource,
 }
 
 impl Facts for ProcessFacts<'_> {
@@ -57,13 +61,16 @@ impl Facts for ProcessFacts<'_> {
         self.headers.first(name)
     }
 
-    fn peer_spiffe_id(&self) -> Option<&str> {
-        spiffe_id(self.peer)
+    fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {
+        match self.peer_source {
+            PeerSource::Certificate => SpiffeId::parse(self.certified),
+            PeerSource::Xfcc => xfcc_peer(self.headers.last(XFCC_HEADER)?),
+        }
     }
 }
 
-/// The peer's name, empty where Envoy sends none.
-pub(super) fn peer(message: &ProcessingRequest) -> &str {
+/// What the peer's certificate calls it, empty where Envoy sends nothing of it.
+pub(super) fn certified(message: &ProcessingRequest) -> &str {
     message
         .attributes
         .values()
@@ -179,13 +186,16 @@ pub(super) fn to_other(message: Option<&Request>) -> ProcessingResponse {
 }
 
 /// An answer to the client in the upstream's place.
-pub(super) fn refused(refusal: Refusal) -> ProcessingResponse {
+pub(super) fn refused(refusal: Refusal, receipt: Option<&str>) -> ProcessingResponse {
+    let reason = overwrite(REASON, refusal.reason);
     answer(Response::ImmediateResponse(ImmediateResponse {
         status: Some(HttpStatus {
-            code: StatusCode::ServiceUnavailable.into(),
+            code: refusal.status.into(),
         }),
         headers: Some(HeaderMutation {
-            set_headers: vec![overwrite(REASON, refusal.reason)],
+            set_headers: iter::once(reason)
+                .chain(receipt.map(|receipt| overwrite(RECEIPT, receipt)))
+                .collect(),
             remove_headers: Vec::new(),
         }),
         body: refusal.body.into_bytes(),

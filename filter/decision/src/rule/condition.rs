@@ -3,22 +3,27 @@
 use crate::error::{Fault, FieldError, quoted, within};
 use crate::facts::Facts;
 use crate::limits::{MAX_HEADER_VALUE_BYTES, MAX_HEADERS, MAX_METHOD_BYTES, MAX_METHODS};
+use crate::peer::SpiffeId;
 use crate::rule::name;
+use crate::rule::peer::Peers;
 use crate::spec::{HeaderMatch, MatchSpec, ValueMatch};
 
-/// One condition: a list of methods, or a header.
+/// One condition: a list of methods, a header, or a list of callers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Condition {
     /// Any of these methods.
     Methods(Box<[Box<str>]>),
     /// What must hold for a header's first value.
     Header { name: Box<str>, value: ValueMatch },
+    /// Any of these callers.
+    Peers(Peers),
 }
 
 impl Condition {
-    /// The conditions of a match: the methods first if there are any, then the headers as they are given.
+    /// The conditions of a match: the methods first if there are any, then the headers as they are given, and the callers
+    /// last, since to ask for them may cost most.
     pub(crate) fn parse(spec: &MatchSpec) -> Result<Box<[Self]>, FieldError> {
-        let mut conditions = Vec::with_capacity(1 + spec.headers.len());
+        let mut conditions = Vec::with_capacity(2 + spec.headers.len());
         if !spec.methods.is_empty() {
             conditions.push(parse_methods(&spec.methods)?);
         }
@@ -40,6 +45,7 @@ impl Condition {
             }
             conditions.push(condition);
         }
+        conditions.extend(Peers::parse("match.peers", &spec.peers)?.map(Self::Peers));
         Ok(conditions.into())
     }
 
@@ -55,15 +61,22 @@ impl Condition {
                     (ValueMatch::Present(present), given) => given.is_some() == *present,
                 }
             }
+            Self::Peers(peers) => peers.hold(facts.peer_spiffe_id()),
         }
     }
 
-    /// Whether this holds for a request of that method, if the method is enough to know.
-    pub(crate) fn holds_for_method(&self, method: &[u8]) -> Option<bool> {
+    /// Whether this holds for a request of that method and caller, if the two are enough to know.
+    pub(crate) fn holds_by_record(&self, method: &[u8], peer: Option<SpiffeId<'_>>) -> Option<bool> {
         match self {
             Self::Methods(methods) => Some(has(methods, method)),
             Self::Header { .. } => None,
+            Self::Peers(peers) => Some(peers.hold(peer)),
         }
+    }
+
+    /// Whether the caller is asked for.
+    pub(crate) fn reads_peer(&self) -> bool {
+        matches!(self, Self::Peers(_))
     }
 
     /// Whether every request that satisfies this also satisfies `other`.
@@ -77,6 +90,7 @@ impl Condition {
                     value: other,
                 },
             ) => name == other_name && value_implies(value, other),
+            (Self::Peers(narrow), Self::Peers(wide)) => wide.cover(narrow),
             _ => false,
         }
     }

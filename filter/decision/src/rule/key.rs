@@ -85,7 +85,7 @@ impl Key {
             Self::Header(name) => whole(salt, facts.header(name)?),
             Self::Cookie(name) => whole(salt, cookie(facts.header("cookie")?, name.as_bytes())?),
             Self::Query(name) => decoded(salt, parameter(facts.path(), name)?),
-            Self::PeerSpiffeId => whole(salt, facts.peer_spiffe_id()?.as_bytes()),
+            Self::PeerSpiffeId => whole(salt, facts.peer_spiffe_id()?.as_str().as_bytes()),
             Self::RequestId => request_id_bucket(salt, facts.header(REQUEST_ID)?),
         }
     }

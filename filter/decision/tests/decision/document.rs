@@ -4,7 +4,7 @@ use knhk_decision::spec::{HeaderMatch, KeySpec, MatchSpec, Record, ValueMatch, W
 use knhk_decision::{Policy, PolicyDoc, PolicyId, RolloutRule};
 use proptest::prelude::*;
 
-use crate::support::{any_rules, any_weight, doc, rule};
+use crate::support::{admit, any_rules, any_weight, doc, rule};
 
 #[test]
 fn the_bytes_are_these() {
@@ -29,7 +29,9 @@ fn the_bytes_are_these() {
                     value: ValueMatch::Present(false),
                 },
             ],
+            peers: vec!["spiffe://example.org/ns/shop/*".to_owned()],
         },
+        admit: admit(&["spiffe://example.org/*"]),
         key: vec![
             KeySpec::Header("x-user-id".to_owned()),
             KeySpec::Cookie("session".to_owned()),
@@ -46,7 +48,8 @@ fn the_bytes_are_these() {
         r#"{"apiVersion":"knhk.dev/v1","kind":"Policy","epoch":3,"n":7,"rollouts":[{"name":"checkout","#,
         r#""generation":1,"window":1,"salt":"pepper","match":{"hosts":["*.example.com"],"pathPrefix":"/api","#,
         r#""methods":["GET"],"headers":[{"name":"x-a","exact":"1"},{"name":"x-b","prefix":"2"},"#,
-        r#"{"name":"x-c","present":false}]},"key":[{"header":"x-user-id"},{"cookie":"session"},{"query":"uid"},"#,
+        r#"{"name":"x-c","present":false}],"peers":["spiffe://example.org/ns/shop/*"]},"#,
+        r#""admit":{"peers":["spiffe://example.org/*"]},"key":[{"header":"x-user-id"},{"cookie":"session"},{"query":"uid"},"#,
         r#"{"peerSpiffeId":{}},{"requestId":{}}],"weight":33.3333,"stable":"v1","canary":"v2","#,
         r#""record":{"sample":1},"thresholds":[250000]}]}"#,
     );

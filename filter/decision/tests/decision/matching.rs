@@ -1,9 +1,9 @@
 //! Which rollout routes, case by case, and which key counts.
 
 use knhk_decision::spec::{KeySpec, Weight};
-use knhk_decision::{RolloutRule, Variant, Verdict, bucket, decide};
+use knhk_decision::{Admission, RolloutRule, Variant, Verdict, bucket, decide};
 
-use crate::support::{Request, policy, routed_by, rule, rule_for};
+use crate::support::{Request, admit, policy, routed_by, rule, rule_for};
 
 fn routed_to(rules: &[RolloutRule], request: &Request) -> Option<String> {
     routed_by(&decide(&policy(rules.to_vec()), request)).map(str::to_owned)
@@ -15,10 +15,10 @@ fn keyed(key: &[KeySpec], request: &Request) -> (Option<u32>, Option<u32>) {
         key: key.to_vec(),
         ..rule("shop")
     }]);
-    match decide(&policy, request) {
-        Verdict::NoRollout => panic!("the rule is for every request"),
-        Verdict::Routed(routed) => (routed.key, routed.bucket),
-    }
+    let Verdict::Routed(routed) = decide(&policy, request) else {
+        panic!("the rule is for every request")
+    };
+    (routed.key, routed.bucket)
 }
 
 #[test]
@@ -209,11 +209,76 @@ fn the_salt_is_the_name_unless_it_is_given() {
             salt: salt.map(str::to_owned),
             ..rule("shop")
         }]);
-        match decide(&policy, &Request::get("a.com", "/").with("x-user-id", "alice")) {
-            Verdict::Routed(routed) => routed.bucket,
-            Verdict::NoRollout => None,
-        }
+        let request = Request::get("a.com", "/").with("x-user-id", "alice");
+        let verdict = decide(&policy, &request);
+        verdict.routed().and_then(|routed| routed.bucket)
     };
     assert_eq!(salted(None), Some(bucket("shop", b"alice")));
     assert_eq!(salted(Some("pepper")), Some(bucket("pepper", b"alice")));
+}
+
+#[test]
+fn a_caller_is_matched_by_its_id_or_by_whole_segments_of_its_path() {
+    let rules = [
+        rule_for(
+            "shop",
+            "{peers: ['spiffe://example.org/ns/shop/*', 'spiffe://example.org/ci']}",
+        ),
+        rule_for("domain", "{pathPrefix: /api, peers: ['spiffe://Example.org/*']}"),
+        rule_for("everybody", "{pathPrefix: /api}"),
+    ];
+    let by = |path: &str, peer: &str| routed_to(&rules, &Request::get("a.com", path).with_peer(peer));
+    for (path, peer, expected) in [
+        ("/", "spiffe://example.org/ns/shop/sa/web", Some("shop")),
+        ("/", "spiffe://example.org/ci", Some("shop")),
+        ("/", "spiffe://example.org/ci/sub", None),
+        ("/", "spiffe://example.org/ns/shop", None),
+        ("/", "spiffe://example.org/ns/shopping/web", None),
+        ("/", "spiffe://example.org/ns/shop/../admin", None),
+        ("/", "spiffe://example.org.evil/ns/shop/web", None),
+        ("/", "CN=spiffe://example.org/ci", None),
+        // The path comes before the conditions.
+        ("/api", "spiffe://example.org/ci", Some("domain")),
+        ("/api", "spiffe://other.org/ci", Some("everybody")),
+    ] {
+        assert_eq!(by(path, peer).as_deref(), expected, "{path} {peer}");
+    }
+    assert_eq!(
+        routed_to(&rules, &Request::get("a.com", "/api")).as_deref(),
+        Some("everybody")
+    );
+    assert_eq!(routed_to(&rules, &Request::get("a.com", "/")), None);
+}
+
+#[test]
+fn whom_a_rollout_does_not_admit_no_other_one_takes() {
+    let policy = policy(vec![
+        RolloutRule {
+            admit: admit(&["spiffe://example.org/ns/shop/*"]),
+            ..rule_for("inner", "{pathPrefix: /api}")
+        },
+        rule("outer"),
+    ]);
+    let request = || Request::get("a.com", "/api").with("x-user-id", "alice");
+    let of = |request: &Request| {
+        let verdict = decide(&policy, request);
+        let routed = verdict.routed().copied().expect("a rollout");
+        (
+            routed.rule.name.as_str(),
+            verdict.admission(),
+            routed.bucket.is_some(),
+        )
+    };
+    let shop = request().with_peer("spiffe://example.org/ns/shop/web");
+    assert_eq!(of(&shop), ("inner", Admission::Admitted, true));
+    let other = request().with_peer("spiffe://example.org/ns/other/web");
+    assert_eq!(of(&other), ("inner", Admission::Denied, true));
+    assert_eq!(of(&request()), ("inner", Admission::Denied, true));
+    let elsewhere = Request {
+        path: b"/".to_vec(),
+        ..request()
+    };
+    assert_eq!(of(&elsewhere), ("outer", Admission::Admitted, true));
+    assert_eq!(elsewhere.peer_asked.get(), 0);
+    assert!(policy.reads_peer());
 }

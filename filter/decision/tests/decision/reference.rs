@@ -3,13 +3,13 @@
 use std::cmp::Ordering;
 
 use knhk_decision::spec::{KeySpec, MatchSpec, ValueMatch};
-use knhk_decision::{Facts, Policy, PolicyError, RolloutRule, Variant, Verdict, bucket, decide};
+use knhk_decision::{Admission, Facts, Policy, PolicyError, RolloutRule, Variant, Verdict, bucket, decide};
 use proptest::prelude::*;
 
 use crate::support::{Request, any_policy, any_request, any_rules, doc};
 
-/// Rollout, bucket, key, variant.
-type Outcome = Option<(String, Option<u32>, Option<u32>, Variant)>;
+/// Rollout, bucket, key, variant, admission.
+type Outcome = Option<(String, Option<u32>, Option<u32>, Variant, Admission)>;
 
 fn model(rules: &[RolloutRule], request: &Request) -> Outcome {
     let rule = rules
@@ -25,6 +25,10 @@ fn model(rules: &[RolloutRule], request: &Request) -> Outcome {
                 .then(a.name.cmp(&b.name))
         })?;
     let salt = rule.salt.clone().unwrap_or(rule.name.clone());
+    let admission = match &rule.admit {
+        Some(admit) if !is_any_of(&admit.peers, request) => Admission::Denied,
+        _ => Admission::Admitted,
+    };
     for (i, key) in (0..).zip(&rule.key) {
         let Some(key) = key_of(key, request).filter(|key| !key.is_empty()) else {
             continue;
@@ -35,9 +39,34 @@ fn model(rules: &[RolloutRule], request: &Request) -> Outcome {
         } else {
             Variant::Stable
         };
-        return Some((rule.name.clone(), Some(bucket), Some(i), variant));
+        return Some((rule.name.clone(), Some(bucket), Some(i), variant, admission));
     }
-    Some((rule.name.clone(), None, None, Variant::Stable))
+    Some((rule.name.clone(), None, None, Variant::Stable, admission))
+}
+
+/// A caller with an ID: not every name is one.
+fn peer(request: &Request) -> Option<(String, Vec<String>)> {
+    let rest = request.peer.as_deref()?.strip_prefix("spiffe://")?;
+    let mut segments = rest.split('/').map(str::to_owned);
+    let (trust_domain, path) = (segments.next()?, segments.collect::<Vec<_>>());
+    let whole = path.iter().all(|segment| !segment.is_empty() && segment != "..");
+    (!path.is_empty() && whole).then_some((trust_domain, path))
+}
+
+fn is_any_of(patterns: &[String], request: &Request) -> bool {
+    let Some((trust_domain, path)) = peer(request) else {
+        return false;
+    };
+    patterns.iter().any(|pattern| {
+        let mut segments = pattern["spiffe://".len()..].split('/');
+        let domain = segments.next().expect("a trust domain").to_lowercase();
+        let wanted: Vec<_> = segments.collect();
+        let holds = match wanted.split_last() {
+            Some((&"*", front)) => path.len() > front.len() && path[..front.len()] == *front,
+            _ => path == wanted,
+        };
+        domain == trust_domain && holds
+    })
 }
 
 fn matches(spec: &MatchSpec, request: &Request) -> bool {
@@ -56,6 +85,7 @@ fn matches(spec: &MatchSpec, request: &Request) -> bool {
                 ValueMatch::Present(present) => *present != given.is_empty(),
             }
         })
+        && (spec.peers.is_empty() || is_any_of(&spec.peers, request))
 }
 
 /// The most specific of the hosts that hold: 2 for an exact one, 1 and its length for a suffix, 0 for any.
@@ -94,7 +124,7 @@ fn path_rank(spec: &MatchSpec) -> (usize, bool) {
 }
 
 fn conditions(spec: &MatchSpec) -> usize {
-    spec.headers.len() + usize::from(!spec.methods.is_empty())
+    spec.headers.len() + usize::from(!spec.methods.is_empty()) + usize::from(!spec.peers.is_empty())
 }
 
 fn key_of(key: &KeySpec, request: &Request) -> Option<Vec<u8>> {
@@ -120,7 +150,7 @@ fn key_of(key: &KeySpec, request: &Request) -> Option<Vec<u8>> {
                     .into(),
             )
         }
-        KeySpec::PeerSpiffeId {} => Some(request.peer.clone()?.into_bytes()),
+        KeySpec::PeerSpiffeId {} => peer(request).and(request.peer.clone()).map(String::into_bytes),
         KeySpec::RequestId {} => {
             let mut id = request.header("x-request-id")?.to_vec();
             if id.len() == 36 {
@@ -132,15 +162,14 @@ fn key_of(key: &KeySpec, request: &Request) -> Option<Vec<u8>> {
 }
 
 fn outcome(verdict: &Verdict<'_>) -> Outcome {
-    match verdict {
-        Verdict::NoRollout => None,
-        Verdict::Routed(routed) => Some((
-            routed.rule.name.clone(),
-            routed.bucket,
-            routed.key,
-            routed.variant,
-        )),
-    }
+    let routed = verdict.routed()?;
+    Some((
+        routed.rule.name.clone(),
+        routed.bucket,
+        routed.key,
+        routed.variant,
+        verdict.admission(),
+    ))
 }
 
 proptest! {
@@ -154,7 +183,7 @@ proptest! {
         for request in &requests {
             let verdict = decide(&policy, request);
             prop_assert_eq!(outcome(&verdict), model(policy.rules(), request), "{:?}", request);
-            if let Verdict::Routed(routed) = verdict {
+            if let Some(routed) = verdict.routed() {
                 prop_assert_eq!(&policy.rules()[routed.index], routed.rule);
             }
             if !policy.reads_peer() {
@@ -202,7 +231,7 @@ fn the_model_knows_the_order() {
         ..crate::support::rule("b")
     };
     let request = Request::get("A.com:80", "/").with("x-user-id", "7");
-    let (name, bucket, key, _) = model(&[low, high], &request).expect("a rollout");
+    let (name, bucket, key, ..) = model(&[low, high], &request).expect("a rollout");
     assert_eq!(name.cmp(&"b".to_owned()), Ordering::Equal);
     assert_eq!((bucket, key), (Some(knhk_decision::bucket("b", b"7")), Some(0)));
 }

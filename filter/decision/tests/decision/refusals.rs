@@ -1,13 +1,13 @@
 //! Every refusal is one line that names rollout, field, reason and what would be right.
 
 use knhk_decision::limits::{
-    MAX_HEADERS, MAX_HOSTS, MAX_KEYS, MAX_METHODS, MAX_POLICY_BYTES, MAX_ROLLOUTS, MAX_ROLLOUTS_PER_PLACE,
-    MAX_THRESHOLDS,
+    MAX_HEADERS, MAX_HOSTS, MAX_KEYS, MAX_METHODS, MAX_PEERS, MAX_POLICY_BYTES, MAX_ROLLOUTS,
+    MAX_ROLLOUTS_PER_PLACE, MAX_THRESHOLDS,
 };
-use knhk_decision::spec::{HeaderMatch, KeySpec, ValueMatch};
+use knhk_decision::spec::{AdmitSpec, HeaderMatch, KeySpec, ValueMatch};
 use knhk_decision::{Policy, PolicyDoc, PolicyError, RolloutRule};
 
-use crate::support::{doc, rule, rule_for};
+use crate::support::{admit, doc, rule, rule_for};
 
 fn refused(rollouts: Vec<RolloutRule>) -> PolicyError {
     let error = Policy::compile(doc(rollouts)).expect_err("a refusal");
@@ -114,6 +114,28 @@ fn forms_that_are_wrong() {
             "{headers: [{name: x-a, exact: ''}]}",
             "match.headers[0].exact: an empty value counts as absent",
         ),
+        (
+            "{peers: ['spiffe://a/b', 'https://a/b']}",
+            "match.peers[1]: \"https://a/b\" is no SPIFFE ID: write one as in spiffe://example.org/ns/prod/sa/web",
+        ),
+        (
+            "{peers: ['spiffe://a/../b']}",
+            "match.peers[0]: \"spiffe://a/../b\" is no SPIFFE ID",
+        ),
+        (
+            "{peers: ['spiffe://a']}",
+            "match.peers[0]: \"spiffe://a\" has no path: name a workload, or write spiffe://a/* for a whole trust domain",
+        ),
+        (
+            "{peers: ['spiffe://a/*/b']}",
+            "match.peers[0]: \"spiffe://a/*/b\" has a star that is not its last segment",
+        ),
+        (
+            "{peers: ['spiffe://a/b*']}",
+            "match.peers[0]: \"spiffe://a/b*\" has a star that is not its last segment",
+        ),
+        ("{peers: ['*']}", "match.peers[0]: \"*\" has a star"),
+        ("{peers: ['']}", "match.peers[0]: \"\" is no SPIFFE ID"),
     ] {
         let (message, label) = own_fault(&rule_for("shop", r#match));
         assert!(message.contains(says), "{message}");
@@ -203,6 +225,51 @@ fn keys_that_can_never_be_used() {
 }
 
 #[test]
+fn admissions_that_nobody_passes() {
+    let with = |r#match: &str, peers: &[&str]| {
+        own_fault(&RolloutRule {
+            admit: admit(peers),
+            ..rule_for("shop", r#match)
+        })
+    };
+    let (message, label) = with("{}", &[]);
+    assert_eq!(
+        message,
+        "rollout \"shop\": admit.peers: no caller, so every request would be denied: name some, or leave admit out"
+    );
+    assert_eq!(label, "never_matches");
+    let (message, label) = with(
+        "{peers: ['spiffe://a/b/*', 'spiffe://a/c']}",
+        &["spiffe://a/b", "spiffe://b/*"],
+    );
+    assert_eq!(
+        message,
+        "rollout \"shop\": admit.peers: no caller that match.peers has, so every request would be denied: change one of the two"
+    );
+    assert_eq!(label, "never_matches");
+    let (message, label) = with("{}", &["spiffe://a/b", "spiffe://A/b"]);
+    assert!(
+        message.contains("admit.peers[1]: \"spiffe://A/b\" is there twice: keep one"),
+        "{message}"
+    );
+    assert_eq!(label, "duplicate");
+    let (message, label) = with("{}", &["spiffe://a"]);
+    assert!(
+        message.contains("admit.peers[0]: \"spiffe://a\" has no path"),
+        "{message}"
+    );
+    assert_eq!(label, "bad_form");
+    for admitted in ["spiffe://a/b/c", "spiffe://a/*"] {
+        RolloutRule {
+            admit: admit(&[admitted]),
+            ..rule_for("shop", "{peers: ['spiffe://a/b/*']}")
+        }
+        .check()
+        .expect("somebody passes");
+    }
+}
+
+#[test]
 fn bounds_are_in_the_message() {
     let headers = |count| {
         (0..count).map(|i| HeaderMatch {
@@ -228,6 +295,22 @@ fn bounds_are_in_the_message() {
         (
             with(&|rule| rule.r#match.headers = headers(MAX_HEADERS + 1).collect()),
             "match.headers: 17 headers are above the bound of 16",
+        ),
+        (
+            with(&|rule| rule.r#match.peers = many(MAX_PEERS + 1, "spiffe://a/")),
+            "match.peers: 65 patterns are above the bound of 64",
+        ),
+        (
+            with(&|rule| {
+                rule.admit = Some(AdmitSpec {
+                    peers: many(MAX_PEERS + 1, "spiffe://a/"),
+                });
+            }),
+            "admit.peers: 65 patterns are above the bound of 64",
+        ),
+        (
+            with(&|rule| rule.r#match.peers = vec![format!("spiffe://a/{}", "b".repeat(2048))]),
+            "match.peers[0]: 2059 bytes are above the bound of 2048",
         ),
         (
             with(&|rule| rule.key = many(MAX_KEYS + 1, "k").into_iter().map(KeySpec::Cookie).collect()),
@@ -358,6 +441,11 @@ fn rules_that_another_one_always_comes_before() {
             .starts_with("rollout \"b\": match: never gets a request for any host"),
         "{error}"
     );
+    let error = refused(vec![
+        rule_for("b", "{peers: ['spiffe://a/b/c', 'spiffe://a/b/d/*']}"),
+        rule_for("a", "{peers: ['spiffe://a/b/*', 'spiffe://b/*']}"),
+    ]);
+    assert_eq!(error.label(), "shadowed", "{error}");
     // The other way round each gets some.
     Policy::compile(doc(vec![rule_for("a", narrower), rule_for("b", get)])).expect("a policy");
     let error = refused(vec![

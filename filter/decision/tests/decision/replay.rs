@@ -2,17 +2,18 @@
 
 use knhk_decision::spec::KeySpec;
 use knhk_decision::{
-    Evidence, PolicyDoc, ReplayError, ReplayedVerdict, RolloutRule, Variant, Verdict, decide, evidence,
-    replay,
+    Admission, Evidence, Policy, PolicyDoc, ReplayError, ReplayedVerdict, RolloutRule, SpiffeId, Variant,
+    Verdict, decide, evidence, replay,
 };
 use proptest::prelude::*;
 
-use crate::support::{Request, any_policy, any_request, doc, policy, rule, rule_for};
+use crate::support::{Request, admit, any_policy, any_request, doc, policy, rule, rule_for};
 
 fn same(replayed: &ReplayedVerdict, verdict: &Verdict<'_>) -> bool {
     match (replayed, verdict) {
         (ReplayedVerdict::NoRollout, Verdict::NoRollout) => true,
-        (ReplayedVerdict::Routed(a), Verdict::Routed(b)) => {
+        (ReplayedVerdict::Routed(a), Verdict::Routed(b))
+        | (ReplayedVerdict::Denied(a), Verdict::Denied(b)) => {
             (&a.name, a.generation, a.bucket, a.variant)
                 == (&b.rule.name, b.rule.generation, b.bucket, b.variant)
         }
@@ -30,7 +31,18 @@ fn without_the_outcome(evidence: &Evidence) -> Evidence {
             Variant::Canary => Variant::Stable,
         };
     }
+    evidence.admission = match evidence.admission {
+        Admission::Admitted => Admission::Denied,
+        Admission::Denied => Admission::Admitted,
+    };
     evidence
+}
+
+fn asks_for_the_caller(policy: &Policy, request: &Request) -> bool {
+    let request = request.clone();
+    request.peer_asked.set(0);
+    decide(policy, &request);
+    request.peer_asked.get() > 0
 }
 
 proptest! {
@@ -49,7 +61,10 @@ proptest! {
             prop_assert!(replayed.as_ref().is_ok_and(|replayed| replayed.agrees_with(&evidence)));
             let wiped = without_the_outcome(&evidence);
             prop_assert_eq!(&replay(&policy, &wiped), &replayed);
-            prop_assert_eq!(replayed.is_ok_and(|replayed| replayed.agrees_with(&wiped)), evidence.rollout.is_none());
+            prop_assert!(!replayed.is_ok_and(|replayed| replayed.agrees_with(&wiped)));
+            // The caller is recorded if and only if he was asked for.
+            let caller = request.peer.as_deref().and_then(SpiffeId::parse).map(SpiffeId::as_str);
+            prop_assert_eq!(evidence.subject.as_deref(), caller.filter(|_| asks_for_the_caller(&policy, request)));
         }
     }
 
@@ -69,6 +84,11 @@ proptest! {
                 let mut missing = evidence.clone();
                 missing.conditions.remove(i);
                 prop_assert!(!unchanged(&missing), "condition {} of {:?}", i, evidence);
+            }
+            if !asks_for_the_caller(&policy, request) {
+                let mut named = evidence.clone();
+                named.subject = Some("spiffe://example.org/web".to_owned());
+                prop_assert!(!unchanged(&named), "{:?}", evidence);
             }
             let Some(route) = &evidence.rollout else { continue };
             if route.bucket.is_some() {
@@ -200,6 +220,42 @@ fn the_subjects_bucket_is_computed_again() {
         label(|evidence| evidence.rollout.as_mut().expect("a route").bucket = None),
         "contradiction"
     );
+}
+
+#[test]
+fn a_denial_is_decided_again_from_the_subject() {
+    let policy = policy(vec![RolloutRule {
+        admit: admit(&["spiffe://example.org/ns/shop/*"]),
+        ..rule_for("shop", "{peers: ['spiffe://example.org/*']}")
+    }]);
+    let of = |peer: Option<&str>| {
+        let request = Request {
+            peer: peer.map(str::to_owned),
+            ..Request::get("a.com", "/").with("x-user-id", "alice")
+        };
+        evidence(&policy, &request, &decide(&policy, &request))
+    };
+    let denied = of(Some("spiffe://example.org/web"));
+    assert_eq!(denied.admission, Admission::Denied);
+    let replayed = replay(&policy, &denied).expect("a verdict");
+    assert!(matches!(replayed, ReplayedVerdict::Denied(_)) && replayed.agrees_with(&denied));
+
+    // The verdict of another caller does not become his, nor his the other's.
+    let mut as_other = denied.clone();
+    as_other.subject = Some("spiffe://example.org/ns/shop/web".to_owned());
+    let replayed = replay(&policy, &as_other).expect("a verdict");
+    assert!(matches!(replayed, ReplayedVerdict::Routed(_)) && !replayed.agrees_with(&as_other));
+
+    // Whether the condition on the caller holds is known from him.
+    for subject in [None, Some("spiffe://other.org/web"), Some("CN=web")] {
+        let mut other = denied.clone();
+        other.subject = subject.map(str::to_owned);
+        let error = replay(&policy, &other).expect_err("a contradiction");
+        assert_eq!(error.label(), "contradiction", "{error}");
+    }
+    let nobody = of(None);
+    assert_eq!((nobody.rollout.is_none(), nobody.conditions.len()), (true, 1));
+    assert_eq!(replay(&policy, &nobody), Ok(ReplayedVerdict::NoRollout));
 }
 
 #[test]

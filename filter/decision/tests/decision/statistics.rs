@@ -94,7 +94,7 @@ fn the_measure_sees_what_is_not_uniform() {
 fn variant(rules: Vec<RolloutRule>, request: &Request) -> (Variant, Option<u32>) {
     match decide(&policy(rules), request) {
         Verdict::Routed(routed) => (routed.variant, routed.bucket),
-        Verdict::NoRollout => panic!("the rule is for every request"),
+        Verdict::NoRollout | Verdict::Denied(_) => panic!("the rule is for every request"),
     }
 }
 

@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::fmt;
 
-use knhk_decision::spec::{HeaderMatch, KeySpec, MatchSpec, Record, ValueMatch, Weight};
-use knhk_decision::{Facts, Policy, PolicyDoc, PolicyId, RolloutRule, Verdict};
+use knhk_decision::spec::{AdmitSpec, HeaderMatch, KeySpec, MatchSpec, Record, ValueMatch, Weight};
+use knhk_decision::{Facts, Policy, PolicyDoc, PolicyId, RolloutRule, SpiffeId, Verdict};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -74,9 +74,9 @@ impl Facts for Request {
             .map(|(_, value)| &**value)
     }
 
-    fn peer_spiffe_id(&self) -> Option<&str> {
+    fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {
         self.peer_asked.set(self.peer_asked.get() + 1);
-        self.peer.as_deref()
+        SpiffeId::parse(self.peer.as_deref()?)
     }
 }
 
@@ -88,6 +88,7 @@ pub(crate) fn rule(name: &str) -> RolloutRule {
         window: 1,
         salt: None,
         r#match: MatchSpec::default(),
+        admit: None,
         key: vec![KeySpec::Header("x-user-id".to_owned())],
         weight: Weight::from_ppm(500_000).expect("a weight"),
         stable: "v1".to_owned(),
@@ -115,10 +116,13 @@ pub(crate) fn policy(rollouts: Vec<RolloutRule>) -> Policy {
 
 /// The name of the rollout that routes.
 pub(crate) fn routed_by<'p>(verdict: &Verdict<'p>) -> Option<&'p str> {
-    match verdict {
-        Verdict::NoRollout => None,
-        Verdict::Routed(routed) => Some(&routed.rule.name),
-    }
+    verdict.routed().map(|routed| routed.rule.name.as_str())
+}
+
+pub(crate) fn admit(peers: &[&str]) -> Option<AdmitSpec> {
+    Some(AdmitSpec {
+        peers: peers.iter().map(|&peer| peer.to_owned()).collect(),
+    })
 }
 
 /// Rules that are fine each for itself, in random order and with random names.
@@ -149,9 +153,11 @@ pub(crate) fn any_policy() -> impl Strategy<Value = Policy> {
 
 fn any_rule() -> impl Strategy<Value = RolloutRule> {
     let salt = option::of(select(vec!["salt".to_owned(), "pepper".to_owned()]));
-    (any_match(), any_keys(), any_weight(), salt, 1..5_u64)
-        .prop_map(|(r#match, key, weight, salt, generation)| RolloutRule {
+    let admit = option::weighted(0.3, any_peers().prop_map(|peers| AdmitSpec { peers }));
+    (any_match(), admit, any_keys(), any_weight(), salt, 1..5_u64)
+        .prop_map(|(r#match, admit, key, weight, salt, generation)| RolloutRule {
             r#match,
+            admit,
             key,
             weight,
             salt,
@@ -186,14 +192,28 @@ fn any_match() -> impl Strategy<Value = MatchSpec> {
         option::weighted(0.3, any_path()),
         methods,
         headers,
+        prop_oneof![3 => Just(Vec::new()), 1 => any_peers()],
     )
-        .prop_map(|(hosts, path_prefix, path, methods, headers)| MatchSpec {
+        .prop_map(|(hosts, path_prefix, path, methods, headers, peers)| MatchSpec {
             hosts,
             path_prefix,
             path,
             methods,
             headers,
+            peers,
         })
+}
+
+fn any_peers() -> impl Strategy<Value = Vec<String>> {
+    let patterns = [
+        "spiffe://example.org/web",
+        "spiffe://EXAMPLE.org/ns/shop/web",
+        "spiffe://example.org/ns/shop/*",
+        "spiffe://example.org/ns/*",
+        "spiffe://example.org/*",
+        "spiffe://other.org/ns/*",
+    ];
+    subsequence(patterns.map(str::to_owned).to_vec(), 1..3)
 }
 
 fn any_header(name: &'static str) -> impl Strategy<Value = HeaderMatch> {
@@ -303,7 +323,18 @@ pub(crate) fn any_request() -> impl Strategy<Value = Request> {
             .filter_map(|(name, value)| Some((name.to_owned(), value?.into())));
         given.collect::<Vec<(String, Vec<u8>)>>()
     });
-    let peer = option::of(select(vec!["", "spiffe://example.org/web"]).prop_map(str::to_owned));
+    let peers = [
+        "",
+        "CN=web",
+        "spiffe://example.org",
+        "spiffe://example.org/web",
+        "spiffe://example.org/ns/shop",
+        "spiffe://example.org/ns/shop/web",
+        "spiffe://example.org/ns/shopping/web",
+        "spiffe://example.org/ns/shop/../admin",
+        "spiffe://other.org/ns/shop/web",
+    ];
+    let peer = option::of(select(peers.to_vec()).prop_map(str::to_owned));
     let method = select(vec!["GET", "POST", "PUT", "get", ""]).prop_map(Into::into);
     (method, authority, path, headers, peer).prop_map(|(method, authority, path, headers, peer)| Request {
         method,

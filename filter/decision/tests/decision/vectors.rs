@@ -1,7 +1,7 @@
 //! The crate does what the committed vectors say, which other languages go by too.
 
 use knhk_decision::spec::{KeySpec, Weight};
-use knhk_decision::{Policy, RolloutRule, Variant, Verdict, bucket, decide};
+use knhk_decision::{Admission, Policy, RolloutRule, Variant, Verdict, bucket, decide};
 use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -69,6 +69,7 @@ struct Expected {
     key: Option<u32>,
     bucket: Option<u32>,
     variant: Variant,
+    admission: Admission,
 }
 
 fn vectors() -> Vectors {
@@ -159,15 +160,14 @@ fn decisions() {
             peer: vector.peer_spiffe_id,
             ..Request::default()
         };
-        let found = match decide(&policy, &request) {
-            Verdict::NoRollout => None,
-            Verdict::Routed(routed) => Some(Expected {
-                rollout: routed.rule.name.clone(),
-                key: routed.key,
-                bucket: routed.bucket,
-                variant: routed.variant,
-            }),
-        };
+        let verdict = decide(&policy, &request);
+        let found = verdict.routed().map(|routed| Expected {
+            rollout: routed.rule.name.clone(),
+            key: routed.key,
+            bucket: routed.bucket,
+            variant: routed.variant,
+            admission: verdict.admission(),
+        });
         assert_eq!(found, vector.expect, "{request:?}");
     }
 }

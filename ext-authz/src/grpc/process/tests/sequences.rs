@@ -8,7 +8,7 @@ use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::{
 use proptest::prelude::*;
 
 use super::super::exchange::Effect;
-use super::support::{Run, message, request, response};
+use super::support::{Run, message, request, response, to_guarded};
 
 /// What a proxy may send, in any order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,8 +23,10 @@ enum Sent {
 }
 
 impl Sent {
-    fn message(self) -> ProcessingRequest {
+    /// A request for the guarded host comes from nobody that is admitted there.
+    fn message(self, guarded: bool) -> ProcessingRequest {
         match self {
+            Self::RequestHeaders if guarded => to_guarded(&[("x-user-id", "u")]),
             Self::RequestHeaders => request(&[("x-user-id", "u")]),
             Self::RequestBody => message(Request::RequestBody(HttpBody::default())),
             Self::RequestTrailers => message(Request::RequestTrailers(HttpTrailers::default())),
@@ -74,11 +76,12 @@ proptest! {
         record in prop::sample::select(vec!["all", "none", "bad"]),
         on_error in prop::sample::select(vec!["open", "closed"]),
         durable in any::<bool>(),
+        guarded in any::<bool>(),
     ) {
         let mut run = Run::with(&[("record", record), ("on_error", on_error)]);
         let (mut decided, mut responded, mut records, mut violated) = (false, false, 0, false);
         for (sent, observability_mode) in messages {
-            let mut message = sent.message();
+            let mut message = sent.message(guarded);
             message.observability_mode = observability_mode;
             let may_come = match sent {
                 Sent::RequestHeaders => !decided && !responded,
@@ -95,7 +98,9 @@ proptest! {
             responded |= sent == Sent::ResponseHeaders;
             let effect = match effect {
                 Effect::Record(own) => {
-                    prop_assert!(sent == Sent::ResponseHeaders && own.seen.is_some());
+                    // Who is denied gets no response that could be seen.
+                    let denied = guarded && sent == Sent::RequestHeaders && !observability_mode;
+                    prop_assert!(denied && own.seen.is_none() || sent == Sent::ResponseHeaders && own.seen.is_some());
                     records += 1;
                     if durable { run.durable(records) } else { run.fails("io") }
                 }

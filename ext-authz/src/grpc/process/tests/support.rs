@@ -25,6 +25,8 @@ use crate::grpc::recording::NotRecorded;
 use crate::grpc::route_options::RouteOptions;
 
 pub(super) const HOST: &str = "shop.test";
+/// A host whose rollout admits callers of the shop alone.
+pub(super) const GUARDED: &str = "guarded.test";
 pub(super) const REGION: &str = "eu-west-1";
 
 /// Snapshots 1.1 and 1.2: everything of the host to stable, then everything to the canary, by user or by peer.
@@ -36,6 +38,10 @@ pub(super) fn snapshots() -> Snapshots {
                 "name": "shop", "generation": 1, "window": 1, "weight": weight, "stable": "v1", "canary": "v2",
                 "match": { "hosts": [HOST], "pathPrefix": "/cart", "methods": ["GET"] },
                 "key": [ { "header": "x-user-id" }, { "peerSpiffeId": {} } ],
+            }, {
+                "name": "guarded", "generation": 1, "window": 1, "weight": weight, "stable": "v1", "canary": "v2",
+                "match": { "hosts": [GUARDED] }, "admit": { "peers": ["spiffe://example.org/ns/shop/*"] },
+                "key": [ { "header": "x-user-id" } ],
             }],
         }))
         .expect("a policy");
@@ -153,6 +159,12 @@ pub(super) fn request(more: &[(&str, &str)]) -> ProcessingRequest {
     message(Request::RequestHeaders(headers(&all)))
 }
 
+pub(super) fn to_guarded(more: &[(&str, &str)]) -> ProcessingRequest {
+    let mut all = vec![(":method", "GET"), (":authority", GUARDED), (":path", "/")];
+    all.extend_from_slice(more);
+    message(Request::RequestHeaders(headers(&all)))
+}
+
 pub(super) fn response(status: &str) -> ProcessingRequest {
     message(Request::ResponseHeaders(headers(&[(":status", status)])))
 }
@@ -224,7 +236,7 @@ pub(super) fn refused(reply: Response) -> (String, String, ImmediateResponse) {
     let Response::ImmediateResponse(refusal) = reply else {
         panic!("not refused: {reply:?}")
     };
-    assert_eq!(refusal.status.expect("a status").code, 503);
+    assert!([403, 503].contains(&refusal.status.expect("a status").code));
     let set = &refusal.headers.as_ref().expect("headers").set_headers;
     let reason = set[0].header.clone().expect("a header");
     assert_eq!(reason.key, "x-knhk-reason");
