@@ -1,7 +1,7 @@
 //! A snapshot's bytes, as a filter gets them: refused, or compiled into a policy that decides anything.
 #![no_main]
 
-use knhk_decision::{Facts, Policy, decide, evidence, replay};
+use knhk_decision::{Facts, Policy, SpiffeId, decide, evidence, replay};
 use libfuzzer_sys::fuzz_target;
 
 /// One request, cut out of the same bytes.
@@ -24,8 +24,9 @@ impl Facts for Request<'_> {
         (!name.is_empty()).then_some(self.0)
     }
 
-    fn peer_spiffe_id(&self) -> Option<&str> {
-        None
+    fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {
+        let mut words = self.0.split(|byte| *byte == b'"');
+        words.find_map(|word| SpiffeId::parse(std::str::from_utf8(word).ok()?))
     }
 }
 
