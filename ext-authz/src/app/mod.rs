@@ -137,6 +137,7 @@ impl App {
             config.region.clone(),
             journal.clone(),
             Arc::clone(&metrics),
+            Arc::clone(&snapshots),
             ledger.watermarks().collect::<Vec<_>>(),
         );
         let parts = DriverParts {

@@ -2,10 +2,12 @@
 
 mod faults;
 mod keys;
+mod proxies;
 
 use std::sync::Arc;
 
 use knhk_decision::PolicyId;
+use knhk_identity::Hosts;
 use knhk_promotion::{Command, RolloutSpec};
 use knhk_proto::v1;
 use knhk_receipts::Payload;
@@ -14,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::App;
 use super::Opened;
+use super::proxies::Proxy;
 use super::recorder::{Batch, Reporter};
 use super::rollouts::CommandError;
 use crate::config::Config;
@@ -116,7 +119,10 @@ fn reporter() -> Reporter {
     Reporter {
         node: "proxy-1".into(),
         nonce: [3; 16],
-        identity: None,
+        proxy: Arc::new(Proxy {
+            identity: None,
+            hosts: Arc::new(Hosts::every()),
+        }),
     }
 }
 

@@ -27,6 +27,7 @@ use super::headers::{HeaderList, Headers};
 use super::recording::{Recording, Refusal};
 use super::route_options::{OnError, PeerSource, RouteOptions};
 use crate::app::clock::wall_ms;
+use crate::app::proxies::Proxy;
 use crate::app::recorder::OwnDecision;
 
 /// The gRPC service.
@@ -75,14 +76,19 @@ impl Authorization for CheckService {
             principal: &principal,
             peer_source: options.peer,
         };
-        let (answer, outcome) = self.answer(&options, &facts).await;
+        let (answer, outcome) = self.answer(&options, &facts, &proxy).await;
         counted(outcome);
         Ok(Response::new(answer))
     }
 }
 
 impl CheckService {
-    async fn answer(&self, options: &RouteOptions, facts: &CheckFacts<'_>) -> (CheckResponse, CheckOutcome) {
+    async fn answer(
+        &self,
+        options: &RouteOptions,
+        facts: &CheckFacts<'_>,
+        proxy: &Proxy,
+    ) -> (CheckResponse, CheckOutcome) {
         let snapshots = &self.recording.app().snapshots;
         let Decided {
             mut headers,
@@ -94,11 +100,10 @@ impl CheckService {
             let own = OwnDecision {
                 decision,
                 via: Via::ExtAuthz,
-                reporter: None,
                 seen: None,
             };
             match (
-                self.recording.record(own, options.wait_timeout).await,
+                self.recording.record(own, proxy, options.wait_timeout).await,
                 options.on_error,
             ) {
                 (Ok(receipt), _) => {

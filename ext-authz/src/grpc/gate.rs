@@ -147,7 +147,7 @@ impl Session {
         let reporter = Reporter {
             node: worker.node.clone(),
             nonce: worker.nonce,
-            identity: None,
+            proxy: Arc::clone(proxy),
         };
         tokio::spawn(record(Arc::clone(app), reporter, waiting, answers.clone()));
         Self {

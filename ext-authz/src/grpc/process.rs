@@ -21,6 +21,7 @@ use super::recording::Recording;
 use super::route_options::{BadOption, RouteOptions};
 use super::seldom::Seldom;
 use crate::app::clock::wall_ms;
+use crate::app::proxies::Proxy;
 use exchange::{Effect, Event, Exchange, World};
 
 /// Requests under way through `ext_proc` at a time. A stream beyond is refused, and Envoy's `failure_mode_allow` decides
@@ -83,7 +84,7 @@ impl ExternalProcessor for ProcessService {
     ) -> Result<Response<Self::ProcessStream>, Status> {
         let shared = Arc::clone(&self.shared);
         let app = shared.recording.app();
-        app.proxies.admit(request.extensions(), AccessDoor::Process)?;
+        let proxy = app.proxies.admit(request.extensions(), AccessDoor::Process)?;
         let Ok(place) = Arc::clone(&shared.places).try_acquire_owned() else {
             app.metrics.exchange_refused();
             let message = format!("{MAX_EXCHANGES} requests are under way, the most that one service takes");
@@ -95,7 +96,14 @@ impl ExternalProcessor for ProcessService {
         }
         // One answer waits at most: the next message is read when the last one's answer is taken.
         let (replies, stream) = mpsc::channel(1);
-        tokio::spawn(serve(shared, place, options, request.into_inner(), replies));
+        tokio::spawn(serve(
+            shared,
+            proxy,
+            place,
+            options,
+            request.into_inner(),
+            replies,
+        ));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }
@@ -103,6 +111,7 @@ impl ExternalProcessor for ProcessService {
 /// Lives as long as the exchange, which is longer than its stream when a decision is recorded at the end.
 async fn serve(
     shared: Arc<Shared>,
+    proxy: Arc<Proxy>,
     place: OwnedSemaphorePermit,
     options: Result<RouteOptions, BadOption>,
     mut inbound: Streaming<ProcessingRequest>,
@@ -111,6 +120,7 @@ async fn serve(
     let _open = shared.recording.app().metrics.exchange_opened();
     let mut session = Session {
         shared: &shared,
+        proxy: &proxy,
         exchange: Exchange::new(options),
     };
     if let Err(status) = session.converse(&mut inbound, &replies).await {
@@ -124,6 +134,7 @@ async fn serve(
 
 struct Session<'a> {
     shared: &'a Shared,
+    proxy: &'a Proxy,
     exchange: Exchange,
 }
 
@@ -156,6 +167,9 @@ impl Session<'_> {
     async fn answer(&mut self, message: ProcessingRequest) -> Result<Option<ProcessingResponse>, Status> {
         let app = self.shared.recording.app();
         let arrived = app.clock.mono();
+        if let Some(host) = wire::host(&message) {
+            app.proxies.admit_host(self.proxy, AccessDoor::Process, host)?;
+        }
         let by_check = by_check::receipt(&app.log, &message).await;
         let message = Box::new(message);
         let effect = self.step(Event::Message { message, by_check }, arrived)?;
@@ -163,7 +177,7 @@ impl Session<'_> {
             return Ok(reply(effect));
         };
         let limit = self.exchange.wait_timeout();
-        let recorded = self.shared.recording.record(*own, limit).await;
+        let recorded = self.shared.recording.record(*own, self.proxy, limit).await;
         let now = app.clock.mono();
         let effect = self.step(Event::Recorded(recorded), now)?;
         app.metrics.exchange_answered(now.saturating_sub(arrived));
@@ -174,7 +188,11 @@ impl Session<'_> {
     async fn settle(mut self) {
         let clock = &self.shared.recording.app().clock;
         if let Ok(Effect::Record(own)) = self.step(Event::Ended, clock.mono()) {
-            let recorded = self.shared.recording.record(*own, RECORD_AT_END_WITHIN).await;
+            let recorded = self
+                .shared
+                .recording
+                .record(*own, self.proxy, RECORD_AT_END_WITHIN)
+                .await;
             let _ = self.step(Event::Recorded(recorded), clock.mono());
         }
     }

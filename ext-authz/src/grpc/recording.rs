@@ -10,6 +10,7 @@ use tonic::Code;
 use super::route_options::BadOption;
 use super::seldom::Seldom;
 use crate::app::App;
+use crate::app::proxies::Proxy;
 use crate::app::recorder::OwnDecision;
 
 /// Records for Check and Process. What goes wrong with each request is logged now and then, and counted each time.
@@ -32,11 +33,16 @@ impl Recording {
         &self.app
     }
 
-    /// Waits at most `limit` for a decision to be durable. Returns the receipt's ID. A decision that is given up may
+    /// Waits at most `limit` for a decision that `proxy` asked for to be durable. Returns the receipt's ID. A decision that is given up may
     /// still become durable later.
-    pub(super) async fn record(&self, own: OwnDecision, limit: Duration) -> Result<String, NotRecorded> {
+    pub(super) async fn record(
+        &self,
+        own: OwnDecision,
+        proxy: &Proxy,
+        limit: Duration,
+    ) -> Result<String, NotRecorded> {
         let via = own.via;
-        let why = match tokio::time::timeout(limit, self.app.recorder.record_own(own)).await {
+        let why = match tokio::time::timeout(limit, self.app.recorder.record_own(own, proxy)).await {
             Ok(Ok(index)) => return Ok(format!("{}/{index}", self.app.region)),
             Ok(Err(error)) => NotRecorded(error.label()),
             Err(_) => NotRecorded("wait_timeout"),

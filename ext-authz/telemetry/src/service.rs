@@ -35,6 +35,7 @@ pub struct ServiceMetrics {
     decisions_recorded: Samples<(DecisionVia,), Counter>,
     decisions_missing: Counter,
     decisions_malformed: Counter,
+    decisions_of_others: Counter,
     checks: Samples<(CheckOutcome,), Counter>,
     check_duration: Histogram,
     exchanges: Samples<(ExchangeOutcome,), Counter>,
@@ -82,6 +83,7 @@ impl ServiceMetrics {
             decisions_recorded: registrar.counter(&metric::DECISIONS_RECORDED),
             decisions_missing: registrar.counter(&metric::DECISIONS_MISSING).with(()),
             decisions_malformed: registrar.counter(&metric::DECISIONS_MALFORMED).with(()),
+            decisions_of_others: registrar.counter(&metric::DECISIONS_OF_OTHERS).with(()),
             checks: registrar.counter(&metric::CHECKS),
             check_duration: registrar.histogram(&metric::CHECK_DURATION, durations).with(()),
             exchanges: registrar.counter(&metric::EXCHANGES),
@@ -174,6 +176,11 @@ impl ServiceMetrics {
     /// So many sequence numbers were skipped by a filter.
     pub fn decisions_missing(&self, count: u64) {
         self.decisions_missing.inc_by(count);
+    }
+
+    /// So many recorded decisions were about hosts that are not the reporting proxy's, and were left out.
+    pub fn decisions_of_others(&self, count: u64) {
+        self.decisions_of_others.inc_by(count);
     }
 
     /// A decision in a batch could not be read.

@@ -25,6 +25,7 @@ fn everything() -> ServiceMetrics {
     metrics.decisions_recorded(DecisionVia::Filter, 5);
     metrics.decisions_missing(2);
     metrics.decision_malformed();
+    metrics.decisions_of_others(3);
     metrics.check(CheckOutcome::Recorded, Duration::from_micros(70));
     drop(metrics.exchange_opened());
     metrics.exchange_refused();

@@ -150,7 +150,7 @@ mod tests {
         fn header(&self, name: &str) -> Option<&[u8]> {
             (name == "x-user").then_some(b"carol")
         }
-        fn peer_spiffe_id(&self) -> Option<&str> {
+        fn peer_spiffe_id(&self) -> Option<knhk_decision::SpiffeId<'_>> {
             None
         }
     }

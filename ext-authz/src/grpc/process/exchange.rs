@@ -418,7 +418,6 @@ fn record_with(decision: Box<CheckedDecision>, seen: Option<Seen>) -> Step {
         effect: Effect::Record(Box::new(OwnDecision {
             decision: *decision,
             via: Via::ExtProc,
-            reporter: None,
             seen,
         })),
         outcome: None,

@@ -47,10 +47,7 @@ impl Facts for ProcessFacts<'_> {
     }
 
     fn authority(&self) -> &[u8] {
-        self.headers
-            .first(":authority")
-            .or_else(|| self.headers.first("host"))
-            .unwrap_or_default()
+        authority(self.headers)
     }
 
     fn path(&self) -> &[u8] {
@@ -67,6 +64,21 @@ impl Facts for ProcessFacts<'_> {
             PeerSource::Xfcc => xfcc_peer(self.headers.last(XFCC_HEADER)?),
         }
     }
+}
+
+/// The host that a request is for, where the message has one.
+pub(super) fn host(message: &ProcessingRequest) -> Option<&[u8]> {
+    match &message.request {
+        Some(Request::RequestHeaders(headers)) => Some(authority(list(headers))),
+        _ => None,
+    }
+}
+
+fn authority(headers: HeaderList<'_>) -> &[u8] {
+    headers
+        .first(":authority")
+        .or_else(|| headers.first("host"))
+        .unwrap_or_default()
 }
 
 /// What the peer's certificate calls it, empty where Envoy sends nothing of it.
