@@ -8,12 +8,15 @@
 //! Both: roll back. Violated, by stable too, but not worse: stop and say so. Where nothing of stable runs beside the
 //! canary (a weight of 100 %), the SLO alone decides.
 
+use crate::agreement::agreed;
 use crate::binomial::{count, upper_bound, upper_tail};
 use crate::counts::WindowCounts;
+use crate::reporters::Weighed;
 use crate::spec::{RolloutSpec, Slo, Stage};
 use crate::tally::Tally;
 use knhk_decision::spec::Weight;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// The part of `alpha` that one look may spend is `alpha` / ([`LOOKS`] x SLOs x windows of the rollout).
 ///
@@ -44,6 +47,9 @@ pub struct Reading {
     pub level: f64,
     /// What follows.
     pub finding: Finding,
+    /// The identity without whose counts more would not follow, which is why it does not: see `agreement.rs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rests_on: Option<Arc<str>>,
 }
 
 /// What follows from one SLO's numbers.
@@ -78,17 +84,20 @@ impl Finding {
     }
 }
 
-/// Judges every SLO of `spec` by the counts of one window that runs at `weight`.
+/// Judges every SLO of `spec` by the evidence of one window that runs at `weight`.
 ///
 /// The comparison with stable, which costs the most, is made where it can change the finding: where the SLO is violated.
-pub fn judge(spec: &RolloutSpec, weight: Weight, counts: &WindowCounts) -> Vec<Reading> {
+pub fn judge(spec: &RolloutSpec, weight: Weight, evidence: &Weighed) -> Vec<Reading> {
     let thresholds = spec.thresholds();
     let level = look_level(spec);
     let slos = spec.analysis.slos.iter();
     slos.map(|slo| {
-        let canary = Tally::of(*slo, &counts.canary, &thresholds);
-        let stable = Tally::of(*slo, &counts.stable, &thresholds);
-        read(spec, *slo, weight, canary, stable, level)
+        let by = |counts: &WindowCounts| {
+            let canary = Tally::of(*slo, &counts.canary, &thresholds);
+            let stable = Tally::of(*slo, &counts.stable, &thresholds);
+            read(spec, *slo, weight, canary, stable, level)
+        };
+        agreed(by(evidence.counts()), evidence, by)
     })
     .collect()
 }
@@ -120,6 +129,7 @@ fn read(spec: &RolloutSpec, slo: Slo, weight: Weight, canary: Tally, stable: Tal
         bound_tail: None,
         level,
         finding: Finding::Met,
+        rests_on: None,
     };
     reading.finding = if slo_tail <= level {
         reading.compare(spec, weight);

@@ -76,6 +76,7 @@ pub(crate) fn obey(
             what,
             why,
             readings: Vec::new(),
+            reporters: None,
         },
         now,
     ))

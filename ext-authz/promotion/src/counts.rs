@@ -28,6 +28,25 @@ pub struct Counts {
     pub histogram: Vec<u64>,
 }
 
+impl Counts {
+    /// Adds what another worker or identity counted.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.requests = self.requests.saturating_add(other.requests);
+        self.errors = self.errors.saturating_add(other.errors);
+        add_each(&mut self.over, &other.over);
+        add_each(&mut self.histogram, &other.histogram);
+    }
+}
+
+fn add_each(sums: &mut Vec<u64>, counts: &[u64]) {
+    if sums.len() < counts.len() {
+        sums.resize(counts.len(), 0);
+    }
+    for (sum, count) in sums.iter_mut().zip(counts) {
+        *sum = sum.saturating_add(*count);
+    }
+}
+
 /// Totals of one observation window over all workers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -1,8 +1,9 @@
 //! Why a rollout is where it is: what `knhk rollout status` shows.
 
 use crate::analysis::{Finding, Reading};
-use crate::counts::{LOOK_EVERY_MS, Now, WindowCounts};
+use crate::counts::{LOOK_EVERY_MS, Now};
 use crate::phase::{PauseReason, Phase};
+use crate::reporters::{Provenance, Weighed};
 use crate::rollout::Rollout;
 use crate::text::{Share, Time};
 use knhk_decision::spec::Weight;
@@ -45,6 +46,9 @@ pub struct Explanation {
     pub min_requests: u64,
     /// One for each SLO, while there is a canary to judge.
     pub metrics: Vec<Reading>,
+    /// Who reported these numbers, and how much of it counts; none where no identity was proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reporters: Option<Provenance>,
     /// What has to happen before it goes on; empty when it has ended.
     pub waits_for: Vec<String>,
     /// What comes next, in one line.
@@ -54,9 +58,9 @@ pub struct Explanation {
 }
 
 impl Rollout {
-    /// Explains the present decision by the counts that it is made from.
-    pub fn explain(&self, counts: &WindowCounts, now: Now) -> Explanation {
-        let mut metrics = self.readings(counts);
+    /// Explains the present decision by the evidence that it is made from.
+    pub fn explain(&self, evidence: &Weighed, now: Now) -> Explanation {
+        let mut metrics = self.readings(evidence);
         for metric in &mut metrics {
             metric.compare(&self.spec, self.weight());
         }
@@ -79,6 +83,7 @@ impl Rollout {
             min_requests: self.spec.analysis.min_requests,
             waits_for: self.waits_for(&metrics),
             metrics,
+            reporters: self.provenance(evidence).cloned(),
             next: self.next(),
             next_look_wall_ms: under_way.then(|| now.wall_ms.saturating_add(LOOK_EVERY_MS)),
         }
@@ -109,6 +114,11 @@ impl Rollout {
     /// What an SLO lacks to be passed.
     fn lacks(&self, metric: &Reading) -> Option<String> {
         let (slo, canary) = (&metric.slo, metric.canary);
+        if let Some(identity) = &metric.rests_on {
+            return Some(format!(
+                "what others than {identity} report, who is not enough alone: {metric}"
+            ));
+        }
         match metric.finding {
             Finding::Met => None,
             Finding::TooFew => {

@@ -2,6 +2,7 @@
 
 use crate::analysis::Reading;
 use crate::phase::Phase;
+use crate::reporters::Provenance;
 use knhk_decision::spec::Weight;
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +48,9 @@ pub struct HistoryEntry {
     pub window: u64,
     /// The numbers that led to it; empty for an operator's command.
     pub readings: Vec<Reading>,
+    /// Who reported these numbers; absent for an operator's command, and where no identity was proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reporters: Option<Provenance>,
 }
 
 /// What a transition was.

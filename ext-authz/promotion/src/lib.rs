@@ -7,6 +7,7 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)
 )]
 
+mod agreement;
 mod analysis;
 mod apply;
 mod binomial;
@@ -18,6 +19,7 @@ mod lived;
 mod phase;
 mod place;
 mod refusal;
+mod reporters;
 mod rollout;
 pub mod spec;
 mod step;
@@ -34,6 +36,10 @@ pub use self::lived::MAX_GAP_MS;
 pub use self::phase::{FailReason, PauseReason, Phase};
 pub use self::place::Place;
 pub use self::refusal::Refusal;
+pub use self::reporters::{
+    Audience, Contribution, ENOUGH_IDENTITIES, GATHERING_MS, MAX_NAMED, OUTLIER_LEVEL, Part, Provenance,
+    REPORTING_SHARE, Reporter, SetAside, Weighed, weigh,
+};
 pub use self::rollout::{Rollout, STATE_FORMAT, create};
 pub use self::spec::{RolloutSpec, SpecError};
 pub use self::step::{Effect, Event, step};

@@ -6,6 +6,7 @@ use crate::history::{HistoryEntry, MAX_HISTORY, What};
 use crate::lived::Lived;
 use crate::phase::Phase;
 use crate::place::Place;
+use crate::reporters::{Provenance, Weighed};
 use crate::spec::RolloutSpec;
 use crate::step::Effect;
 use knhk_decision::RolloutRule;
@@ -61,6 +62,7 @@ pub fn create(spec: RolloutSpec, by: &str, now: Now) -> (Rollout, Vec<Effect>) {
             what: What::Applied,
             why,
             readings: Vec::new(),
+            reporters: None,
         },
         now,
     );
@@ -76,6 +78,7 @@ pub(crate) struct Act<'a> {
     pub(crate) what: What,
     pub(crate) why: String,
     pub(crate) readings: Vec<Reading>,
+    pub(crate) reporters: Option<Provenance>,
 }
 
 impl Rollout {
@@ -177,15 +180,26 @@ impl Rollout {
 
     /// Every SLO judged by the counts, which are no evidence unless they are of the present window. Empty where there
     /// is no canary to judge.
-    pub(crate) fn readings(&self, counts: &WindowCounts) -> Vec<Reading> {
-        if !self.phase.is_under_way() || self.weight() == Weight::ZERO {
+    pub(crate) fn readings(&self, evidence: &Weighed) -> Vec<Reading> {
+        if !self.has_canary() {
             return Vec::new();
         }
-        if counts.window == self.window {
-            analysis::judge(&self.spec, self.weight(), counts)
+        if evidence.counts().window == self.window {
+            analysis::judge(&self.spec, self.weight(), evidence)
         } else {
-            analysis::judge(&self.spec, self.weight(), &WindowCounts::default())
+            analysis::judge(&self.spec, self.weight(), &WindowCounts::default().into())
         }
+    }
+
+    /// Who reported the counts that [`Self::readings`] judges.
+    pub(crate) fn provenance<'a>(&self, evidence: &'a Weighed) -> Option<&'a Provenance> {
+        let present = self.has_canary() && evidence.counts().window == self.window;
+        evidence.provenance().filter(|_| present)
+    }
+
+    /// Whether there is a canary to judge.
+    fn has_canary(&self) -> bool {
+        self.phase.is_under_way() && self.weight() > Weight::ZERO
     }
 
     /// The step begins: nothing lived, nothing counted.
@@ -220,6 +234,7 @@ impl Rollout {
             judged_window: before.map_or(self.window, |before| before.window),
             window: self.window,
             readings: act.readings,
+            reporters: act.reporters,
         };
         let history = Arc::make_mut(&mut self.history);
         if history.len() >= MAX_HISTORY {

@@ -1,10 +1,11 @@
 //! The state machine: (state, event, now) -> (state, effects).
 
 use crate::command::{self, Command};
-use crate::counts::{Now, WindowCounts};
+use crate::counts::Now;
 use crate::history::HistoryEntry;
 use crate::phase::Phase;
 use crate::refusal::Refusal;
+use crate::reporters::Weighed;
 use crate::rollout::{Act, Rollout};
 use crate::tick;
 
@@ -13,8 +14,8 @@ use crate::tick;
 #[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event<'a> {
-    /// The service looks, each [`crate::LOOK_EVERY_MS`]: time goes on, and these are the totals of a window.
-    Tick(&'a WindowCounts),
+    /// The service looks, each [`crate::LOOK_EVERY_MS`]: time goes on, and this is the evidence of a window.
+    Tick(&'a Weighed),
     /// An operator acts.
     Command {
         /// Who.
@@ -46,9 +47,9 @@ pub enum Effect {
 pub fn step(rollout: &Rollout, event: Event<'_>, now: Now) -> Result<(Rollout, Vec<Effect>), Refusal> {
     let mut next = rollout.clone();
     let effects = match event {
-        Event::Tick(counts) => {
+        Event::Tick(evidence) => {
             live(&mut next, now);
-            tick::look(rollout, &mut next, counts, now)
+            tick::look(rollout, &mut next, evidence, now)
         }
         Event::Command { by, command } => {
             live(&mut next, now);

@@ -43,16 +43,28 @@ impl Tally {
         }
     }
 
-    /// The same share with at most [`MAX_TRIALS`] requests. Fewer requests prove less, so the tests stay on the safe
-    /// side.
+    /// The same share with at most [`MAX_TRIALS`] requests.
     pub(crate) fn bounded(self) -> Self {
-        if self.requests <= MAX_TRIALS {
+        self.at_most(MAX_TRIALS)
+    }
+
+    /// The same share with at most so many requests. Fewer requests prove less, so the tests stay on the safe side.
+    pub(crate) fn at_most(self, requests: u64) -> Self {
+        if self.requests <= requests {
             return self;
         }
-        let bad = u128::from(self.bad) * u128::from(MAX_TRIALS) / u128::from(self.requests);
+        let bad = u128::from(self.bad) * u128::from(requests) / u128::from(self.requests);
         Self {
-            requests: MAX_TRIALS,
-            bad: u64::try_from(bad).unwrap_or(MAX_TRIALS),
+            requests,
+            bad: u64::try_from(bad).unwrap_or(requests),
+        }
+    }
+
+    /// Both together.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            requests: self.requests.saturating_add(other.requests),
+            bad: self.bad.saturating_add(other.bad),
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What a rollout does by itself when it is looked at.
 
 use crate::analysis::{Finding, Reading};
-use crate::counts::{Now, WindowCounts};
+use crate::counts::Now;
 use crate::history::{ITSELF, What};
 use crate::phase::{FailReason, PauseReason, Phase};
+use crate::reporters::Weighed;
 use crate::rollout::{Act, Rollout};
 use crate::step::{Effect, transition};
 use knhk_decision::spec::Weight;
@@ -12,15 +13,14 @@ use knhk_decision::spec::Weight;
 pub const PERSIST_EVERY_MS: u64 = 1_000;
 
 /// Judges the window and moves on, back, or not at all. `next` is `before` with its time lived.
-pub(crate) fn look(before: &Rollout, next: &mut Rollout, counts: &WindowCounts, now: Now) -> Vec<Effect> {
-    let readings = next.readings(counts);
-    match decide(next, &readings) {
-        Move::None => lived(before, next),
+pub(crate) fn look(before: &Rollout, next: &mut Rollout, evidence: &Weighed, now: Now) -> Vec<Effect> {
+    let readings = next.readings(evidence);
+    let (what, why) = match decide(next, &readings) {
+        Move::None => return lived(before, next),
         Move::RollBack => {
             next.phase = Phase::Failed(FailReason::SloViolated);
             next.open_window(now);
-            let why = because(&readings, Finding::Worse);
-            act(before, next, What::RolledBack, why, readings, now)
+            (What::RolledBack, because(&readings, Finding::Worse))
         }
         Move::Pause(reason) => {
             next.phase = Phase::Paused(reason);
@@ -28,13 +28,11 @@ pub(crate) fn look(before: &Rollout, next: &mut Rollout, counts: &WindowCounts, 
                 PauseReason::StableAlsoFailing => Finding::StableAlso,
                 PauseReason::Operator | PauseReason::SloViolated => Finding::Worse,
             };
-            let why = because(&readings, finding);
-            act(before, next, What::Paused, why, readings, now)
+            (What::Paused, because(&readings, finding))
         }
         Move::Resume => {
             next.phase = Phase::Progressing;
-            let why = because(&readings, Finding::Met);
-            act(before, next, What::Resumed, why, readings, now)
+            (What::Resumed, because(&readings, Finding::Met))
         }
         Move::Advance => {
             let what = next.go_on(now);
@@ -43,9 +41,22 @@ pub(crate) fn look(before: &Rollout, next: &mut Rollout, counts: &WindowCounts, 
             } else {
                 because(&readings, Finding::Met)
             };
-            act(before, next, what, why, readings, now)
+            (what, why)
         }
-    }
+    };
+    let reporters = before.provenance(evidence).cloned();
+    let why = match &reporters {
+        Some(reporters) => format!("{why}; {reporters}"),
+        None => why,
+    };
+    let act = Act {
+        who: ITSELF,
+        what,
+        why,
+        readings,
+        reporters,
+    };
+    transition(before, next, act, now)
 }
 
 enum Move {
@@ -75,27 +86,6 @@ fn decide(rollout: &Rollout, readings: &[Reading]) -> Move {
         Phase::Paused(PauseReason::StableAlsoFailing) if all_met => Move::Resume,
         Phase::Progressing | Phase::Paused(_) | Phase::Succeeded | Phase::Failed(_) => Move::None,
     }
-}
-
-fn act(
-    before: &Rollout,
-    next: &mut Rollout,
-    what: What,
-    why: String,
-    readings: Vec<Reading>,
-    now: Now,
-) -> Vec<Effect> {
-    transition(
-        before,
-        next,
-        Act {
-            who: ITSELF,
-            what,
-            why,
-            readings,
-        },
-        now,
-    )
 }
 
 fn lived(before: &Rollout, next: &Rollout) -> Vec<Effect> {

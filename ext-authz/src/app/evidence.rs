@@ -1,20 +1,37 @@
-//! What the filters counted, summed over all workers, one observation window per rollout.
+//! What the filters counted, by who reported it, one observation window per rollout.
 //!
-//! Counts are cumulative per worker VM and window, so a total is the sum of the latest counts of each worker:
-//! a lost, resent or reordered report changes nothing, and after a restart of the service the next reports
-//! bring a window's whole evidence back.
+//! Counts are cumulative per worker VM and window, so what an identity reported is the sum of the latest counts of each
+//! of its workers: a lost, resent or reordered report changes nothing, and after a restart of the service the next
+//! reports bring a window's whole evidence back. How much of it counts is [`knhk_promotion::weigh`]'s to say.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use knhk_promotion::{Counts, WindowCounts};
+use knhk_promotion::{Audience, Counts, GATHERING_MS, Reporter, Rollout, Weighed, weigh};
 use knhk_proto::v1::{Observed, Variant};
 use knhk_telemetry::attribute::ObservationReason;
 
 use super::workers::{MAX_WORKERS, Nonce};
 
 /// Counts that one window holds, two of each worker; those of further workers are refused and counted.
-const MAX_REPORTERS: usize = 2 * MAX_WORKERS;
+const MAX_COUNTS: usize = 2 * MAX_WORKERS;
+/// The part of them that one proven identity may take: a worker's name is its own choice, so without this one identity
+/// could leave no room for any other.
+const MAX_COUNTS_OF_ONE: usize = MAX_COUNTS / 2;
+/// Identities that one window holds; weighing compares each with all others at each look.
+const MAX_IDENTITIES: usize = 256;
+/// See [`GATHERING_MS`].
+const GATHERING: Duration = Duration::from_millis(GATHERING_MS);
+
+/// Where a report comes from.
+#[derive(Debug, Clone)]
+pub(crate) struct Origin {
+    /// The proxy's proven SPIFFE ID; none without SPIFFE, where all proxies are one reporter.
+    pub(crate) identity: Option<Arc<str>>,
+    /// The worker's own name, unique within its identity only.
+    pub(crate) nonce: Nonce,
+}
 
 /// The evidence of every rollout's present window.
 #[derive(Debug, Default)]
@@ -24,10 +41,29 @@ pub(crate) struct Evidence {
 
 #[derive(Debug)]
 struct Window {
-    totals: WindowCounts,
-    reporters: HashMap<(Nonce, bool), Counts>,
-    /// Length of `over` and `histogram` that a count must have.
+    number: u64,
+    /// Length of `over` that a count must have.
     thresholds: usize,
+    /// When it was opened, and when the rollout's first window in this process was, since the service started.
+    opened: Duration,
+    first_opened: Duration,
+    identities: HashMap<Option<Arc<str>>, Identity>,
+    /// How many counts `identities` hold in all.
+    held: usize,
+}
+
+/// What one identity reported.
+#[derive(Debug, Default)]
+struct Identity {
+    stable: Counts,
+    canary: Counts,
+    workers: HashMap<(Nonce, Side), Counts>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Side {
+    Stable,
+    Canary,
 }
 
 /// Why an observation was not counted.
@@ -39,10 +75,12 @@ pub(crate) enum Ignored {
     Older,
     /// Counts that contradict themselves.
     Malformed,
-    /// The bound on reporters.
+    /// The bound on reporting workers, of all or of one identity.
     TooManyReporters,
     /// A rollout that the proxy was not told of.
     NotItsRollout,
+    /// The bound on reporting identities.
+    TooManyIdentities,
 }
 
 impl From<Ignored> for ObservationReason {
@@ -53,37 +91,29 @@ impl From<Ignored> for ObservationReason {
             Ignored::Malformed => Self::Malformed,
             Ignored::TooManyReporters => Self::TooManyReporters,
             Ignored::NotItsRollout => Self::NotItsRollout,
+            Ignored::TooManyIdentities => Self::TooManyIdentities,
         }
     }
 }
 
 impl Evidence {
-    /// Starts a rollout's window with nothing in it. The same window again keeps what it has.
-    pub(crate) fn open(&self, rollout: &str, window: u64, thresholds: usize) {
+    /// Starts a rollout's window with nothing in it; those who reported on the one before are awaited. The same window
+    /// again keeps what it has.
+    pub(crate) fn open(&self, rollout: &str, window: u64, thresholds: usize, now: Duration) {
         let mut windows = self.lock();
-        if windows
-            .get(rollout)
-            .is_some_and(|present| present.totals.window == window)
-        {
+        let before = windows.get(rollout);
+        if before.is_some_and(|present| present.number == window) {
             return;
         }
-        let empty = || Counts {
-            over: vec![0; thresholds],
-            ..Counts::default()
+        let next = Window {
+            number: window,
+            thresholds,
+            opened: now,
+            first_opened: before.map_or(now, |before| before.first_opened),
+            identities: before.map(|before| before.heard(now)).unwrap_or_default(),
+            held: 0,
         };
-        let totals = WindowCounts {
-            window,
-            stable: empty(),
-            canary: empty(),
-        };
-        windows.insert(
-            rollout.to_owned(),
-            Window {
-                totals,
-                reporters: HashMap::new(),
-                thresholds,
-            },
-        );
+        windows.insert(rollout.to_owned(), next);
     }
 
     /// Forgets a rollout.
@@ -92,18 +122,24 @@ impl Evidence {
     }
 
     /// Takes one worker's latest counts.
-    pub(crate) fn observe(&self, nonce: &Nonce, observed: &Observed) -> Result<(), Ignored> {
+    pub(crate) fn observe(&self, from: &Origin, observed: &Observed) -> Result<(), Ignored> {
         let mut windows = self.lock();
         let window = windows
             .get_mut(&observed.rollout)
-            .filter(|window| window.totals.window == observed.window)
+            .filter(|window| window.number == observed.window)
             .ok_or(Ignored::OtherWindow)?;
-        window.take(nonce, observed)
+        window.take(from, observed)
     }
 
-    /// The totals of a rollout's present window.
-    pub(crate) fn totals(&self, rollout: &str) -> Option<WindowCounts> {
-        self.lock().get(rollout).map(|window| window.totals.clone())
+    /// What a rollout's present window is judged by. Of another window it says nothing.
+    pub(crate) fn totals(&self, rollout: &Rollout, now: Duration) -> Weighed {
+        let present = self
+            .lock()
+            .get(rollout.name())
+            .filter(|window| window.number == rollout.window())
+            .map(|window| (window.audience(now), window.reporters(now)));
+        let (audience, reporters) = present.unwrap_or((Audience::Known, Vec::new()));
+        weigh(rollout.spec(), rollout.window(), audience, reporters)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Window>> {
@@ -112,10 +148,29 @@ impl Evidence {
 }
 
 impl Window {
-    fn take(&mut self, nonce: &Nonce, observed: &Observed) -> Result<(), Ignored> {
-        let canary = match observed.variant() {
-            Variant::Canary => true,
-            Variant::Stable => false,
+    fn take(&mut self, from: &Origin, observed: &Observed) -> Result<(), Ignored> {
+        let (side, latest) = self.parse(observed)?;
+        if !self.identities.contains_key(&from.identity) && self.identities.len() >= MAX_IDENTITIES {
+            return Err(Ignored::TooManyIdentities);
+        }
+        let identity = self.identities.entry(from.identity.clone()).or_default();
+        let room_of_one = if from.identity.is_some() {
+            MAX_COUNTS_OF_ONE
+        } else {
+            MAX_COUNTS
+        };
+        let full = self.held >= MAX_COUNTS || identity.workers.len() >= room_of_one;
+        let held = identity.workers.len();
+        let taken = identity.take((from.nonce, side), latest, full);
+        self.held += identity.workers.len() - held;
+        taken
+    }
+
+    /// Counts that can be: of a variant, with the window's thresholds, and no more bad requests than requests.
+    fn parse(&self, observed: &Observed) -> Result<(Side, Counts), Ignored> {
+        let side = match observed.variant() {
+            Variant::Canary => Side::Canary,
+            Variant::Stable => Side::Stable,
             Variant::Unspecified => return Err(Ignored::Malformed),
         };
         let fits = observed.over.len() == self.thresholds
@@ -125,36 +180,81 @@ impl Window {
         if !fits {
             return Err(Ignored::Malformed);
         }
-        let key = (*nonce, canary);
-        if !self.reporters.contains_key(&key) && self.reporters.len() >= MAX_REPORTERS {
-            return Err(Ignored::TooManyReporters);
-        }
-        let before = self.reporters.entry(key).or_default();
-        if observed.requests < before.requests {
-            return Err(Ignored::Older);
-        }
-        let latest = Counts {
+        let counts = Counts {
             requests: observed.requests,
             errors: observed.errors,
             over: observed.over.clone(),
             histogram: observed.histogram.clone(),
         };
-        let total = if canary {
-            &mut self.totals.canary
+        Ok((side, counts))
+    }
+
+    /// Those who reported, with nothing counted yet.
+    fn heard(&self, now: Duration) -> HashMap<Option<Arc<str>>, Identity> {
+        self.known(now)
+            .map(|(name, _)| (name.clone(), Identity::default()))
+            .collect()
+    }
+
+    fn reporters(&self, now: Duration) -> Vec<Reporter> {
+        self.known(now)
+            .map(|(name, identity)| Reporter {
+                identity: name.clone(),
+                stable: identity.stable.clone(),
+                canary: identity.canary.clone(),
+            })
+            .collect()
+    }
+
+    /// Those who have reported requests, and those who are still awaited.
+    fn known(&self, now: Duration) -> impl Iterator<Item = (&Option<Arc<str>>, &Identity)> {
+        let awaiting = now < self.opened + GATHERING;
+        self.identities.iter().filter(move |(_, identity)| {
+            awaiting || identity.stable.requests > 0 || identity.canary.requests > 0
+        })
+    }
+
+    fn audience(&self, now: Duration) -> Audience {
+        if now < self.first_opened + GATHERING {
+            Audience::Gathering
         } else {
-            &mut self.totals.stable
+            Audience::Known
+        }
+    }
+}
+
+impl Identity {
+    /// Takes the place of what the worker reported before. One that is new finds no room where it is `full`.
+    fn take(&mut self, worker: (Nonce, Side), latest: Counts, full: bool) -> Result<(), Ignored> {
+        let total = match worker.1 {
+            Side::Stable => &mut self.stable,
+            Side::Canary => &mut self.canary,
         };
-        replace(&mut total.requests, before.requests, latest.requests);
-        replace(&mut total.errors, before.errors, latest.errors);
-        replace_each(&mut total.over, &before.over, &latest.over);
-        replace_each(&mut total.histogram, &before.histogram, &latest.histogram);
-        *before = latest;
+        match self.workers.get_mut(&worker) {
+            Some(before) if latest.requests < before.requests => return Err(Ignored::Older),
+            Some(before) => {
+                replace_counts(total, before, &latest);
+                *before = latest;
+            }
+            None if full => return Err(Ignored::TooManyReporters),
+            None => {
+                replace_counts(total, &Counts::default(), &latest);
+                self.workers.insert(worker, latest);
+            }
+        }
         Ok(())
     }
 }
 
 /// Buckets of a duration histogram, see `gate.proto`.
 pub(crate) const HISTOGRAM_BUCKETS: usize = 24;
+
+fn replace_counts(total: &mut Counts, before: &Counts, latest: &Counts) {
+    replace(&mut total.requests, before.requests, latest.requests);
+    replace(&mut total.errors, before.errors, latest.errors);
+    replace_each(&mut total.over, &before.over, &latest.over);
+    replace_each(&mut total.histogram, &before.histogram, &latest.histogram);
+}
 
 fn replace(total: &mut u64, before: u64, latest: u64) {
     *total = total.saturating_sub(before).saturating_add(latest);
@@ -171,99 +271,4 @@ fn replace_each(totals: &mut Vec<u64>, before: &[u64], latest: &[u64]) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const WINDOW: u64 = 5;
-
-    fn observed(variant: Variant, requests: u64, errors: u64, over: u64) -> Observed {
-        Observed {
-            rollout: "r".into(),
-            window: WINDOW,
-            variant: variant.into(),
-            requests,
-            errors,
-            over: vec![over],
-            histogram: vec![requests],
-        }
-    }
-
-    fn open() -> Evidence {
-        let evidence = Evidence::default();
-        evidence.open("r", WINDOW, 1);
-        evidence
-    }
-
-    #[test]
-    fn counts_of_another_window_or_shape_are_not_taken() {
-        let evidence = open();
-        let late = Observed {
-            window: WINDOW - 1,
-            ..observed(Variant::Canary, 1, 0, 0)
-        };
-        assert_eq!(evidence.observe(&[0; 16], &late), Err(Ignored::OtherWindow));
-        let unknown = Observed {
-            rollout: "q".into(),
-            ..observed(Variant::Canary, 1, 0, 0)
-        };
-        assert_eq!(evidence.observe(&[0; 16], &unknown), Err(Ignored::OtherWindow));
-        for bad in [
-            observed(Variant::Unspecified, 1, 0, 0),
-            observed(Variant::Canary, 1, 2, 0),
-            observed(Variant::Canary, 1, 0, 2),
-            Observed {
-                over: vec![],
-                ..observed(Variant::Canary, 1, 0, 0)
-            },
-            Observed {
-                histogram: vec![0; HISTOGRAM_BUCKETS + 1],
-                ..observed(Variant::Canary, 1, 0, 0)
-            },
-        ] {
-            assert_eq!(
-                evidence.observe(&[0; 16], &bad),
-                Err(Ignored::Malformed),
-                "{bad:?}"
-            );
-        }
-        assert_eq!(evidence.totals("r").expect("open").canary.requests, 0);
-    }
-
-    #[test]
-    fn opening_the_same_window_again_keeps_its_evidence() {
-        let evidence = open();
-        evidence
-            .observe(&[0; 16], &observed(Variant::Canary, 9, 3, 1))
-            .expect("taken");
-        evidence.open("r", WINDOW, 1);
-        assert_eq!(evidence.totals("r").expect("open").canary.requests, 9);
-        evidence.open("r", WINDOW + 1, 1);
-        assert_eq!(evidence.totals("r").expect("open").canary.requests, 0);
-    }
-
-    proptest! {
-        /// However reports are lost, repeated and interleaved, the total is the sum of each worker's highest.
-        #[test]
-        fn totals_are_the_sum_of_each_workers_latest(reports in prop::collection::vec((0u8..4, any::<bool>(), 0u64..1000), 0..60)) {
-            let evidence = open();
-            let mut model: HashMap<(u8, bool), u64> = HashMap::new();
-            for (worker, canary, requests) in reports {
-                let variant = if canary { Variant::Canary } else { Variant::Stable };
-                let taken = evidence.observe(&[worker; 16], &observed(variant, requests, requests / 3, requests / 2));
-                let highest = model.entry((worker, canary)).or_insert(0);
-                prop_assert_eq!(taken.is_ok(), requests >= *highest);
-                *highest = requests.max(*highest);
-            }
-            let totals = evidence.totals("r").expect("open");
-            for (canary, counts) in [(true, &totals.canary), (false, &totals.stable)] {
-                let of = |measure: fn(u64) -> u64| -> u64 {
-                    model.iter().filter(|((_, side), _)| *side == canary).map(|(_, requests)| measure(*requests)).sum()
-                };
-                prop_assert_eq!(counts.requests, of(|n| n));
-                prop_assert_eq!(counts.errors, of(|n| n / 3));
-                prop_assert_eq!(counts.over[0], of(|n| n / 2));
-            }
-        }
-    }
-}
+mod tests;

@@ -26,7 +26,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use knhk_decision::{PolicyDoc, PolicyId};
 use knhk_identity::{Env as IdentityEnv, Identity, Keeper, Readiness as IdentityReadiness};
 use knhk_kms::Kms;
-use knhk_promotion::WindowCounts;
 use knhk_receipts::storage::Storage;
 use knhk_receipts::{DiskStorage, Log, LogError, LogOptions, Payload, PolicyReceipt};
 use knhk_telemetry::ServiceMetrics;
@@ -202,14 +201,11 @@ impl App {
     /// Where a rollout stands.
     pub(crate) fn rollout_status(&self, name: &str) -> Result<RolloutStatus, CommandError> {
         let rollout = self.rollouts.get(name)?;
-        let counts = self.evidence.totals(name).unwrap_or_else(|| WindowCounts {
-            window: rollout.window(),
-            ..WindowCounts::default()
-        });
+        let evidence = self.evidence.totals(&rollout, self.clock.mono());
         let newest = self.snapshots.newest().id;
         Ok(RolloutStatus {
             summary: rollouts::summary(&rollout),
-            explanation: rollout.explain(&counts, self.clock.now()),
+            explanation: rollout.explain(&evidence, self.clock.now()),
             workers: self.workers.summary(newest, self.clock.mono()),
             policy: newest.to_string(),
         })

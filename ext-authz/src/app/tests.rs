@@ -3,6 +3,7 @@
 mod faults;
 mod keys;
 mod proxies;
+mod reporters;
 
 use std::sync::Arc;
 

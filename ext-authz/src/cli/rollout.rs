@@ -10,7 +10,7 @@ use reqwest::Method;
 use super::client::Client;
 use super::output::Reader;
 use super::{Failure, Format, OutputArgs, ServerArgs, failed, input, output};
-use knhk_promotion::HistoryEntry;
+use knhk_promotion::{HistoryEntry, Provenance};
 
 use crate::api::{Deleted, PromoteRequest, RolloutHistory, RolloutList, RolloutStatus, rfc3339};
 use crate::http::MAX_SPEC_BYTES;
@@ -276,6 +276,7 @@ fn describe(status: &RolloutStatus) -> String {
             .map(|because| format!("  because: {because}")),
     );
     lines.extend(explanation.metrics.iter().map(|reading| format!("  {reading}")));
+    lines.extend(explanation.reporters.iter().flat_map(describe_reporters));
     lines.extend(
         explanation
             .waits_for
@@ -284,6 +285,25 @@ fn describe(status: &RolloutStatus) -> String {
     );
     lines.push(format!("  next: {}", explanation.next));
     lines.join("\n")
+}
+
+/// Who reported, how much of it counts, and who is set aside.
+fn describe_reporters(reporters: &Provenance) -> Vec<String> {
+    let mut lines = vec![format!("  reporters: {reporters}")];
+    lines.extend(reporters.counted.iter().map(|it| format!("    {it}")));
+    if reporters.more > 0 {
+        lines.push(format!("    and {} more", reporters.more));
+    }
+    lines.extend(
+        reporters
+            .set_aside
+            .iter()
+            .map(|it| format!("  ! set aside: {it}")),
+    );
+    if reporters.more_set_aside > 0 {
+        lines.push(format!("  ! and {} more", reporters.more_set_aside));
+    }
+    lines
 }
 
 /// A transition as text.

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::downlink::{Answer, Answers, Downlink};
 use crate::api::in_one_line;
 use crate::app::App;
-use crate::app::evidence::Ignored;
+use crate::app::evidence::{Ignored, Origin};
 use crate::app::proxies::Proxy;
 use crate::app::recorder::{Batch, Reporter};
 use crate::app::workers::{Greeting, Nonce, NotTaken};
@@ -224,9 +224,13 @@ impl Session {
             .reported(&self.nonce, running, report.requests, self.app.clock.mono());
         self.app.metrics.report_received();
         let view = self.app.snapshots.newest().view(&self.proxy.hosts);
+        let from = Origin {
+            identity: self.proxy.identity.clone(),
+            nonce: self.nonce,
+        };
         for observed in &report.observed {
             let taken = if view.has(&observed.rollout) {
-                self.app.evidence.observe(&self.nonce, observed)
+                self.app.evidence.observe(&from, observed)
             } else {
                 Err(Ignored::NotItsRollout)
             };

@@ -59,6 +59,7 @@ pub struct ServiceMetrics {
     access_refused: Samples<(AccessDoor,), Counter>,
     rollout_weight: Samples<(Rollout,), RatioGauge>,
     rollout_phase: Samples<(Rollout, Phase), CountGauge>,
+    reporters_set_aside: Samples<(Rollout,), CountGauge>,
     rollbacks: Samples<(Rollout, RollbackReason), Counter>,
     http_requests: Samples<(HttpRoute, HttpStatus), Counter>,
 }
@@ -113,6 +114,7 @@ impl ServiceMetrics {
             access_refused: registrar.counter(&metric::ACCESS_REFUSED),
             rollout_weight: registrar.ratio(&metric::ROLLOUT_WEIGHT),
             rollout_phase: registrar.gauge(&metric::ROLLOUT_PHASE),
+            reporters_set_aside: registrar.gauge(&metric::ROLLOUT_REPORTERS_SET_ASIDE),
             rollbacks: registrar.counter(&metric::ROLLBACKS),
             http_requests: registrar.counter(&metric::HTTP_REQUESTS),
             registry: registrar.finish(),
@@ -295,10 +297,18 @@ impl ServiceMetrics {
         }
     }
 
+    /// So many identities' reports on a rollout are set aside now.
+    pub fn reporters_set_aside(&self, name: &str, identities: usize) {
+        self.reporters_set_aside
+            .with((Rollout(name.to_owned()),))
+            .set(u64::try_from(identities).unwrap_or(u64::MAX));
+    }
+
     /// A rollout was deleted: its gauges are shown no longer. Its rollbacks stay, counters do not go back.
     pub fn rollout_deleted(&self, name: &str) {
         let rollout = Rollout(name.to_owned());
         self.rollout_weight.remove((rollout.clone(),));
+        self.reporters_set_aside.remove((rollout.clone(),));
         for phase in Phase::known().unwrap_or_default() {
             self.rollout_phase.remove((rollout.clone(), phase));
         }

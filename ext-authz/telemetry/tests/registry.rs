@@ -44,6 +44,7 @@ fn everything() -> ServiceMetrics {
     metrics.tls_handshake(TlsSide::Server, TlsOutcome::Full);
     metrics.access_refused(AccessDoor::Gate);
     metrics.rollout("checkout", 0.0001, Phase::Progressing);
+    metrics.reporters_set_aside("checkout", 1);
     metrics.rolled_back("checkout", RollbackReason::SuccessRate);
     metrics.http_request("/v1/rollouts/{name}", 404);
     metrics

@@ -65,7 +65,7 @@ fn a_canary_that_fails_is_back_at_zero_after_a_handful_of_requests() {
         assert!(
             requests <= 20,
             "{:?}",
-            run.rollout.explain(&WindowCounts::default(), run.now)
+            run.rollout.explain(&WindowCounts::default().into(), run.now)
         );
         // Of each ten requests the third, the sixth and the ninth fail.
         let errors = requests / 10 * 3 + requests % 10 / 3;
@@ -127,7 +127,7 @@ fn no_data_is_never_good_data() {
         stable: fast(10_000, 0),
         canary: fast(150, 0),
     };
-    let explained = run.rollout.explain(&counts, run.now);
+    let explained = run.rollout.explain(&counts.into(), run.now);
     assert_eq!(
         explained.waits_for[0],
         "50 more requests of the canary for request-success-rate min 99.5 % (150 so far)"
@@ -154,7 +154,7 @@ fn counts_of_another_window_are_no_evidence() {
                 stable: fast(10_000, 0),
                 canary: fast(500, errors),
             };
-            run.rollout = step(&run.rollout, Event::Tick(&counts), run.now)
+            run.rollout = step(&run.rollout, Event::Tick(&counts.into()), run.now)
                 .expect("a look")
                 .0;
         }

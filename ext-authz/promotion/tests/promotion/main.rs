@@ -3,9 +3,11 @@
 mod apply;
 mod commands;
 mod false_alarms;
+mod liars;
 mod life;
 mod properties;
 mod run;
 mod spec;
 mod state;
 mod traffic;
+mod weighing;

@@ -158,7 +158,7 @@ fn play(
                     stable: stable.clone(),
                     canary: canary.clone(),
                 };
-                step(&before, Event::Tick(&counts), now)
+                step(&before, Event::Tick(&counts.into()), now)
             }
             Input::Command(command) => step(
                 &before,
@@ -188,7 +188,8 @@ fn play(
             &WindowCounts {
                 window: after.window(),
                 ..WindowCounts::default()
-            },
+            }
+            .into(),
             now,
         );
         see(&Scene {

@@ -74,7 +74,7 @@ impl Run {
             canary,
         };
         let (rollout, effects) =
-            step(&self.rollout, Event::Tick(&counts), self.now).expect("a look is never refused");
+            step(&self.rollout, Event::Tick(&counts.into()), self.now).expect("a look is never refused");
         self.rollout = rollout;
         effects
     }
@@ -105,7 +105,7 @@ impl Run {
         }
         panic!(
             "it did not move on: {:?}",
-            self.rollout.explain(&WindowCounts::default(), self.now)
+            self.rollout.explain(&WindowCounts::default().into(), self.now)
         );
     }
 

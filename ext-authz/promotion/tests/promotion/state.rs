@@ -2,7 +2,7 @@
 #![allow(clippy::float_cmp)] // Weights in whole percents are exact.
 
 use crate::run::{Run, SPEC, fast, spec};
-use knhk_promotion::{Command, Event, MAX_GAP_MS, MAX_HISTORY, Rollout, WindowCounts, step};
+use knhk_promotion::{Command, Event, MAX_GAP_MS, MAX_HISTORY, Rollout, Weighed, WindowCounts, step};
 
 #[test]
 fn time_counts_only_while_somebody_watches() {
@@ -86,11 +86,11 @@ fn a_receipt_continues_the_state_before_it() {
 fn status_explains_the_present_decision() {
     let mut run = Run::of(spec(SPEC));
     run.look(fast(1_000, 1), fast(10, 0));
-    let counts = WindowCounts {
+    let counts = Weighed::from(WindowCounts {
         window: run.rollout.window(),
         stable: fast(1_000, 1),
         canary: fast(10, 1),
-    };
+    });
     let explained = serde_json::to_value(run.rollout.explain(&counts, run.now)).expect("JSON");
     assert_eq!(explained["phase"], "Progressing");
     assert_eq!(

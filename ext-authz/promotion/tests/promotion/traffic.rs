@@ -71,7 +71,7 @@ pub(crate) fn run(spec: &RolloutSpec, traffic: Traffic, limit_ms: u64, seed: u64
             &mut rng,
         );
         let stage = rollout.place().stage;
-        rollout = step(&rollout, Event::Tick(&counts), now)
+        rollout = step(&rollout, Event::Tick(&counts.clone().into()), now)
             .expect("a look is never refused")
             .0;
         if let Some(end) = ended(&rollout, stage) {
@@ -112,7 +112,7 @@ fn ended(rollout: &Rollout, stage: usize) -> Option<End> {
 }
 
 /// The requests of one look: a Poisson number of good ones, and one of bursts of bad ones.
-fn serve(counts: &mut Counts, rate: f64, bad: f64, burst: u32, rng: &mut StdRng) {
+pub(crate) fn serve(counts: &mut Counts, rate: f64, bad: f64, burst: u32, rng: &mut StdRng) {
     #[allow(clippy::cast_precision_loss)]
     let seconds = LOOK_EVERY_MS as f64 / 1_000.0;
     let good = poisson(rate * seconds * (1.0 - bad), rng);

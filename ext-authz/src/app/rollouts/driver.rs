@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use knhk_decision::{PolicyDoc, PolicyId, RolloutRule};
-use knhk_promotion::{Command, Effect, Event, LOOK_EVERY_MS, Now, Rollout, WindowCounts};
+use knhk_promotion::{Command, Effect, Event, LOOK_EVERY_MS, Now, Rollout};
 use knhk_telemetry::ServiceMetrics;
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
@@ -173,8 +173,11 @@ impl Driver {
             let Some(before) = self.rollouts.get(&name).map(Arc::clone) else {
                 continue;
             };
-            let counts = self.counts(&name, &before);
-            let change = match step(&before, Event::Tick(&counts), now) {
+            let evidence = self.parts.evidence.totals(&before, self.parts.clock.mono());
+            self.parts
+                .metrics
+                .reporters_set_aside(&name, evidence.set_aside());
+            let change = match step(&before, Event::Tick(&evidence), now) {
                 Ok((after, effects)) if effects.is_empty() => {
                     // Only the lived time went on; the book sees it with the next change.
                     self.rollouts.insert(name, Arc::new(after));
@@ -191,13 +194,6 @@ impl Driver {
                 say_that_it_stands_still(before.name(), &error);
             }
         }
-    }
-
-    fn counts(&self, name: &str, rollout: &Rollout) -> WindowCounts {
-        self.parts.evidence.totals(name).unwrap_or_else(|| WindowCounts {
-            window: rollout.window(),
-            ..WindowCounts::default()
-        })
     }
 
     /// One rollout's next state, with its receipts and the policy that follows from it.

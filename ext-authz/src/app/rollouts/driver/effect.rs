@@ -199,7 +199,7 @@ impl Driver {
         let rule = rollout.rule();
         self.parts
             .evidence
-            .open(&name, rule.window, rule.thresholds.len());
+            .open(&name, rule.window, rule.thresholds.len(), self.parts.clock.mono());
         self.parts
             .metrics
             .rollout(&name, rollout.weight().percent(), phase_label(rollout.phase()));

@@ -1,0 +1,175 @@
+//! One of four identities lies: what the service does, shows and records.
+
+use std::sync::Arc;
+
+use knhk_decision::spec::Weight;
+use knhk_promotion::{Command, Finding, Rollout, RolloutSpec};
+use knhk_proto::v1::{Observed, Variant};
+use knhk_receipts::{ActionReceipt, Payload};
+
+use super::{Ending, Running, SPEC};
+use crate::app::evidence::Origin;
+
+const HONEST: [&str; 3] = [
+    "spiffe://example.org/ns/shop/sa/web",
+    "spiffe://example.org/ns/shop/sa/app",
+    "spiffe://example.org/ns/shop/sa/search",
+];
+const LIAR: &str = "spiffe://example.org/ns/shop/sa/liar";
+
+/// Requests and errors.
+type Said = (u64, u64);
+
+fn report(service: &Running, rollout: &str, identity: &str, stable: Said, canary: Said) {
+    let window = service.app.rollouts.get(rollout).expect("applied").window();
+    let from = Origin {
+        identity: Some(Arc::from(identity)),
+        // All workers have one name: it is theirs to choose.
+        nonce: [1; 16],
+    };
+    for (variant, (requests, errors)) in [(Variant::Stable, stable), (Variant::Canary, canary)] {
+        let observed = Observed {
+            rollout: rollout.to_owned(),
+            window,
+            variant: variant.into(),
+            requests,
+            errors,
+            ..Observed::default()
+        };
+        service.app.evidence.observe(&from, &observed).expect("taken");
+    }
+}
+
+/// The liar speaks first, then the others say what they saw of the canary.
+fn four_report(service: &Running, rollout: &str, lie: (Said, Said), truth: [Said; 3]) {
+    report(service, rollout, LIAR, lie.0, lie.1);
+    for (identity, canary) in HONEST.into_iter().zip(truth) {
+        report(service, rollout, identity, (9_000, 9), canary);
+    }
+}
+
+/// A second rollout, which is looked at after `checkout`.
+async fn apply_search(service: &Running) {
+    let spec = SPEC
+        .replace("name: checkout", "name: search")
+        .replace("checkout.example.com", "search.example.com");
+    let spec = RolloutSpec::from_yaml(&spec).expect("valid");
+    let rollouts = &service.app.rollouts;
+    rollouts
+        .command("search".into(), "someone".into(), Command::Apply(spec))
+        .await
+        .expect("applied");
+}
+
+async fn rolled_back(service: &Running, rollout: &str) {
+    let mut snapshots = service.app.snapshots.subscribe();
+    let gone = |rules: &[knhk_decision::RolloutRule]| {
+        rules
+            .iter()
+            .any(|rule| rule.name == rollout && rule.weight == Weight::ZERO)
+    };
+    snapshots
+        .wait_for(|newest| gone(newest.policy.rules()))
+        .await
+        .expect("the service runs");
+}
+
+fn last_action(service: &Running) -> ActionReceipt {
+    let entries = service.app.log.scan(0).map(|entry| entry.expect("readable").1);
+    let actions = entries.filter_map(|payload| match payload {
+        Payload::Action(action) => Some(action),
+        _ => None,
+    });
+    actions.last().expect("an action")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_liar_does_not_hide_a_bad_version_and_the_receipt_says_who_reported() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("data");
+    let service = Running::start(&data).await;
+    service.apply(SPEC).await.expect("applied");
+    let lie = ((1_000_000, 1_000_000), (1_000_000_000, 0));
+    // Each of the first two alone proves nothing, so that nothing happens before all have reported.
+    four_report(&service, "checkout", lie, [(6, 2), (6, 2), (500, 150)]);
+    rolled_back(&service, "checkout").await;
+
+    let receipt = last_action(&service);
+    assert_eq!(receipt.what, "rollout.rolled_back");
+    assert!(
+        receipt.reason.contains("4 identities report") && receipt.reason.ends_with("1 set aside"),
+        "{}",
+        receipt.reason
+    );
+    let after: Rollout = serde_json::from_slice(&receipt.after.expect("a state")).expect("a rollout");
+    let entry = after.history().last().expect("an entry");
+    let reporters = entry.reporters.as_ref().expect("proven identities");
+    let mut named: Vec<_> = reporters
+        .counted
+        .iter()
+        .filter_map(|it| it.identity.as_deref())
+        .collect();
+    named.sort_unstable();
+    let mut honest = HONEST;
+    honest.sort_unstable();
+    assert_eq!(named, honest);
+    let canary: Vec<_> = reporters.counted.iter().map(|it| it.canary).collect();
+    assert_eq!(
+        canary.iter().map(|it| it.reported).collect::<Vec<_>>(),
+        [500, 6, 6]
+    );
+    assert!(canary.iter().all(|it| it.counted == 6), "{canary:?}");
+    assert_eq!(reporters.set_aside[0].identity.as_deref(), Some(LIAR));
+    service.end(&data, Ending::Killed).await;
+
+    // The log gives all of it back.
+    let again = Running::start(&data).await;
+    let rollout = again.app.rollouts.get("checkout").expect("there");
+    assert_eq!(rollout.history().last(), Some(entry));
+    again.end(&data, Ending::Orderly).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_liar_takes_no_good_version_back_and_is_shown() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("data");
+    let service = Running::start(&data).await;
+    service.apply(SPEC).await.expect("applied");
+    apply_search(&service).await;
+    let lie = ((9_000, 0), (1_000_000, 1_000_000));
+    four_report(&service, "checkout", lie, [(500, 1); 3]);
+    // Everybody finds the other version bad. When it is gone, both have been looked at.
+    four_report(&service, "search", ((9_000, 9), (500, 150)), [(500, 150); 3]);
+    rolled_back(&service, "search").await;
+
+    let status = service.app.rollout_status("checkout").expect("there");
+    assert_eq!(status.summary.phase, "Progressing");
+    assert_eq!(status.explanation.metrics[0].finding, Finding::Met);
+    let reporters = status.explanation.reporters.expect("proven identities");
+    assert_eq!((reporters.identities, reporters.canary_reporting), (4, 3));
+    assert_eq!(reporters.set_aside[0].identity.as_deref(), Some(LIAR));
+    let metrics = service.app.expose_metrics();
+    for (rollout, aside) in [("checkout", 1), ("search", 0)] {
+        let line = format!("knhk_rollout_reporters_set_aside{{knhk_rollout=\"{rollout}\"}} {aside}");
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
+    service.end(&data, Ending::Orderly).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_identities_are_believed_and_status_says_that_there_is_no_cap() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("data");
+    let service = Running::start(&data).await;
+    service.apply(SPEC).await.expect("applied");
+    report(&service, "checkout", HONEST[0], (9_000, 9), (500, 0));
+    report(&service, "checkout", HONEST[1], (9, 0), (5, 0));
+    let status = service.app.rollout_status("checkout").expect("there");
+    let reporters = status.explanation.reporters.expect("proven identities");
+    assert_eq!(
+        reporters.to_string(),
+        "2 identities report, no cap: 2 reporting on the canary, 3 are needed"
+    );
+    assert_eq!(status.explanation.metrics[0].canary.requests, 505);
+    service.end(&data, Ending::Orderly).await;
+}
