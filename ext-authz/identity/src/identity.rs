@@ -104,13 +104,12 @@ impl Identity {
         &*self.observer
     }
 
-    /// An identity that shows what is sent to it.
-    #[cfg(feature = "testing")]
-    pub(crate) fn fixed(env: Env, observer: Arc<dyn Observer>) -> (Self, watch::Sender<View>) {
+    /// An identity from elsewhere than the Workload API: it shows what is sent to it.
+    pub(crate) fn fixed(source: &str, env: Env, observer: Arc<dyn Observer>) -> (Self, watch::Sender<View>) {
         let (publish, view) = watch::channel(View::default());
         let identity = Self {
             view,
-            endpoint: "none".into(),
+            endpoint: source.into(),
             env,
             observer,
         };

@@ -4,10 +4,12 @@
 //! [`Snapshot`]; whoever serves ([`TlsIncoming`]) or connects ([`Connector`]) uses the snapshot of the moment of its
 //! handshake. [`Roles`] say what a SPIFFE ID may do; who is not named may do nothing.
 //!
-//! No file stands in for the Workload API: without SPIFFE there is no identity, and no TLS.
+//! No file stands in for the Workload API: without SPIFFE there is no identity, and no TLS. A [`ClientCertificate`] is for
+//! the command line of somebody who asks for it.
 
 mod accept;
 mod certificate;
+mod client_certificate;
 mod clock;
 mod config;
 mod connect;
@@ -29,6 +31,7 @@ mod watch;
 
 pub use accept::{Acceptor, HANDSHAKE_WITHIN, MAX_HANDSHAKES, MAX_SESSIONS, TlsIncoming};
 pub use certificate::{Leaf, MAX_CERTIFICATE_BYTES, MAX_CHAIN, NotSvid, Serial, Validity};
+pub use client_certificate::{ClientCertificate, ClientCertificateError, MAX_PEM_BYTES};
 pub use clock::{Clock, Env, Now, Random, SystemClock};
 pub use config::{
     ConfigError, ENDPOINT_VARIABLE, MAX_HOSTS, MAX_PATTERNS, REFRESH_RANGE, Refresh, SpiffeConfig,

@@ -13,6 +13,7 @@ use knhk_receipts::audit::{Audit, AuditError, Directory, Pin, Progress, Report, 
 use knhk_receipts::checkpoint::MAX_CHECKPOINT_BYTES;
 use serde::Serialize;
 
+use super::credentials::CredentialArgs;
 use super::published::Published;
 use super::{Failure, OutputArgs, failed, input, output, trusted};
 
@@ -24,7 +25,8 @@ const DRAWS: u8 = 10;
 
 #[derive(Debug, Args)]
 pub(crate) struct AuditArgs {
-    /// A data directory, or its `log` directory; or a service: `http://HOST:PORT[/v1/log/REGION]` or `unix:PATH`.
+    /// A data directory, or its `log` directory; or a service: `https://HOST:PORT[/v1/log/REGION]`, the same with `http`,
+    /// or `unix:PATH`.
     #[arg(value_name = "DIR_OR_URL")]
     target: String,
     /// The region whose log a service is asked for; without it, its own.
@@ -37,6 +39,8 @@ pub(crate) struct AuditArgs {
     /// A checkpoint that was fetched before; may be repeated. The log has to lead through it.
     #[arg(long, value_name = "FILE")]
     since: Vec<PathBuf>,
+    #[command(flatten)]
+    credentials: CredentialArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -62,7 +66,7 @@ pub(crate) async fn run(args: AuditArgs) -> Result<(), Failure> {
     let begun = now();
     let address = args.target.starts_with("unix:") || args.target.contains("://");
     let report = if address {
-        let source = Published::open(&args.target, args.region.as_deref()).await?;
+        let source = Published::open(&args.target, args.region.as_deref(), &args.credentials).await?;
         look(source, NETWORK_THREADS, asked).await
     } else {
         if args.region.is_some() {

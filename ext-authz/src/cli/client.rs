@@ -6,6 +6,7 @@ use std::time::Duration;
 use reqwest::{Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 
+use super::credentials::Credentials;
 use super::{Failure, ServerArgs};
 use crate::api::ErrorBody;
 
@@ -21,35 +22,40 @@ pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
     shown: String,
+    /// Who we are, where the connection is mutual TLS.
+    credentials: Option<Credentials>,
 }
 
 impl Client {
-    /// Parses `--server`. Connects on the first call.
-    pub(crate) fn new(args: &ServerArgs) -> Result<Self, Failure> {
-        Self::with(args, reqwest::Client::builder().timeout(TIMEOUT))
+    /// Parses `--server`, and obtains an identity where it needs one. Connects on the first call.
+    pub(crate) async fn new(args: &ServerArgs) -> Result<Self, Failure> {
+        Self::with(args, reqwest::Client::builder().timeout(TIMEOUT)).await
     }
 
     /// The same for answers that may be long: no bound to the whole of one, and one to each silence in it.
-    pub(crate) fn patient(args: &ServerArgs) -> Result<Self, Failure> {
-        Self::with(
-            args,
-            reqwest::Client::builder()
-                .connect_timeout(SILENCE)
-                .read_timeout(SILENCE),
-        )
+    pub(crate) async fn patient(args: &ServerArgs) -> Result<Self, Failure> {
+        let builder = reqwest::Client::builder()
+            .connect_timeout(SILENCE)
+            .read_timeout(SILENCE);
+        Self::with(args, builder).await
     }
 
-    fn with(args: &ServerArgs, builder: reqwest::ClientBuilder) -> Result<Self, Failure> {
+    async fn with(args: &ServerArgs, builder: reqwest::ClientBuilder) -> Result<Self, Failure> {
         let builder = builder.no_proxy();
-        let (builder, base) = if let Some(path) = args.server.strip_prefix("unix:") {
-            (
-                builder.unix_socket(PathBuf::from(path.trim_start_matches("//"))),
-                "http://knhk".to_owned(),
-            )
-        } else if args.server.starts_with("http://") {
-            (builder, args.server.trim_end_matches('/').to_owned())
+        let address = args.server.trim_end_matches('/').to_owned();
+        let (builder, base, credentials) = if let Some(path) = args.server.strip_prefix("unix:") {
+            let socket = PathBuf::from(path.trim_start_matches("//"));
+            (builder.unix_socket(socket), "http://knhk".to_owned(), None)
+        } else if address.starts_with("https://") {
+            let credentials = Credentials::obtain(&args.credentials, &args.server).await?;
+            (credentials.over_tls(builder), address, Some(credentials))
+        } else if address.starts_with("http://") {
+            (builder, address, None)
         } else {
-            let message = format!("--server {}: write unix:PATH or http://HOST:PORT", args.server);
+            let message = format!(
+                "--server {}: write https://HOST:PORT, unix:PATH, or http://HOST:PORT on the service's own machine",
+                args.server
+            );
             return Err(Failure::new(message));
         };
         let http = builder
@@ -59,6 +65,7 @@ impl Client {
             http,
             base,
             shown: args.server.clone(),
+            credentials,
         })
     }
 
@@ -110,12 +117,19 @@ impl Client {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        if let Some(why) = self
+            .credentials
+            .as_ref()
+            .and_then(|credentials| credentials.why(error))
+        {
+            return Failure::new(format!("{}: {why}", self.shown));
+        }
         let mut cause: &dyn std::error::Error = error;
         while let Some(source) = cause.source() {
             cause = source;
         }
         Failure::new(format!(
-            "{}: cannot be reached: {cause}; is `knhk serve` running, and does --server name its socket?",
+            "{}: cannot be reached: {cause}; is `knhk serve` running, and is --server its address?",
             self.shown
         ))
     }

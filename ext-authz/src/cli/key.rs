@@ -49,7 +49,7 @@ pub(crate) async fn run(verb: KeyVerb) -> Result<(), Failure> {
             output::print(output, &set, || list(&set))
         }
         KeyVerb::Rotate { server, output } => {
-            let client = Client::new(&server)?;
+            let client = Client::new(&server).await?;
             let request = client
                 .request(Method::POST, "/v1/keys/rotate")
                 .timeout(ROTATES_WITHIN);
@@ -125,6 +125,6 @@ fn list(set: &KeySet) -> String {
 }
 
 async fn fetch(server: &ServerArgs) -> Result<KeySet, Failure> {
-    let client = Client::new(server)?;
+    let client = Client::new(server).await?;
     client.json(client.request(Method::GET, "/v1/keys")).await
 }

@@ -2,7 +2,9 @@
 
 mod audit;
 mod client;
+mod credentials;
 mod decide;
+mod identity;
 mod input;
 mod key;
 mod output;
@@ -16,6 +18,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use self::credentials::CredentialArgs;
 use crate::config::Config;
 use crate::serve;
 
@@ -57,6 +60,9 @@ enum Verb {
     /// Show and rotate the keys that sign receipts.
     #[command(subcommand)]
     Key(key::KeyVerb),
+    /// Show the service's own identity.
+    #[command(subcommand)]
+    Identity(identity::IdentityVerb),
 }
 
 #[derive(Debug, Subcommand)]
@@ -70,10 +76,10 @@ enum ConfigVerb {
     },
 }
 
-/// Where the service is.
+/// Where the service is, and who asks.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServerArgs {
-    /// The service: `unix:PATH` of its socket, or `http://HOST:PORT`.
+    /// The service: `unix:PATH` of its socket, `https://HOST:PORT`, or without `spiffe` `http://HOST:PORT`.
     #[arg(
         long,
         value_name = "URL",
@@ -82,13 +88,16 @@ pub(crate) struct ServerArgs {
         global = true
     )]
     server: String,
+    #[command(flatten)]
+    credentials: CredentialArgs,
 }
 
 impl ServerArgs {
     /// As if `--server` named this one.
-    fn to(server: &str) -> Self {
+    fn to(server: &str, credentials: &CredentialArgs) -> Self {
         Self {
             server: server.to_owned(),
+            credentials: credentials.clone(),
         }
     }
 }
@@ -148,6 +157,7 @@ async fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Decide(decide) => decide::run(&decide),
         Verb::Receipt(verb) => receipt::run(verb).await,
         Verb::Key(verb) => key::run(verb).await,
+        Verb::Identity(verb) => identity::run(verb).await,
     }
 }
 

@@ -9,6 +9,7 @@ use reqwest::{Method, Response, StatusCode};
 use tokio::runtime::Handle;
 
 use super::client::Client;
+use super::credentials::CredentialArgs;
 use super::{Failure, ServerArgs};
 use crate::api::{ReceiptList, in_one_line};
 
@@ -43,13 +44,17 @@ enum Attempt {
 }
 
 impl Published {
-    /// `unix:PATH`, `http://HOST:PORT`, or that with `/v1/log/REGION`. Without a region the service is asked for its own.
-    pub(super) async fn open(address: &str, region: Option<&str>) -> Result<Self, Failure> {
+    /// `unix:PATH`, `https://HOST:PORT`, or that with `/v1/log/REGION`. Without a region the service is asked for its own.
+    pub(super) async fn open(
+        address: &str,
+        region: Option<&str>,
+        credentials: &CredentialArgs,
+    ) -> Result<Self, Failure> {
         let (server, named) = match address.split_once(LOG_PATH) {
             Some((server, named)) => (server, Some(named.trim_end_matches('/'))),
             None => (address, None),
         };
-        let client = Client::patient(&ServerArgs::to(server))?;
+        let client = Client::patient(&ServerArgs::to(server, credentials)).await?;
         let region = match (region, named) {
             (Some(region), Some(named)) if region != named => {
                 let message = format!("{address}: it names the region `{named}`, and --region is `{region}`");

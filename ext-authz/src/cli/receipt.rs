@@ -112,7 +112,7 @@ pub(crate) async fn run(verb: ReceiptVerb) -> Result<(), Failure> {
 
 async fn get(id: &str, out: Option<&Path>, server: &ServerArgs, format: OutputArgs) -> Result<(), Failure> {
     let id: ReceiptId = id.parse().map_err(failed)?;
-    let client = Client::new(server)?;
+    let client = Client::new(server).await?;
     let request = client.request(Method::GET, &format!("/v1/receipts/{id}"));
     let bytes = client.bytes(request).await?;
     let receipt = ReceiptFile::from_bytes(&bytes).map_err(failed)?;
@@ -214,7 +214,7 @@ async fn list(
     server: &ServerArgs,
     format: OutputArgs,
 ) -> Result<(), Failure> {
-    let client = Client::new(server)?;
+    let client = Client::new(server).await?;
     let given: Vec<_> = filter
         .iter()
         .filter_map(|(name, value)| Some((*name, value.as_ref()?)))
@@ -253,7 +253,7 @@ async fn replay_file(
     let document = if let Some(path) = policy {
         input::bytes(path, MAX_POLICY_BYTES)?
     } else {
-        let client = Client::new(server)?;
+        let client = Client::new(server).await?;
         let request = client.request(Method::GET, &format!("/v1/policies/{}", decision.policy));
         client.bytes(request).await?
     };

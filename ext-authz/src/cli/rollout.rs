@@ -87,7 +87,7 @@ pub(crate) async fn run(verb: RolloutVerb) -> Result<(), Failure> {
         RolloutVerb::Status { name, watch, common } if watch => watch_status(&name, &common).await,
         RolloutVerb::Status { name, common, .. } => status(&name, &common).await,
         RolloutVerb::Promote { name, full, common } => {
-            let client = Client::new(&common.server)?;
+            let client = Client::new(&common.server).await?;
             let request = client.request(Method::POST, &path(&name, "/promote")?);
             show(
                 &common,
@@ -107,14 +107,14 @@ async fn apply(file: &Path, common: &Common) -> Result<(), Failure> {
     let text = input::text(file, MAX_SPEC_BYTES)?;
     let spec = knhk_promotion::RolloutSpec::from_yaml(&text)
         .map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
-    let client = Client::new(&common.server)?;
+    let client = Client::new(&common.server).await?;
     let request = client.request(Method::PUT, &path(spec.name(), "")?);
     let request = request.header("content-type", "application/yaml").body(text);
     show(common, &client.json(request).await?)
 }
 
 async fn list(common: &Common) -> Result<(), Failure> {
-    let client = Client::new(&common.server)?;
+    let client = Client::new(&common.server).await?;
     let list: RolloutList = client.json(client.request(Method::GET, "/v1/rollouts")).await?;
     output::print(common.output, &list, || {
         let rows = list.rollouts.iter().map(|row| {
@@ -144,7 +144,10 @@ async fn list(common: &Common) -> Result<(), Failure> {
 }
 
 async fn status(name: &str, common: &Common) -> Result<(), Failure> {
-    show(common, &fetch_status(&Client::new(&common.server)?, name).await?)
+    show(
+        common,
+        &fetch_status(&Client::new(&common.server).await?, name).await?,
+    )
 }
 
 async fn fetch_status(client: &Client, name: &str) -> Result<RolloutStatus, Failure> {
@@ -153,7 +156,7 @@ async fn fetch_status(client: &Client, name: &str) -> Result<RolloutStatus, Fail
 
 /// Redraws in place on a terminal; appends otherwise, once a change. Ends with the rollout.
 async fn watch_status(name: &str, common: &Common) -> Result<(), Failure> {
-    let client = Client::new(&common.server)?;
+    let client = Client::new(&common.server).await?;
     let redraw = common.output.output == Format::Text && std::io::stdout().is_terminal();
     let mut shown = String::new();
     loop {
@@ -194,13 +197,13 @@ fn rolled_back(status: &RolloutStatus) -> Failure {
 }
 
 async fn act(named: &Named, verb: &str) -> Result<(), Failure> {
-    let client = Client::new(&named.common.server)?;
+    let client = Client::new(&named.common.server).await?;
     let request = client.request(Method::POST, &path(&named.name, verb)?);
     show(&named.common, &client.json(request).await?)
 }
 
 async fn delete(named: &Named) -> Result<(), Failure> {
-    let client = Client::new(&named.common.server)?;
+    let client = Client::new(&named.common.server).await?;
     let deleted: Deleted = client
         .json(client.request(Method::DELETE, &path(&named.name, "")?))
         .await?;
@@ -210,7 +213,7 @@ async fn delete(named: &Named) -> Result<(), Failure> {
 }
 
 async fn history(named: &Named) -> Result<(), Failure> {
-    let client = Client::new(&named.common.server)?;
+    let client = Client::new(&named.common.server).await?;
     let history: RolloutHistory = client
         .json(client.request(Method::GET, &path(&named.name, "/history")?))
         .await?;

@@ -204,7 +204,7 @@ pub fn identity(
     env: Env,
     observer: Arc<dyn Observer>,
 ) -> (Identity, Held) {
-    let (identity, publish) = Identity::fixed(env.clone(), observer);
+    let (identity, publish) = Identity::fixed("none", env.clone(), observer);
     let held = Held { publish, env };
     held.rotate(svid, trusted);
     (identity, held)

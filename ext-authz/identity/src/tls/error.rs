@@ -23,7 +23,7 @@ pub enum HandshakeError {
     #[error(transparent)]
     NoSvid(#[from] NoSvid),
     /// The peer refused us.
-    #[error("the peer refused us with the TLS alert {0:?}; look at its log")]
+    #[error("the peer refused us with the TLS alert {alert:?}: {meaning}", alert = .0, meaning = meaning(.0))]
     RefusedByPeer(AlertDescription),
     /// The peer does not speak TLS 1.3, or none of our algorithms.
     #[error("no common way of speaking TLS 1.3 ({0}); in Envoy, set tls_maximum_protocol_version to TLSv1_3")]
@@ -56,22 +56,57 @@ impl HandshakeError {
 
     /// What the TLS stream says, where the peer's certificate is not the reason.
     pub(crate) fn of(error: io::Error) -> Self {
-        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-        match tls {
-            Some(Error::NoCertificatesPresented) => Self::NoCertificate,
-            Some(Error::AlertReceived(alert)) => Self::RefusedByPeer(*alert),
-            Some(Error::PeerIncompatible(why)) => Self::Version(format!("{why:?}")),
-            Some(Error::InvalidMessage(_)) => Self::NotTls,
-            _ => Self::Broken(error),
-        }
+        Self::of_tls(&error).unwrap_or(Self::Broken(error))
     }
 
     /// What a read or a write says after the handshake: in TLS 1.3 a client is refused only then.
     pub fn refused_later(error: &io::Error) -> Option<Self> {
-        let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-        match tls {
-            Some(Error::AlertReceived(alert)) => Some(Self::RefusedByPeer(*alert)),
+        Self::of_tls(error).filter(|error| matches!(error, Self::RefusedByPeer(_)))
+    }
+
+    /// What TLS says somewhere within an error of a client or a transport, where the peer's certificate is not the reason:
+    /// for that see [`PeerError::within`] and [`Observer::peer_refused`](crate::Observer::peer_refused).
+    pub fn within(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        let mut next = Some(error);
+        while let Some(error) = next {
+            let found = error.downcast_ref().and_then(Self::of_tls);
+            if found.is_some() {
+                return found;
+            }
+            next = error.source();
+        }
+        None
+    }
+
+    fn of_tls(error: &io::Error) -> Option<Self> {
+        match error.get_ref()?.downcast_ref::<Error>()? {
+            Error::NoCertificatesPresented => Some(Self::NoCertificate),
+            Error::AlertReceived(alert) => Some(Self::RefusedByPeer(*alert)),
+            Error::PeerIncompatible(why) => Some(Self::Version(format!("{why:?}"))),
+            Error::InvalidMessage(_) => Some(Self::NotTls),
             _ => None,
         }
+    }
+}
+
+/// What an alert says of us (RFC 8446, section 6.2), where the peer is a listener of this crate's.
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "a text of thiserror has its fields by reference"
+)]
+fn meaning(alert: &AlertDescription) -> &'static str {
+    match *alert {
+        AlertDescription::AccessDenied => {
+            "our SPIFFE ID has no role there; it has to be named in its spiffe.allow"
+        }
+        AlertDescription::UnknownCA => {
+            "it has no authority for our certificate; is its trust domain ours, or federated with it?"
+        }
+        AlertDescription::CertificateExpired => {
+            "our certificate is not valid now by its clock; renew it, and compare the clocks"
+        }
+        AlertDescription::CertificateRequired => "we showed no certificate",
+        AlertDescription::BadCertificate => "our certificate is not an X.509-SVID",
+        _ => "look at its log",
     }
 }
