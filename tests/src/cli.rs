@@ -1,17 +1,33 @@
 //! The `knhk` command line, as a script uses it.
 
 use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::peer::spire::Minted;
 use crate::{Error, artifacts};
 
 /// The command line, pointed at one service.
 #[derive(Debug, Clone)]
 pub struct Cli {
     binary: PathBuf,
-    server: Option<String>,
+    server: Vec<String>,
+}
+
+/// Who the command line is to a service behind mutual TLS.
+#[derive(Debug, Clone)]
+pub enum Credentials {
+    /// A client certificate in files.
+    Files(Minted),
+    /// An SVID of the Workload API: this program, a copy of `knhk` that has a registration entry of its own, at this address.
+    WorkloadApi {
+        /// The copy.
+        program: PathBuf,
+        /// `unix://...`.
+        address: String,
+    },
 }
 
 /// What a command wrote.
@@ -28,27 +44,54 @@ pub struct Output {
 impl Cli {
     /// For the verbs that talk to a service, through the socket in its data directory.
     pub fn of(data: &Path) -> Result<Self, Error> {
+        let socket = format!("unix:{}/knhk.sock", data.display());
         Ok(Self {
             binary: artifacts::knhk()?,
-            server: Some(format!("unix:{}/knhk.sock", data.display())),
+            server: vec!["--server".to_owned(), socket],
         })
+    }
+
+    /// The same over mutual TLS.
+    pub fn over_tls(http: SocketAddr, credentials: &Credentials) -> Result<Self, Error> {
+        let mut server = vec!["--server".to_owned(), format!("https://{http}")];
+        let binary = match credentials {
+            Credentials::Files(minted) => {
+                for (option, file) in [
+                    ("--client-cert", &minted.chain),
+                    ("--client-key", &minted.key),
+                    ("--ca", &minted.authorities),
+                ] {
+                    server.extend([option.to_owned(), file.display().to_string()]);
+                }
+                artifacts::knhk()?
+            }
+            Credentials::WorkloadApi { program, address } => {
+                server.extend(["--workload-api".to_owned(), address.clone()]);
+                program.clone()
+            }
+        };
+        Ok(Self { binary, server })
+    }
+
+    /// With another option for every command.
+    #[must_use]
+    pub fn with(mut self, option: &str, value: &str) -> Self {
+        self.server.extend([option.to_owned(), value.to_owned()]);
+        self
     }
 
     /// For the verbs that need none.
     pub fn offline() -> Result<Self, Error> {
         Ok(Self {
             binary: artifacts::knhk()?,
-            server: None,
+            server: Vec::new(),
         })
     }
 
     /// Runs a command, whatever comes of it.
     pub async fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Output, Error> {
         let mut command = tokio::process::Command::new(&self.binary);
-        command.args(arguments).kill_on_drop(true);
-        if let Some(server) = &self.server {
-            command.args(["--server", server]);
-        }
+        command.args(arguments).args(&self.server).kill_on_drop(true);
         let output = command
             .output()
             .await

@@ -20,6 +20,7 @@ pub mod recorded;
 pub mod rollout;
 pub mod service;
 pub mod small_disk;
+pub mod spiffe;
 pub mod upstream;
 pub mod wait;
 

@@ -26,6 +26,9 @@ pub const EXT_PROC: &str = "envoy/envoy-ext-proc.yaml";
 /// The proxy with both the filter and `ext_authz`.
 pub const BOTH: &str = "envoy/envoy-both.yaml";
 
+/// The proxy with the filter alone, over mutual TLS with certificates of SPIRE.
+pub const SPIFFE: &str = "envoy/envoy-spiffe.yaml";
+
 /// Versions v1 (stable) and v2 (canary), and the service.
 #[derive(Debug)]
 pub struct Mesh {
@@ -54,9 +57,13 @@ impl Mesh {
         })
     }
 
-    /// A configuration of the repository, pointed at this mesh.
+    /// A configuration of the repository, pointed at this mesh. Where the service has identities, it speaks mutual TLS.
     pub fn config(&self, file: &str) -> Result<EnvoyConfig, Error> {
         let mut config = EnvoyConfig::load(file)?;
+        if let Some(agent) = self.service.agent() {
+            config.take_clusters(&EnvoyConfig::load(SPIFFE)?, &["knhk", "spire_agent"])?;
+            config.set_agent(agent)?;
+        }
         config.set_cluster("knhk", self.service.addresses().grpc)?;
         config.set_cluster("stable", self.stable.address())?;
         config.set_cluster("canary", self.canary.address())?;
@@ -82,7 +89,7 @@ impl Mesh {
 
     /// The service's view of rollouts.
     pub fn rollouts(&self) -> Rollouts {
-        Rollouts::of(self.service.addresses().http)
+        self.service.rollouts()
     }
 
     /// Applies a rollout through the command line.

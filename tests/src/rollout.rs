@@ -98,10 +98,10 @@ impl Status {
     }
 }
 
-/// Reads rollouts over the service's HTTP address.
+/// Reads rollouts over the service's HTTP address or its socket.
 #[derive(Debug, Clone)]
 pub struct Rollouts {
-    http: SocketAddr,
+    base: String,
     client: reqwest::Client,
 }
 
@@ -109,8 +109,16 @@ impl Rollouts {
     /// Of the service that listens there.
     pub fn of(http: SocketAddr) -> Self {
         Self {
-            http,
+            base: format!("http://{http}"),
             client: reqwest::Client::new(),
+        }
+    }
+
+    /// Of the service whose socket this client is bound to.
+    pub fn through(socket: reqwest::Client) -> Self {
+        Self {
+            base: "http://knhk".to_owned(),
+            client: socket,
         }
     }
 
@@ -161,7 +169,7 @@ impl Rollouts {
     }
 
     async fn bytes(&self, path: &str) -> Result<Vec<u8>, Error> {
-        let url = format!("http://{}{path}", self.http);
+        let url = format!("{}{path}", self.base);
         let http = |error: reqwest::Error| Error::Http {
             what: url.clone(),
             reason: error.to_string(),

@@ -5,9 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use crate::cli::Cli;
+use serde_json::{Value, json};
+
+use crate::cli::{Cli, Credentials};
 use crate::ports::Port;
 use crate::process::{Launch, Process};
+use crate::rollout::Rollouts;
 use crate::{Error, artifacts, wait};
 
 /// The region that the harness's services call themselves.
@@ -43,6 +46,17 @@ impl Default for KeyService {
     }
 }
 
+/// Mutual TLS: who the service is, who may do what there, and who its own command line is.
+#[derive(Debug, Clone)]
+pub struct Identities {
+    /// The Workload API, `unix://...`.
+    pub workload_api: String,
+    /// `spiffe.allow` of `knhk.yaml`.
+    pub allow: Value,
+    /// Whom [`Service::cli`] shows itself as.
+    pub operator: Credentials,
+}
+
 /// A service with its data and ports, which outlive its process: it can be killed and started again.
 #[derive(Debug)]
 pub struct Service {
@@ -50,8 +64,11 @@ pub struct Service {
     addresses: Addresses,
     flush: Duration,
     kms: KeyService,
+    identities: Option<Identities>,
     cpu: Option<u32>,
     client: reqwest::Client,
+    /// A client that is bound to its socket.
+    socket: reqwest::Client,
     directory: tempfile::TempDir,
     _ports: Vec<Port>,
 }
@@ -76,12 +93,9 @@ impl Service {
         Ok(service)
     }
 
-    /// Starts one on these addresses and waits until it can decide and record.
-    pub async fn start_at(addresses: Addresses, kms: KeyService) -> Result<Self, Error> {
-        let mut service = Self::new(addresses, Vec::new(), &std::env::temp_dir())?;
-        service.sign_with(kms);
-        service.up().await?;
-        Ok(service)
+    /// One on these addresses that does not run yet.
+    pub fn stopped_at(addresses: Addresses) -> Result<Self, Error> {
+        Self::new(addresses, Vec::new(), &std::env::temp_dir())
     }
 
     fn new(addresses: Addresses, ports: Vec<Port>, base: &Path) -> Result<Self, Error> {
@@ -90,13 +104,23 @@ impl Service {
             .prefix("knhk-")
             .tempdir_in(base)
             .map_err(Error::io(format!("{}", base.display())))?;
+        let socket = directory.path().join("data/knhk.sock");
+        let socket = reqwest::Client::builder()
+            .unix_socket(socket.clone())
+            .build()
+            .map_err(|error| Error::Http {
+                what: socket.display().to_string(),
+                reason: error.to_string(),
+            })?;
         Ok(Self {
             process: None,
             addresses,
             flush: Duration::from_millis(100),
             kms: KeyService::default(),
+            identities: None,
             cpu: None,
             client: reqwest::Client::new(),
+            socket,
             directory,
             _ports: ports,
         })
@@ -107,6 +131,11 @@ impl Service {
         self.kms = kms;
     }
 
+    /// From its next start on its connections are mutual TLS.
+    pub fn identify_by(&mut self, identities: Identities) {
+        self.identities = Some(identities);
+    }
+
     /// From its next start on it runs on this processor alone.
     pub fn pin(&mut self, cpu: u32) {
         self.cpu = Some(cpu);
@@ -114,6 +143,12 @@ impl Service {
 
     /// Starts its process on the data and the addresses it has, and waits until it can decide and record.
     pub async fn up(&mut self) -> Result<(), Error> {
+        self.launch()?;
+        self.ready().await
+    }
+
+    /// Starts its process, and waits for nothing.
+    pub fn launch(&mut self) -> Result<(), Error> {
         let config = self.directory.path().join("knhk.yaml");
         std::fs::write(&config, self.config()).map_err(Error::io("knhk.yaml"))?;
         let process = Launch::new(
@@ -126,7 +161,7 @@ impl Service {
         .env(self.kms.environment.clone())
         .start()?;
         self.process = Some(process);
-        self.ready().await
+        Ok(())
     }
 
     /// Ends its process at once, as `kill -9` does.
@@ -146,9 +181,48 @@ impl Service {
         process.ended(deadline).await
     }
 
-    /// Its command line, through its socket.
+    /// An operator's command line: through its socket, or over mutual TLS where it has identities.
     pub fn cli(&self) -> Result<Cli, Error> {
+        match &self.identities {
+            None => self.local_cli(),
+            Some(identities) => self.cli_as(&identities.operator),
+        }
+    }
+
+    /// The command line of somebody else, over mutual TLS.
+    pub fn cli_as(&self, credentials: &Credentials) -> Result<Cli, Error> {
+        Cli::over_tls(self.addresses.http, credentials)
+    }
+
+    /// Reads its rollouts: over loopback, or through its socket where everything else is mutual TLS.
+    pub fn rollouts(&self) -> Rollouts {
+        match &self.identities {
+            None => Rollouts::of(self.addresses.http),
+            Some(_) => Rollouts::through(self.socket.clone()),
+        }
+    }
+
+    /// The socket of the Workload API that it has its identity from, if any.
+    pub fn agent(&self) -> Option<&Path> {
+        let address = &self.identities.as_ref()?.workload_api;
+        Some(Path::new(address.strip_prefix("unix://").unwrap_or(address)))
+    }
+
+    /// The command line on its own machine: its socket, whoever we are.
+    pub fn local_cli(&self) -> Result<Cli, Error> {
         Cli::of(&self.data())
+    }
+
+    /// What its probe says of it now: whether it is ready, and its words.
+    pub async fn readiness(&self) -> Result<(bool, String), Error> {
+        let url = format!("http://{}/readyz", self.addresses.probe);
+        let http = |error: reqwest::Error| Error::Http {
+            what: url.clone(),
+            reason: error.to_string(),
+        };
+        let answer = self.client.get(&url).send().await.map_err(http)?;
+        let ready = answer.status().is_success();
+        Ok((ready, answer.text().await.map_err(http)?))
     }
 
     /// Its data directory.
@@ -193,8 +267,13 @@ impl Service {
     fn config(&self) -> String {
         let Addresses { grpc, http, probe } = self.addresses;
         let (data, flush) = (self.data(), self.flush);
+        let spiffe = self.identities.as_ref().map_or_else(String::new, |identities| {
+            // JSON is YAML.
+            let section = json!({ "workload_api": identities.workload_api, "allow": identities.allow });
+            format!("spiffe: {section}\n")
+        });
         format!(
-            "region: {REGION}\nlisten: {{ grpc: '{grpc}', http: '{http}', probe: '{probe}' }}\ndata: '{}'\nreceipts: {{ flush: {flush:?} }}\n{}",
+            "region: {REGION}\nlisten: {{ grpc: '{grpc}', http: '{http}', probe: '{probe}' }}\ndata: '{}'\nreceipts: {{ flush: {flush:?} }}\n{}{spiffe}",
             data.display(),
             self.kms.yaml
         )

@@ -2,13 +2,26 @@
 #![allow(clippy::expect_used)]
 
 use knhk_tests::envoy::{EnvoyConfig, validate};
-use knhk_tests::mesh::{BOTH, EXT_AUTHZ, EXT_PROC, FILTER};
+use knhk_tests::mesh::{BOTH, EXT_AUTHZ, EXT_PROC, FILTER, SPIFFE};
 use serde_json::json;
 
 #[test]
 fn envoy_takes_each_configuration_for_operators() {
-    for file in [FILTER, EXT_AUTHZ, BOTH, EXT_PROC] {
+    for file in [FILTER, EXT_AUTHZ, BOTH, EXT_PROC, SPIFFE] {
         validate(&EnvoyConfig::load(file).expect("it can be read")).expect("Envoy takes it");
+    }
+}
+
+/// As the comment in it says.
+#[test]
+fn envoy_takes_the_clusters_of_mutual_tls_in_each_other_configuration() {
+    let spiffe = EnvoyConfig::load(SPIFFE).expect("it can be read");
+    for file in [FILTER, EXT_AUTHZ, BOTH, EXT_PROC] {
+        let mut config = EnvoyConfig::load(file).expect("it can be read");
+        config
+            .take_clusters(&spiffe, &["knhk", "spire_agent"])
+            .expect("both are there");
+        validate(&config).expect("Envoy takes it");
     }
 }
 

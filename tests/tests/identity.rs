@@ -10,7 +10,7 @@ use knhk_identity::{
     Acceptor, Allow, Alpn, Connector, Env, HandshakeError, Identity, NoSvid, Observer, Readiness, Side,
     SourceError, SpiffeSection, TlsConnection, TlsIncoming,
 };
-use knhk_tests::peer::spire::{Entry, Minted, Spire};
+use knhk_tests::peer::spire::{Entry, Minted, Spire, Workload};
 use knhk_tests::wait;
 use rustls::AlertDescription;
 use rustls::pki_types::pem::PemObject;
@@ -192,6 +192,7 @@ async fn traffic_over_rotations(spire: &Spire, rotations: usize, at_least: Durat
 fn entry<'a>(path: &'a str, federates_with: &'a [&'a Spire]) -> Entry<'a> {
     Entry {
         path,
+        of: Workload::Anything,
         ttl: HOUR,
         federates_with,
     }
@@ -201,6 +202,7 @@ async fn spire_with(entry_ttl: Duration) -> Spire {
     let spire = Spire::start("example.org").await.expect("SPIRE");
     let entry = Entry {
         path: "/knhk",
+        of: Workload::Anything,
         ttl: entry_ttl,
         federates_with: &[],
     };

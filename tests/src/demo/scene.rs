@@ -80,7 +80,9 @@ impl Scene {
             http: local(9192),
             probe: local(9193),
         };
-        let service = Service::start_at(addresses, keys.key_service()).await?;
+        let mut service = Service::stopped_at(addresses)?;
+        service.sign_with(keys.key_service());
+        service.up().await?;
         let envoy = Envoy::start_as_configured(EnvoyConfig::load(ENVOY)?, EnvoyOptions::default()).await?;
         let load = Load::start(LoadOptions {
             rate: RATE,

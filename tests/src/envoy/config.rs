@@ -89,18 +89,59 @@ impl EnvoyConfig {
         Ok(())
     }
 
+    /// Takes clusters from another configuration, in place of its own of the same names or beside them.
+    pub fn take_clusters(&mut self, from: &Self, names: &[&str]) -> Result<(), Error> {
+        const CLUSTERS: &str = "/static_resources/clusters";
+        let mut from = from.clone();
+        let theirs = from.at(CLUSTERS)?.as_array().cloned().unwrap_or_default();
+        let file = self.name.clone();
+        let Some(ours) = self.at(CLUSTERS)?.as_array_mut() else {
+            let reason = "clusters is no list".to_owned();
+            return Err(Error::Config { file, reason });
+        };
+        for name in names {
+            let Some(taken) = theirs.iter().find(|cluster| cluster["name"] == *name) else {
+                let reason = format!("it has no cluster {name}");
+                return Err(Error::Config {
+                    file: from.name,
+                    reason,
+                });
+            };
+            ours.retain(|cluster| cluster["name"] != *name);
+            ours.push(taken.clone());
+        }
+        Ok(())
+    }
+
+    /// A cluster, by name.
+    pub fn cluster(&mut self, name: &str) -> Result<&mut Value, Error> {
+        let file = self.name.clone();
+        let clusters = self.at("/static_resources/clusters")?.as_array_mut();
+        clusters
+            .and_then(|clusters| clusters.iter_mut().find(|candidate| candidate["name"] == name))
+            .ok_or_else(|| Error::Config {
+                file,
+                reason: format!("it has no cluster {name}"),
+            })
+    }
+
+    /// Where SPIRE's agent gives it certificates.
+    pub fn set_agent(&mut self, socket: &Path) -> Result<(), Error> {
+        let agent = self.cluster("spire_agent")?;
+        agent["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"] =
+            json!({ "pipe": { "path": socket } });
+        Ok(())
+    }
+
     /// Points a cluster to another address.
     pub fn set_cluster(&mut self, cluster: &str, address: SocketAddr) -> Result<(), Error> {
         let file = self.name.clone();
-        let clusters = self.at("/static_resources/clusters")?.as_array_mut();
-        let endpoint = clusters
-            .and_then(|clusters| clusters.iter_mut().find(|candidate| candidate["name"] == cluster))
-            .and_then(|found| {
-                found.pointer_mut("/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address")
-            })
+        let endpoint = self
+            .cluster(cluster)?
+            .pointer_mut("/load_assignment/endpoints/0/lb_endpoints/0/endpoint/address")
             .ok_or_else(|| Error::Config {
                 file,
-                reason: format!("it has no cluster {cluster} with a static address"),
+                reason: format!("its cluster {cluster} has no static address"),
             })?;
         set_address(endpoint, address);
         Ok(())

@@ -3,10 +3,12 @@
 mod config;
 mod stats;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub use config::{EXT_PROC, EnvoyConfig};
+use serde_json::Value;
 pub use stats::Stats;
 
 use crate::ports::Port;
@@ -151,6 +153,22 @@ impl Envoy {
             }
         })
         .await
+    }
+
+    /// The serial numbers of the certificates that it holds for its connections, in hexadecimal digits.
+    pub async fn serials(&self) -> Result<BTreeSet<String>, Error> {
+        let page = self.admin_get("/certs").await?;
+        let page: Value = serde_json::from_str(&page).map_err(|error| Error::Contract {
+            what: "Envoy's /certs".to_owned(),
+            reason: error.to_string(),
+        })?;
+        let sets = page["certificates"].as_array().into_iter().flatten();
+        let chains = sets.flat_map(|set| set["cert_chain"].as_array().into_iter().flatten());
+        // The first of a chain is its own; others are authorities between.
+        let leaves = chains.filter(|each| each["subject_alt_names"][0]["uri"].is_string());
+        Ok(leaves
+            .filter_map(|leaf| leaf["serial_number"].as_str().map(str::to_owned))
+            .collect())
     }
 
     /// GET of an admin page.

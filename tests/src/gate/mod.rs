@@ -4,4 +4,4 @@ mod server;
 mod worker;
 
 pub use server::{FakeGate, snapshot};
-pub use worker::{Worker, connect};
+pub use worker::{Worker, connect, connect_as, connector};

@@ -8,12 +8,15 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use hyper::{Method, Request};
+use knhk_identity::{Allow, Alpn, Connector, PatternError};
 use knhk_proto::v1;
 use prost::Message as _;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::Error;
+use crate::peer::spire::Minted;
 
 /// Before each gRPC message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
@@ -44,6 +47,30 @@ pub async fn connect(grpc: SocketAddr) -> Result<Channel, Error> {
         })
 }
 
+/// The same over mutual TLS, as somebody.
+pub fn connect_as(who: Connector, grpc: SocketAddr) -> Result<Channel, Error> {
+    let endpoint = Endpoint::from_shared(format!("http://{grpc}")).map_err(|error| Error::Http {
+        what: format!("gRPC at {grpc}"),
+        reason: error.to_string(),
+    })?;
+    Ok(endpoint.connect_with_connector_lazy(who))
+}
+
+/// Connects as this SVID, to anybody of its trust domain.
+pub fn connector(minted: &Minted) -> Result<Connector, Error> {
+    let identity = minted.identity()?;
+    let id = identity
+        .current()
+        .map_err(|none| ended(none.to_string()))?
+        .id()
+        .clone();
+    let pattern = format!("spiffe://{}/*", id.trust_domain());
+    let pattern = pattern
+        .parse()
+        .map_err(|error: PatternError| ended(error.to_string()))?;
+    Ok(Connector::new(identity, Allow::Ids(vec![pattern]), Alpn::Http2))
+}
+
 impl Worker {
     /// Opens a stream to the service and says Hello.
     pub async fn greet(grpc: SocketAddr, node: &str, nonce: [u8; 16]) -> Result<Self, Error> {
@@ -52,7 +79,28 @@ impl Worker {
             .map_err(Error::io(format!("the Gate at {grpc}")))?;
         tcp.set_nodelay(true)
             .map_err(Error::io("a worker's connection"))?;
-        let (client, connection) = h2::client::handshake(tcp).await.map_err(broken)?;
+        Self::over(tcp, grpc, node, nonce).await
+    }
+
+    /// The same over mutual TLS, as somebody.
+    pub async fn greet_as(
+        who: &Connector,
+        grpc: SocketAddr,
+        node: &str,
+        nonce: [u8; 16],
+    ) -> Result<Self, Error> {
+        let tls = who
+            .connect(&grpc.to_string())
+            .await
+            .map_err(|error| ended(error.to_string()))?;
+        Self::over(tls, grpc, node, nonce).await
+    }
+
+    async fn over<S>(stream: S, grpc: SocketAddr, node: &str, nonce: [u8; 16]) -> Result<Self, Error>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let (client, connection) = h2::client::handshake(stream).await.map_err(broken)?;
         // It ends when the worker is dropped; its errors reach the stream.
         tokio::spawn(connection);
         let mut client = client.ready().await.map_err(broken)?;

@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
+use knhk_identity::{ClientCertificate, Env, Identity};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -34,24 +36,62 @@ pub struct Spire {
     port: Port,
 }
 
-/// A registration entry for every process of this test's user.
+/// A registration entry.
 #[derive(Clone, Debug)]
 pub struct Entry<'a> {
     /// Below the trust domain, with a `/` first.
     pub path: &'a str,
+    /// Whose it is.
+    pub of: Workload<'a>,
     /// How long its SVIDs live. SPIRE adds 10 s before their issue.
     pub ttl: Duration,
     /// Other trust domains that it trusts.
     pub federates_with: &'a [&'a Spire],
 }
 
-/// An SVID that the server signed without an agent, with the key.
-#[derive(Debug)]
+/// Which processes an entry is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Workload<'a> {
+    /// Every process of this test's user.
+    Anything,
+    /// Every process that runs this program. A copy of a program is another one.
+    Program(&'a Path),
+}
+
+impl Workload<'_> {
+    fn selector(self) -> String {
+        match self {
+            Self::Anything => format!("unix:uid:{}", rustix::process::getuid().as_raw()),
+            Self::Program(path) => format!("unix:path:{}", path.display()),
+        }
+    }
+}
+
+/// An SVID that the server signed without an agent, with the key and the authorities: three files.
+#[derive(Debug, Clone)]
 pub struct Minted {
     /// PEM, leaf first.
     pub chain: PathBuf,
     /// PEM, PKCS#8.
     pub key: PathBuf,
+    /// PEM, the trust domain's authorities of that moment.
+    pub authorities: PathBuf,
+}
+
+impl Minted {
+    /// As an identity of this process.
+    pub fn identity(&self) -> Result<Identity, Error> {
+        let read = |path: &Path| fs::read(path).map_err(Error::io(path.display().to_string()));
+        let pem = ClientCertificate {
+            chain: &read(&self.chain)?,
+            key: &read(&self.key)?,
+            authorities: &read(&self.authorities)?,
+        };
+        Identity::of_client_certificate(pem, Env::system(), Arc::new(())).map_err(|error| Error::Contract {
+            what: "an SVID of spire-server".to_owned(),
+            reason: error.to_string(),
+        })
+    }
 }
 
 impl Spire {
@@ -115,7 +155,7 @@ impl Spire {
 
     /// Creates an entry. The agent knows it some seconds later. Gives its ID.
     pub fn create_entry(&self, entry: &Entry<'_>) -> Result<String, Error> {
-        let uid = format!("unix:uid:{}", rustix::process::getuid().as_raw());
+        let selector = entry.of.selector();
         let (id, parent, ttl) = (
             self.id(entry.path),
             self.id(NODE),
@@ -129,7 +169,7 @@ impl Spire {
             "-parentID",
             &parent,
             "-selector",
-            &uid,
+            &selector,
             "-x509SVIDTTL",
             &ttl,
         ];
@@ -194,6 +234,7 @@ impl Spire {
         Ok(Minted {
             chain: at.join("svid.pem"),
             key: at.join("key.pem"),
+            authorities: at.join("bundle.pem"),
         })
     }
 
@@ -326,6 +367,8 @@ plugins {{
     )
 }
 
+/// Programs are told by their paths, and not by what is in them: Envoy is hashed for a second.
+///
 /// Trust on first use is fine here: server and agent share a directory that nobody else may enter.
 fn agent_config(spire: &Spire) -> String {
     let (at, port) = (spire.directory.path().display(), spire.port.address().port());
@@ -344,7 +387,7 @@ fn agent_config(spire: &Spire) -> String {
 plugins {{
   NodeAttestor "join_token" {{ plugin_data {{}} }}
   KeyManager "disk" {{ plugin_data {{ directory = "{at}/agent" }} }}
-  WorkloadAttestor "unix" {{ plugin_data {{}} }}
+  WorkloadAttestor "unix" {{ plugin_data {{ discover_workload_path = true workload_size_limit = -1 }} }}
 }}
 "#
     )
