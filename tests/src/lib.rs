@@ -11,6 +11,7 @@ pub mod envoy;
 pub mod error;
 pub mod ext_proc;
 pub mod gate;
+pub mod handshake;
 pub mod load;
 pub mod mesh;
 pub mod peer;

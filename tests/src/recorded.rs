@@ -11,6 +11,7 @@ use knhk_proto::envoy::pb::envoy::service::auth::v3::authorization_client::Autho
 use knhk_proto::envoy::pb::envoy::service::auth::v3::check_response::HttpResponse;
 use knhk_proto::envoy::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest, CheckResponse};
 use tokio::task::JoinSet;
+use tonic::Status;
 use tonic::transport::Channel;
 
 use crate::Error;
@@ -84,11 +85,13 @@ impl Recording {
 
 /// Asks once. The receipt's ID, or nothing where there was no answer or none with a receipt.
 pub async fn check(channel: Channel, path: &str) -> Option<String> {
-    let answer = AuthorizationClient::new(channel)
-        .check(request(path))
-        .await
-        .ok()?;
-    receipt(&answer.into_inner())
+    check_as_proxy(channel, path).await.ok()?
+}
+
+/// The same, and why the service would not say.
+pub async fn check_as_proxy(channel: Channel, path: &str) -> Result<Option<String>, Status> {
+    let answer = AuthorizationClient::new(channel).check(request(path)).await?;
+    Ok(receipt(&answer.into_inner()))
 }
 
 fn request(path: &str) -> CheckRequest {

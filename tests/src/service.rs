@@ -264,6 +264,17 @@ impl Service {
             .map_err(http)
     }
 
+    /// The sum of a counter's series that have each of these values among their labels.
+    pub async fn counted(&self, counter: &str, values: &[&str]) -> Result<u64, Error> {
+        let metrics = self.metrics().await?;
+        let series = metrics.lines().filter_map(|line| {
+            let (labels, value) = line.strip_prefix(counter)?.strip_prefix('{')?.rsplit_once("} ")?;
+            let has = |value: &&str| labels.contains(&format!("=\"{value}\""));
+            values.iter().all(has).then(|| value.parse::<u64>().ok())?
+        });
+        Ok(series.sum())
+    }
+
     fn config(&self) -> String {
         let Addresses { grpc, http, probe } = self.addresses;
         let (data, flush) = (self.data(), self.flush);

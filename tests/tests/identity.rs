@@ -5,21 +5,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
-use knhk_identity::testing::{Authority, Svid, alert, client};
+use knhk_identity::testing::{Authority, Svid};
 use knhk_identity::{
     Acceptor, Allow, Alpn, Connector, Env, HandshakeError, Identity, NoSvid, Observer, Readiness, Side,
     SourceError, SpiffeSection, TlsConnection, TlsIncoming,
 };
-use knhk_tests::peer::spire::{Entry, Minted, Spire, Workload};
-use knhk_tests::wait;
+use knhk_tests::peer::spire::{Entry, Spire, Workload};
+use knhk_tests::{handshake, wait};
 use rustls::AlertDescription;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -429,30 +426,11 @@ async fn a_foreign_trust_domain_is_known_once_it_is_federated() {
     assert_eq!(connection.info().peer.id.trust_domain_name(), "example.org");
 }
 
-fn read(minted: &Minted) -> Svid {
-    let chain = CertificateDer::pem_file_iter(&minted.chain).expect("a file");
-    let key = PrivatePkcs8KeyDer::from_pem_file(&minted.key).expect("a key");
-    Svid {
-        chain: chain.map(|each| each.expect("a certificate")).collect(),
-        key: key.secret_pkcs8_der().to_vec(),
-    }
-}
-
-/// Connects with plain rustls, shows what is given, and asks. The alert where there is one.
+/// Shows what is given, and asks.
 async fn ask_with(shown: Option<&Svid>, address: &str) -> Result<(), AlertDescription> {
-    let result = async {
-        let tcp = TcpStream::connect(address).await?;
-        let name = ServerName::try_from("knhk").expect("a name");
-        let mut stream = TlsConnector::from(Arc::new(client(shown)))
-            .connect(name, tcp)
-            .await?;
-        stream.write_all(b"?").await?;
-        stream.read_u8().await
-    };
-    match result.await {
-        Ok(_) => Ok(()),
-        Err(error) => Err(alert(&error).unwrap_or_else(|| panic!("no alert: {error:?}"))),
-    }
+    handshake::ask_with(shown, address)
+        .await
+        .expect("an answer or an alert")
 }
 
 #[tokio::test]
@@ -463,7 +441,7 @@ async fn bad_peers_are_refused_at_the_handshake() {
     following.next(0).await;
     let echo = Echo::start(following.identity.clone(), ids("spiffe://example.org/ns/prod/*")).await;
 
-    let mint = |spire: &Spire, path, ttl| read(&spire.mint(path, ttl).expect("an SVID"));
+    let mint = |spire: &Spire, path, ttl| spire.mint(path, ttl).expect("minted").svid().expect("an SVID");
     let good = mint(&home, "/ns/prod/web", HOUR);
     ask_with(Some(&good), &echo.address)
         .await
@@ -497,7 +475,7 @@ async fn bad_peers_are_refused_at_the_handshake() {
         .mint("/ns/prod/web", Duration::from_secs(1))
         .expect("an SVID");
     let expired = wait::until("it ends", LATEST, || {
-        let (shown, address) = (read(&short), echo.address.clone());
+        let (shown, address) = (short.svid().expect("an SVID"), echo.address.clone());
         async move {
             ask_with(Some(&shown), &address)
                 .await

@@ -1,23 +1,29 @@
 //! `make demo`: a canary that succeeds, one that is rolled back, and the receipts of both.
 //!
-//! `KMS=local|aws|azure|vault` says who signs them; `local` where nothing is said.
+//! `KMS=local|aws|azure|vault` says who signs them; `local` where nothing is said. `SPIFFE=1` gives everyone an identity from
+//! a real SPIRE, and connects them over mutual TLS.
 
 use std::process::ExitCode;
+use std::str::FromStr;
 
+use knhk_tests::demo::Transport;
 use knhk_tests::peer::Provider;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let provider = match std::env::var("KMS").map_or(Ok(Provider::Local), |name| name.parse()) {
-        Ok(provider) => provider,
-        Err(error) => {
-            eprintln!("knhk-demo: KMS: {error}");
+    let (provider, transport) = match (
+        variable("KMS", Provider::Local),
+        variable("SPIFFE", Transport::Loopback),
+    ) {
+        (Ok(provider), Ok(transport)) => (provider, transport),
+        (Err(error), _) | (_, Err(error)) => {
+            eprintln!("knhk-demo: {error}");
             return ExitCode::from(2);
         }
     };
     let ended = tokio::select! {
-        ended = knhk_tests::demo::run(provider, std::io::stdout()) => ended,
+        ended = knhk_tests::demo::run(provider, transport, std::io::stdout()) => ended,
         // Dropping the run ends everything that it started.
         code = told_to_end() => return code,
     };
@@ -28,6 +34,13 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What the environment says, or what holds where it says nothing.
+fn variable<T: FromStr<Err = String>>(name: &str, otherwise: T) -> Result<T, String> {
+    let text = std::env::var(name);
+    text.map_or(Ok(otherwise), |text| text.parse())
+        .map_err(|why: String| format!("{name}: {why}"))
 }
 
 /// Ctrl-C, or a terminal or a runner that ends.

@@ -5,12 +5,14 @@
 
 mod bad;
 mod good;
+mod mutual_tls;
 mod proof;
 mod scene;
 mod timeline;
 
 use std::io::Write;
 
+pub use mutual_tls::Transport;
 pub use scene::Scene;
 pub use timeline::Timeline;
 
@@ -28,7 +30,7 @@ pub enum DemoError {
     /// Something could not be started or asked.
     #[error("{0}")]
     Harness(#[from] Error),
-    /// The key service that was asked for is not to be had.
+    /// The key service or the SPIRE that was asked for is not to be had.
     #[error("{0}")]
     NotRun(#[from] NotRun),
     /// One of the demo's ports is taken.
@@ -50,17 +52,18 @@ pub enum DemoError {
 }
 
 /// Runs the whole demo and writes the timeline.
-/// Receipts are signed by `provider`, whose peer is started for it.
-pub async fn run(provider: Provider, out: impl Write) -> Result<(), DemoError> {
+/// Receipts are signed by `provider`, whose peer is started for it; `transport` says how the parties talk.
+pub async fn run(provider: Provider, transport: Transport, out: impl Write) -> Result<(), DemoError> {
     scene::check_ports()?;
     let mut timeline = Timeline::new(out);
     timeline.title("KNHK: a canary in front of a real Envoy")?;
-    let mut scene = Scene::set(provider).await?;
+    let mut scene = Scene::set(provider, transport).await?;
     scene.introduce(&mut timeline).await?;
 
     timeline.chapter("A good version: v2")?;
     good::roll_out(&mut scene, &mut timeline).await?;
     let mut kept = proof::keep(&scene, 1).await?;
+    mutual_tls::rotated(&scene, &mut timeline).await?;
 
     timeline.chapter("Meanwhile the key that signs the receipts is rotated")?;
     proof::rotate(&scene, &mut timeline).await?;

@@ -9,11 +9,13 @@ use knhk_decision::bucket;
 use knhk_decision::spec::Weight;
 use tokio::time::Instant;
 
+use super::mutual_tls::{Secured, Transport};
 use super::timeline::{count, ms};
-use super::{DemoError, HOST, ROLLOUT, Timeline, check};
+use super::{DemoError, HOST, ROLLOUT, Timeline, check, mutual_tls};
 use crate::cli::Cli;
 use crate::envoy::{Envoy, EnvoyConfig, EnvoyOptions};
 use crate::load::{Load, LoadOptions, Sticky, Tally, five_sigma, share};
+use crate::mesh::{FILTER, SPIFFE};
 use crate::peer::{AnyPeer, Provider};
 use crate::ports::Port;
 use crate::rollout::{Rollouts, Status};
@@ -28,7 +30,6 @@ const USERS: u32 = 20_000;
 /// The share of requests that fails in any version: the world is not perfect, and a canary is not blamed for it.
 const ALWAYS_FAILS: f64 = 0.001;
 
-const ENVOY: &str = "envoy/envoy.yaml";
 const STABLE_PORT: u16 = 10101;
 const CANARY_PORT: u16 = 10102;
 
@@ -43,7 +44,10 @@ pub struct Scene {
     pub(super) load: Load,
     /// Before the service in no order that matters: it outlives it, so that the last receipts are signed.
     keys: AnyPeer,
-    envoy: Envoy,
+    pub(super) envoy: Envoy,
+    config: &'static str,
+    /// With mutual TLS.
+    pub(super) secured: Option<Secured>,
     began: Instant,
     total: Total,
 }
@@ -68,7 +72,7 @@ pub struct Traffic {
 
 impl Scene {
     /// Starts everyone on the ports of the contract.
-    pub async fn set(provider: Provider) -> Result<Self, DemoError> {
+    pub async fn set(provider: Provider, transport: Transport) -> Result<Self, DemoError> {
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let stable = Upstream::start_at(local(STABLE_PORT), "v1").await?;
         let canary = Upstream::start_at(local(CANARY_PORT), "v2").await?;
@@ -82,15 +86,30 @@ impl Scene {
         };
         let mut service = Service::stopped_at(addresses)?;
         service.sign_with(keys.key_service());
+        let secured = match transport {
+            Transport::Loopback => None,
+            Transport::MutualTls => Some(Secured::start().await?),
+        };
+        if let Some(secured) = &secured {
+            service.identify_by(secured.identities());
+        }
         service.up().await?;
-        let envoy = Envoy::start_as_configured(EnvoyConfig::load(ENVOY)?, EnvoyOptions::default()).await?;
+        let config = match transport {
+            Transport::Loopback => FILTER,
+            Transport::MutualTls => SPIFFE,
+        };
+        let mut proxy = EnvoyConfig::load(config)?;
+        if let Some(agent) = service.agent() {
+            proxy.set_agent(agent)?;
+        }
+        let envoy = Envoy::start_as_configured(proxy, EnvoyOptions::default()).await?;
         let load = Load::start(LoadOptions {
             rate: RATE,
             users: USERS,
             ..LoadOptions::to(envoy.address(), HOST)
         });
         let cli = service.cli()?;
-        let rollouts = Rollouts::of(addresses.http);
+        let rollouts = service.rollouts();
         Ok(Self {
             stable,
             canary,
@@ -100,6 +119,8 @@ impl Scene {
             load,
             keys,
             envoy,
+            config,
+            secured,
             began: Instant::now(),
             total: Total::default(),
         })
@@ -113,10 +134,12 @@ impl Scene {
             .and_then(|info| Some(info["version"].as_str()?.split('/').nth(1)?.to_owned()))
             .unwrap_or_default();
         timeline.event(&format!(
-            "Envoy {version} on :10000 with knhk_filter.wasm ({ENVOY}, 2 workers)"
+            "Envoy {version} on :10000 with knhk_filter.wasm ({}, 2 workers)",
+            self.config
         ))?;
         timeline.event("knhk serve on :9191 (filters) and :9192 (operators)")?;
         timeline.event(&format!("its receipts are signed by {}", self.keys.describe()))?;
+        mutual_tls::introduce(self, timeline).await?;
         timeline.event("the shop: v1 is stable, v2 waits as the canary; each fails 0.1 % of its requests")?;
         wait::until("traffic", wait::SOON, || {
             let answered = self.load.peek(Tally::answered);

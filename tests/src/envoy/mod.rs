@@ -3,7 +3,6 @@
 mod config;
 mod stats;
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +23,26 @@ pub struct Envoy {
     client: reqwest::Client,
     _ports: Vec<Port>,
     directory: tempfile::TempDir,
+}
+
+/// A certificate that it shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// Whose it is.
+    pub spiffe_id: String,
+    /// Its number, in hexadecimal digits.
+    pub serial: String,
+}
+
+impl Certificate {
+    fn read(shown: &Value) -> Option<Self> {
+        let spiffe_id = shown["subject_alt_names"][0]["uri"].as_str()?;
+        spiffe_id.strip_prefix("spiffe://")?.split_once('/')?;
+        Some(Self {
+            spiffe_id: spiffe_id.to_owned(),
+            serial: shown["serial_number"].as_str()?.to_owned(),
+        })
+    }
 }
 
 /// How to run it.
@@ -155,8 +174,8 @@ impl Envoy {
         .await
     }
 
-    /// The serial numbers of the certificates that it holds for its connections, in hexadecimal digits.
-    pub async fn serials(&self) -> Result<BTreeSet<String>, Error> {
+    /// The certificates that it holds for its own connections: those with a SPIFFE ID of a workload, and so no authorities.
+    pub async fn certificates(&self) -> Result<Vec<Certificate>, Error> {
         let page = self.admin_get("/certs").await?;
         let page: Value = serde_json::from_str(&page).map_err(|error| Error::Contract {
             what: "Envoy's /certs".to_owned(),
@@ -164,11 +183,7 @@ impl Envoy {
         })?;
         let sets = page["certificates"].as_array().into_iter().flatten();
         let chains = sets.flat_map(|set| set["cert_chain"].as_array().into_iter().flatten());
-        // The first of a chain is its own; others are authorities between.
-        let leaves = chains.filter(|each| each["subject_alt_names"][0]["uri"].is_string());
-        Ok(leaves
-            .filter_map(|leaf| leaf["serial_number"].as_str().map(str::to_owned))
-            .collect())
+        Ok(chains.filter_map(Certificate::read).collect())
     }
 
     /// GET of an admin page.

@@ -6,7 +6,10 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use knhk_identity::testing::Svid;
 use knhk_identity::{ClientCertificate, Env, Identity};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -79,6 +82,20 @@ pub struct Minted {
 }
 
 impl Minted {
+    /// The certificates and the key.
+    pub fn svid(&self) -> Result<Svid, Error> {
+        let bad = |error: pem::Error| Error::Contract {
+            what: "an SVID of spire-server".to_owned(),
+            reason: format!("{error:?}"),
+        };
+        let chain = CertificateDer::pem_file_iter(&self.chain).map_err(bad)?;
+        let key = PrivatePkcs8KeyDer::from_pem_file(&self.key).map_err(bad)?;
+        Ok(Svid {
+            chain: chain.collect::<Result<_, _>>().map_err(bad)?,
+            key: key.secret_pkcs8_der().to_vec(),
+        })
+    }
+
     /// As an identity of this process.
     pub fn identity(&self) -> Result<Identity, Error> {
         let read = |path: &Path| fs::read(path).map_err(Error::io(path.display().to_string()));
