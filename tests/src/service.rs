@@ -213,6 +213,17 @@ impl Service {
         Cli::of(&self.data())
     }
 
+    /// Its own identity, as its socket says.
+    pub async fn identity(&self) -> Result<Value, Error> {
+        let http = |error: reqwest::Error| Error::Http {
+            what: "/v1/identity".to_owned(),
+            reason: error.to_string(),
+        };
+        let answer = self.socket.get("http://knhk/v1/identity").send().await;
+        let answer = answer.map_err(http)?.error_for_status().map_err(http)?;
+        answer.json().await.map_err(http)
+    }
+
     /// What its probe says of it now: whether it is ready, and its words.
     pub async fn readiness(&self) -> Result<(bool, String), Error> {
         let url = format!("http://{}/readyz", self.addresses.probe);

@@ -52,7 +52,6 @@ async fn traffic_over_rotations(ttl: Duration, rotations: usize, at_least: Durat
         users: 1_000,
         ..Mesh::load(&envoy)
     });
-    let local = mesh.service.local_cli().expect("a command line");
     let (service, proxy) = (
         RefCell::<BTreeSet<String>>::default(),
         RefCell::<BTreeSet<String>>::default(),
@@ -60,10 +59,7 @@ async fn traffic_over_rotations(ttl: Duration, rotations: usize, at_least: Durat
     let began = Instant::now();
     let patience = at_least + A_ROTATION * u32::try_from(rotations).expect("few");
     wait::until("the rotations", patience, || async {
-        let status = local
-            .json(&["identity", "show"])
-            .await
-            .map_err(|error| error.to_string())?;
+        let status = mesh.service.identity().await.map_err(|error| error.to_string())?;
         let held = envoy.certificates().await.map_err(|error| error.to_string())?;
         let (mut service, mut proxy) = (service.borrow_mut(), proxy.borrow_mut());
         service.extend(status["svid"]["serial"].as_str().map(str::to_owned));

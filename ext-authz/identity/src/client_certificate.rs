@@ -289,7 +289,11 @@ mod tests {
                 "not that of the certificate",
                 read_svid(&foreign_key, &authority),
             ),
-            ("unusable", X),
+            (
+                "unusable",
+                "no authority of the file",
+                read(&chain, &key, &chain.repeat(2)),
+            ),
             (
                 "unusable",
                 "cannot be used",

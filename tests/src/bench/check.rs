@@ -75,7 +75,8 @@ async fn load(grpc: SocketAddr, duration: Duration) -> Result<Latencies, Error> 
     for connection in 0..CONNECTIONS {
         let channel = connect(grpc).await?;
         for slot in 0..CONCURRENCY / CONNECTIONS {
-            workers.spawn(check(channel.clone(), connection * CONCURRENCY + slot, end));
+            let worker = (connection * CONCURRENCY + slot) as u64;
+            workers.spawn(check(channel.clone(), worker, end));
         }
     }
     let mut all = Latencies::new();
@@ -86,7 +87,7 @@ async fn load(grpc: SocketAddr, duration: Duration) -> Result<Latencies, Error> 
     Ok(all)
 }
 
-async fn check(channel: Channel, worker: usize, end: Instant) -> Result<Latencies, Error> {
+async fn check(channel: Channel, worker: u64, end: Instant) -> Result<Latencies, Error> {
     let mut client = AuthorizationClient::new(channel);
     let mut times = Latencies::new();
     for number in 0.. {
@@ -95,7 +96,7 @@ async fn check(channel: Channel, worker: usize, end: Instant) -> Result<Latencie
             break;
         }
         let answer = client
-            .check(request(worker, number))
+            .check(request(worker, number, "all"))
             .await
             .map_err(|status| wrong(status.to_string()))?;
         if !has_receipt(&answer.into_inner()) {
@@ -106,8 +107,8 @@ async fn check(channel: Channel, worker: usize, end: Instant) -> Result<Latencie
     Ok(times)
 }
 
-/// As Envoy sends it with `encode_raw_headers`.
-fn request(worker: usize, number: u64) -> CheckRequest {
+/// As Envoy sends it with `encode_raw_headers`, of a route with this `record`.
+pub(super) fn request(worker: u64, number: u64, record: &str) -> CheckRequest {
     let header = |key: &str, value: String| HeaderValue {
         key: key.to_owned(),
         raw_value: value.into_bytes(),
@@ -137,7 +138,7 @@ fn request(worker: usize, number: u64) -> CheckRequest {
                 ..Request::default()
             }),
             context_extensions: HashMap::from([
-                ("record".to_owned(), "all".to_owned()),
+                ("record".to_owned(), record.to_owned()),
                 ("wait_timeout".to_owned(), "15s".to_owned()),
             ]),
             ..AttributeContext::default()

@@ -9,6 +9,7 @@ mod decide;
 mod disk;
 mod machine;
 mod proxy;
+mod rotation;
 mod table;
 mod wrk;
 
@@ -50,12 +51,20 @@ enum Part {
     Abort,
     /// `ext_authz` with durable receipts, beside the raw disk.
     Check,
+    /// `ext_authz` over mutual TLS while certificates are renewed.
+    Rotation,
     /// The decision alone.
     Decide,
 }
 
 impl Part {
-    const ALL: [Self; 4] = [Self::Proxy, Self::Abort, Self::Check, Self::Decide];
+    const ALL: [Self; 5] = [
+        Self::Proxy,
+        Self::Abort,
+        Self::Check,
+        Self::Rotation,
+        Self::Decide,
+    ];
 }
 
 /// Everything that was measured.
@@ -70,6 +79,8 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     check: Option<check::Receipts>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    rotation: Option<rotation::Rotations>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     decide: Option<Vec<decide::Case>>,
 }
 
@@ -81,6 +92,7 @@ pub async fn run(options: &Options, mut out: impl Write) -> Result<(), Error> {
         proxy: None,
         abort: None,
         check: None,
+        rotation: None,
         decide: None,
     };
     let mut show = |text: String| {
@@ -103,6 +115,11 @@ pub async fn run(options: &Options, mut out: impl Write) -> Result<(), Error> {
         let receipts = check::measure(options.seconds).await?;
         show(receipts.to_string())?;
         report.check = Some(receipts);
+    }
+    if wanted(Part::Rotation) {
+        let rotations = rotation::measure().await?;
+        show(rotations.to_string())?;
+        report.rotation = Some(rotations);
     }
     if wanted(Part::Decide) {
         let cases = decide::measure()?;
