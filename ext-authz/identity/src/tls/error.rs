@@ -79,7 +79,12 @@ impl HandshakeError {
     }
 
     fn of_tls(error: &io::Error) -> Option<Self> {
-        match error.get_ref()?.downcast_ref::<Error>()? {
+        let inner = error.get_ref()?;
+        // Some clients wrap one error of the system in another, and `source` passes over what is within.
+        if let Some(nested) = inner.downcast_ref::<io::Error>() {
+            return Self::of_tls(nested);
+        }
+        match inner.downcast_ref::<Error>()? {
             Error::NoCertificatesPresented => Some(Self::NoCertificate),
             Error::AlertReceived(alert) => Some(Self::RefusedByPeer(*alert)),
             Error::PeerIncompatible(why) => Some(Self::Version(format!("{why:?}"))),
