@@ -102,7 +102,7 @@ impl HandshakeError {
 fn meaning(alert: &AlertDescription) -> &'static str {
     match *alert {
         AlertDescription::AccessDenied => {
-            "our SPIFFE ID has no role there; it has to be named in its spiffe.allow"
+            "our SPIFFE ID is not wanted there; a service names those that are in spiffe.allow"
         }
         AlertDescription::UnknownCA => {
             "it has no authority for our certificate; is its trust domain ours, or federated with it?"
