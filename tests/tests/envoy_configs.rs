@@ -3,7 +3,7 @@
 
 use knhk_tests::envoy::{EnvoyConfig, validate};
 use knhk_tests::mesh::{BOTH, EXT_AUTHZ, EXT_PROC, FILTER, SPIFFE};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[test]
 fn envoy_takes_each_configuration_for_operators() {
@@ -23,6 +23,24 @@ fn envoy_takes_the_clusters_of_mutual_tls_in_each_other_configuration() {
             .expect("both are there");
         validate(&config).expect("Envoy takes it");
     }
+}
+
+/// Its parts by name, so that their order does not matter.
+fn whole(mut config: EnvoyConfig) -> Value {
+    let clusters = config.at("/static_resources/clusters").expect("clusters");
+    let clusters = clusters.as_array_mut().expect("a list");
+    clusters.sort_by_key(|cluster| cluster["name"].to_string());
+    config.at("").expect("the whole").clone()
+}
+
+#[test]
+fn the_configuration_of_mutual_tls_is_the_plain_one_but_for_its_two_clusters() {
+    let spiffe = EnvoyConfig::load(SPIFFE).expect("it can be read");
+    let mut plain = EnvoyConfig::load(FILTER).expect("it can be read");
+    plain
+        .take_clusters(&spiffe, &["knhk", "spire_agent"])
+        .expect("both are there");
+    assert_eq!(whole(plain), whole(spiffe));
 }
 
 #[test]
