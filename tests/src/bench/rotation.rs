@@ -42,7 +42,7 @@ const TARGET: f64 = 1.2;
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Rotations {
-    rotations: usize,
+    seen: usize,
     requests: u64,
     requests_during: u64,
     p99_us: f64,
@@ -136,7 +136,7 @@ fn split(samples: &[Sample], moments: &[Instant]) -> Rotations {
         }
     }
     Rotations {
-        rotations: moments.len(),
+        seen: moments.len(),
         requests: during.count() + outside.count(),
         requests_during: during.count(),
         p99_us: us(outside.quantile(0.99)),
@@ -158,7 +158,7 @@ impl fmt::Display for Rotations {
             f,
             "\nCheck over mutual TLS while the service's certificate is renewed {} times: p99 {:.0} us during ({} requests), {:.0} us outside ({}).\n\
              {times:.2} times, {TARGET} at most: {}.",
-            self.rotations,
+            self.seen,
             self.p99_during_us,
             self.requests_during,
             self.p99_us,
