@@ -309,29 +309,31 @@ fn requests(doc: &PolicyDoc) -> Result<Vec<Value>, Box<dyn std::error::Error>> {
         by(Some("spiffe://example.org")),
         by(None),
     ];
-    let vector = |request: &Request<'_>| {
-        let Request {
-            method,
-            authority,
-            path,
-            headers,
-            peer,
-        } = request;
-        let headers: serde_json::Map<_, _> = headers
-            .iter()
-            .map(|&(name, value)| (name.to_owned(), value.into()))
-            .collect();
-        let verdict = decide(&policy, request);
-        let expect = verdict.routed().map_or(Value::Null, |r| {
-            json!({
-                "rollout": r.rule.name,
-                "key": r.key,
-                "bucket": r.bucket,
-                "variant": r.variant,
-                "admission": verdict.admission(),
-            })
-        });
-        json!({ "method": method, "authority": authority, "path": path, "headers": headers, "peerSpiffeId": peer, "expect": expect })
-    };
-    Ok(requests.iter().map(vector).collect())
+    Ok(requests.iter().map(|request| vector(&policy, request)).collect())
+}
+
+fn vector(policy: &Policy, request: &Request<'_>) -> Value {
+    let headers: serde_json::Map<_, _> = request
+        .headers
+        .iter()
+        .map(|&(name, value)| (name.to_owned(), value.into()))
+        .collect();
+    let verdict = decide(policy, request);
+    let expect = verdict.routed().map_or(Value::Null, |routed| {
+        json!({
+            "rollout": routed.rule.name,
+            "key": routed.key,
+            "bucket": routed.bucket,
+            "variant": routed.variant,
+            "admission": verdict.admission(),
+        })
+    });
+    json!({
+        "method": request.method,
+        "authority": request.authority,
+        "path": request.path,
+        "headers": headers,
+        "peerSpiffeId": request.peer,
+        "expect": expect,
+    })
 }

@@ -11,6 +11,8 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 /// An event, with the counts of a look already bound to a window.
+// There are a few hundred at a time: a box would only be in the way of the patterns below.
+#[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone)]
 enum Input {
     Look {

@@ -31,7 +31,7 @@ fn the_bytes_are_these() {
             ],
             peers: vec!["spiffe://example.org/ns/shop/*".to_owned()],
         },
-        admit: admit(&["spiffe://example.org/*"]),
+        admit: Some(admit(&["spiffe://example.org/*"])),
         key: vec![
             KeySpec::Header("x-user-id".to_owned()),
             KeySpec::Cookie("session".to_owned()),

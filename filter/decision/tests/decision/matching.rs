@@ -254,7 +254,7 @@ fn a_caller_is_matched_by_its_id_or_by_whole_segments_of_its_path() {
 fn whom_a_rollout_does_not_admit_no_other_one_takes() {
     let policy = policy(vec![
         RolloutRule {
-            admit: admit(&["spiffe://example.org/ns/shop/*"]),
+            admit: Some(admit(&["spiffe://example.org/ns/shop/*"])),
             ..rule_for("inner", "{pathPrefix: /api}")
         },
         rule("outer"),

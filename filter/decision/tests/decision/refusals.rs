@@ -114,28 +114,6 @@ fn forms_that_are_wrong() {
             "{headers: [{name: x-a, exact: ''}]}",
             "match.headers[0].exact: an empty value counts as absent",
         ),
-        (
-            "{peers: ['spiffe://a/b', 'https://a/b']}",
-            "match.peers[1]: \"https://a/b\" is no SPIFFE ID: write one as in spiffe://example.org/ns/prod/sa/web",
-        ),
-        (
-            "{peers: ['spiffe://a/../b']}",
-            "match.peers[0]: \"spiffe://a/../b\" is no SPIFFE ID",
-        ),
-        (
-            "{peers: ['spiffe://a']}",
-            "match.peers[0]: \"spiffe://a\" has no path: name a workload, or write spiffe://a/* for a whole trust domain",
-        ),
-        (
-            "{peers: ['spiffe://a/*/b']}",
-            "match.peers[0]: \"spiffe://a/*/b\" has a star that is not its last segment",
-        ),
-        (
-            "{peers: ['spiffe://a/b*']}",
-            "match.peers[0]: \"spiffe://a/b*\" has a star that is not its last segment",
-        ),
-        ("{peers: ['*']}", "match.peers[0]: \"*\" has a star"),
-        ("{peers: ['']}", "match.peers[0]: \"\" is no SPIFFE ID"),
     ] {
         let (message, label) = own_fault(&rule_for("shop", r#match));
         assert!(message.contains(says), "{message}");
@@ -225,10 +203,42 @@ fn keys_that_can_never_be_used() {
 }
 
 #[test]
+fn patterns_of_callers_that_are_none() {
+    for (r#match, says) in [
+        (
+            "{peers: ['spiffe://a/b', 'https://a/b']}",
+            "match.peers[1]: \"https://a/b\" is no SPIFFE ID: write one as in spiffe://example.org/ns/prod/sa/web",
+        ),
+        (
+            "{peers: ['spiffe://a/../b']}",
+            "match.peers[0]: \"spiffe://a/../b\" is no SPIFFE ID",
+        ),
+        (
+            "{peers: ['spiffe://a']}",
+            "match.peers[0]: \"spiffe://a\" has no path: name a workload, or write spiffe://a/* for a whole trust domain",
+        ),
+        (
+            "{peers: ['spiffe://a/*/b']}",
+            "match.peers[0]: \"spiffe://a/*/b\" has a star that is not its last segment",
+        ),
+        (
+            "{peers: ['spiffe://a/b*']}",
+            "match.peers[0]: \"spiffe://a/b*\" has a star that is not its last segment",
+        ),
+        ("{peers: ['*']}", "match.peers[0]: \"*\" has a star"),
+        ("{peers: ['']}", "match.peers[0]: \"\" is no SPIFFE ID"),
+    ] {
+        let (message, label) = own_fault(&rule_for("shop", r#match));
+        assert!(message.contains(says), "{message}");
+        assert_eq!(label, "bad_form", "{message}");
+    }
+}
+
+#[test]
 fn admissions_that_nobody_passes() {
     let with = |r#match: &str, peers: &[&str]| {
         own_fault(&RolloutRule {
-            admit: admit(peers),
+            admit: Some(admit(peers)),
             ..rule_for("shop", r#match)
         })
     };
@@ -261,7 +271,7 @@ fn admissions_that_nobody_passes() {
     assert_eq!(label, "bad_form");
     for admitted in ["spiffe://a/b/c", "spiffe://a/*"] {
         RolloutRule {
-            admit: admit(&[admitted]),
+            admit: Some(admit(&[admitted])),
             ..rule_for("shop", "{peers: ['spiffe://a/b/*']}")
         }
         .check()

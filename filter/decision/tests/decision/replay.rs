@@ -225,7 +225,7 @@ fn the_subjects_bucket_is_computed_again() {
 #[test]
 fn a_denial_is_decided_again_from_the_subject() {
     let policy = policy(vec![RolloutRule {
-        admit: admit(&["spiffe://example.org/ns/shop/*"]),
+        admit: Some(admit(&["spiffe://example.org/ns/shop/*"])),
         ..rule_for("shop", "{peers: ['spiffe://example.org/*']}")
     }]);
     let of = |peer: Option<&str>| {

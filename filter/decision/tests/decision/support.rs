@@ -119,10 +119,10 @@ pub(crate) fn routed_by<'p>(verdict: &Verdict<'p>) -> Option<&'p str> {
     verdict.routed().map(|routed| routed.rule.name.as_str())
 }
 
-pub(crate) fn admit(peers: &[&str]) -> Option<AdmitSpec> {
-    Some(AdmitSpec {
+pub(crate) fn admit(peers: &[&str]) -> AdmitSpec {
+    AdmitSpec {
         peers: peers.iter().map(|&peer| peer.to_owned()).collect(),
-    })
+    }
 }
 
 /// Rules that are fine each for itself, in random order and with random names.
