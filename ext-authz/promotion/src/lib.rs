@@ -21,6 +21,7 @@ mod place;
 mod refusal;
 mod reporters;
 mod rollout;
+pub mod sequential;
 pub mod spec;
 mod step;
 mod tally;

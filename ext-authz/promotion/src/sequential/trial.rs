@@ -1,0 +1,217 @@
+//! The trial of a canary: from outcomes to evidence.
+
+use super::comparison::Comparison;
+use super::objective::Objective;
+use super::outcomes::{Outcomes, Tallies};
+use super::pending::Pending;
+use super::plan::Plan;
+use serde::{Deserialize, Serialize};
+
+/// The version of the state's form, in its field `format`.
+pub const TRIAL_FORMAT: u32 = 1;
+
+/// Everything that is known against the canary of one generation, over all its steps.
+///
+/// Its size does not depend on how much was seen: some 3 kB for each SLO. Serialised with serde it is its whole state:
+/// what comes back goes on with the same bits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "UncheckedTrial", rename_all = "camelCase")]
+pub struct Trial {
+    format: u32,
+    pub(super) plan: Plan,
+    pub(super) decides: Decides,
+    pub(super) metrics: Vec<Metric>,
+    pub(super) canary: Tallies,
+    pub(super) stable: Tallies,
+    pending: Pending,
+}
+
+/// What a rollback rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Decides {
+    /// Stable runs beside the canary: a violated SLO, and that the canary is worse than stable.
+    SloAndStable,
+    /// Nothing comparable runs beside it, as in staging and in the production watch: a violated SLO.
+    SloAlone,
+}
+
+/// What happens to a trial.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TrialEvent {
+    /// Requests finished. They were decided in the present step, those of another are no evidence.
+    Finished(Outcomes),
+    /// A step begins, which has to gather its own requests to be passed. What is known stays known.
+    StepBegins(Decides),
+    /// A step begins, and what is known is forgotten: an operator resumed, or stable no longer runs beside the canary.
+    StartsOver(Decides),
+}
+
+/// The evidence about one SLO.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Metric {
+    pub(super) worse: Comparison,
+    pub(super) canary: Objective,
+    pub(super) stable: Objective,
+}
+
+impl Trial {
+    /// A generation's first step begins.
+    pub fn new(plan: Plan, decides: Decides) -> Self {
+        let metrics = plan.goals().iter().map(|_| Metric::new()).collect();
+        Self {
+            format: TRIAL_FORMAT,
+            plan,
+            decides,
+            metrics,
+            canary: Tallies::default(),
+            stable: Tallies::default(),
+            pending: Pending::default(),
+        }
+    }
+
+    /// What it is about.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The canary's requests of this step.
+    pub fn canary(&self) -> &Tallies {
+        &self.canary
+    }
+
+    /// Stable's requests of this step.
+    pub fn stable(&self) -> &Tallies {
+        &self.stable
+    }
+
+    /// The trial after `event`.
+    #[must_use]
+    pub fn after(mut self, event: &TrialEvent) -> Self {
+        match event {
+            TrialEvent::Finished(outcomes) => self.finished(outcomes),
+            TrialEvent::StepBegins(decides) => {
+                self.metrics.iter_mut().for_each(Metric::step_begins);
+                self.begin(*decides);
+            }
+            TrialEvent::StartsOver(decides) => {
+                self.metrics.iter_mut().for_each(Metric::starts_over);
+                self.begin(*decides);
+            }
+        }
+        self
+    }
+
+    fn begin(&mut self, decides: Decides) {
+        self.decides = decides;
+        self.canary = Tallies::default();
+        self.stable = Tallies::default();
+        self.pending = Pending::default();
+    }
+
+    fn finished(&mut self, outcomes: &Outcomes) {
+        for block in outcomes.ordered() {
+            self.stable_finished(&block.stable);
+            self.pending.stable(&block.stable);
+            let mut one = Tallies::default();
+            one.count(block.canary);
+            self.canary_finished(&one);
+            self.pending.canary(block.canary);
+            self.close();
+        }
+        self.stable_finished(outcomes.after());
+        self.pending.stable(outcomes.after());
+        self.canary_finished(outcomes.uncompared_canary());
+        self.stable_finished(outcomes.uncompared_stable());
+    }
+
+    fn canary_finished(&mut self, tallies: &Tallies) {
+        self.canary.add(tallies);
+        for (index, (metric, goal)) in self.metrics.iter_mut().zip(self.plan.goals()).enumerate() {
+            metric.canary.finished(goal.allowed, tallies.tally(index));
+        }
+    }
+
+    fn stable_finished(&mut self, tallies: &Tallies) {
+        self.stable.add(tallies);
+        for (index, (metric, goal)) in self.metrics.iter_mut().zip(self.plan.goals()).enumerate() {
+            metric.stable.finished(goal.allowed, tallies.tally(index));
+        }
+    }
+
+    /// Settles the bets on a block, if it is whole.
+    fn close(&mut self) {
+        if !self.pending.is_whole() {
+            return;
+        }
+        for (index, metric) in self.metrics.iter_mut().enumerate() {
+            let differences = self.pending.differences(index);
+            metric.worse.closed(self.plan.tolerance(), &differences);
+        }
+        self.pending = Pending::default();
+    }
+}
+
+impl Metric {
+    fn new() -> Self {
+        Self {
+            worse: Comparison::new(),
+            canary: Objective::new(),
+            stable: Objective::new(),
+        }
+    }
+
+    fn step_begins(&mut self) {
+        self.worse.step_begins();
+        self.canary.step_begins();
+        self.stable.step_begins();
+    }
+
+    fn starts_over(&mut self) {
+        self.worse.starts_over();
+        self.canary.starts_over();
+        self.stable.starts_over();
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct UncheckedTrial {
+    format: u32,
+    plan: Plan,
+    decides: Decides,
+    metrics: Vec<Metric>,
+    canary: Tallies,
+    stable: Tallies,
+    pending: Pending,
+}
+
+impl TryFrom<UncheckedTrial> for Trial {
+    type Error = String;
+
+    fn try_from(unchecked: UncheckedTrial) -> Result<Self, String> {
+        if unchecked.format != TRIAL_FORMAT {
+            return Err(format!(
+                "a trial's state of format {} cannot be read, this version reads {TRIAL_FORMAT}",
+                unchecked.format
+            ));
+        }
+        if unchecked.metrics.len() != unchecked.plan.goals().len() {
+            return Err(format!(
+                "a trial with evidence about {} of {} SLOs; its state was damaged, start the rollout over",
+                unchecked.metrics.len(),
+                unchecked.plan.goals().len()
+            ));
+        }
+        Ok(Self {
+            format: unchecked.format,
+            plan: unchecked.plan,
+            decides: unchecked.decides,
+            metrics: unchecked.metrics,
+            canary: unchecked.canary,
+            stable: unchecked.stable,
+            pending: unchecked.pending,
+        })
+    }
+}
