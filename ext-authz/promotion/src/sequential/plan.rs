@@ -72,8 +72,8 @@ const LEAST_ALPHA: f64 = 1e-6;
 const MOST_ALPHA: f64 = 0.5;
 
 impl Plan {
-    /// What `spec` asks for. A step that has not gathered its evidence by `deadline` is inconclusive; without one it waits.
-    pub fn of(spec: &RolloutSpec, deadline: Option<Span>) -> Self {
+    /// What `spec` asks for. A step waits for its evidence for as long as it takes.
+    pub fn of(spec: &RolloutSpec) -> Self {
         let analysis = &spec.analysis;
         let goal = |slo: &crate::spec::Slo| Goal {
             slo: slo.to_string(),
@@ -84,8 +84,15 @@ impl Plan {
             alpha: analysis.alpha.value(),
             tolerance: analysis.tolerance.fraction(),
             min_requests: analysis.min_requests,
-            deadline_ms: deadline.map(|span| span.micros() / 1_000),
+            deadline_ms: None,
         }
+    }
+
+    /// The same, where a step that has not gathered its evidence by `deadline` is inconclusive.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Span) -> Self {
+        self.deadline_ms = Some(deadline.micros() / 1_000);
+        self
     }
 
     /// The SLOs in the rollout's order.

@@ -111,32 +111,27 @@ impl Trial {
     }
 
     fn finished(&mut self, outcomes: &Outcomes) {
+        let mut stable = *outcomes.uncompared_stable();
+        let mut canary = *outcomes.uncompared_canary();
         for block in outcomes.ordered() {
-            self.stable_finished(&block.stable);
             self.pending.stable(&block.stable);
-            let mut one = Tallies::default();
-            one.count(block.canary);
-            self.canary_finished(&one);
             self.pending.canary(block.canary);
             self.close();
+            stable.add(&block.stable);
+            canary.count(block.canary);
         }
-        self.stable_finished(outcomes.after());
         self.pending.stable(outcomes.after());
-        self.canary_finished(outcomes.uncompared_canary());
-        self.stable_finished(outcomes.uncompared_stable());
+        stable.add(outcomes.after());
+        self.add(&canary, &stable);
     }
 
-    fn canary_finished(&mut self, tallies: &Tallies) {
-        self.canary.add(tallies);
+    /// What a whole report says about the SLOs, where order means nothing.
+    fn add(&mut self, canary: &Tallies, stable: &Tallies) {
+        self.canary.add(canary);
+        self.stable.add(stable);
         for (index, (metric, goal)) in self.metrics.iter_mut().zip(self.plan.goals()).enumerate() {
-            metric.canary.finished(goal.allowed, tallies.tally(index));
-        }
-    }
-
-    fn stable_finished(&mut self, tallies: &Tallies) {
-        self.stable.add(tallies);
-        for (index, (metric, goal)) in self.metrics.iter_mut().zip(self.plan.goals()).enumerate() {
-            metric.stable.finished(goal.allowed, tallies.tally(index));
+            metric.canary.finished(goal.allowed, canary.tally(index));
+            metric.stable.finished(goal.allowed, stable.tally(index));
         }
     }
 

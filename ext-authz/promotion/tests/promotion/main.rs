@@ -2,12 +2,16 @@
 
 mod apply;
 mod commands;
+mod confidence;
 mod false_alarms;
 mod liars;
 mod life;
 mod properties;
 mod run;
+mod scenarios;
+mod sequential;
 mod spec;
 mod state;
+mod stream;
 mod traffic;
 mod weighing;

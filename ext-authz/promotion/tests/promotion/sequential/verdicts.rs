@@ -1,0 +1,142 @@
+//! What follows from evidence, by example.
+
+use super::{beside, block, in_order, plan, tallies};
+use knhk_promotion::Finding;
+use knhk_promotion::sequential::{Block, Decides, Decision, Outcomes, Trial, TrialEvent};
+use knhk_promotion::spec::Span;
+
+/// `count` outcomes of the canary by keys of all groups, every `each`th of them bad, with ten of stable's before each.
+fn outcomes(count: u8, each: u8, stable_bad: u64) -> Vec<Block> {
+    (0..count)
+        .map(|one| block(one % 16, u8::from(one % each == 0), 10, [stable_bad, 0]))
+        .collect()
+}
+
+fn after(trial: Trial, blocks: &[Block]) -> Trial {
+    blocks
+        .chunks(64)
+        .fold(trial, |trial, chunk| trial.after(&in_order(chunk.to_vec())))
+}
+
+fn decision(trial: &Trial) -> Decision {
+    trial.verdict(0).decision
+}
+
+#[test]
+fn a_canary_that_fails_beside_a_good_stable_is_rolled_back_before_min_requests() {
+    let trial = after(beside(&plan(0.01, 0.5, 99.0)), &outcomes(100, 2, 0));
+    assert!(trial.canary().requests() < trial.plan().min_requests());
+    let verdict = trial.verdict(0);
+    assert_eq!(verdict.decision, Decision::RollBack);
+    assert_eq!(verdict.evidence[0].finding, Finding::Worse);
+    let line = verdict.evidence[0].to_string();
+    assert!(
+        line.starts_with(
+            "request-success-rate min 99 %: canary 50 of 100 bad (50 %), 1 % allowed (evidence "
+        ),
+        "{line}"
+    );
+    assert!(line.contains("; stable 0 of 1000 bad (0 %) (evidence "), "{line}");
+    assert!(line.contains("worse by more than 0.5 % (evidence "), "{line}");
+}
+
+#[test]
+fn both_failing_is_said_and_blames_nobody() {
+    let trial = after(beside(&plan(0.01, 0.5, 99.0)), &outcomes(250, 2, 5));
+    let verdict = trial.verdict(0);
+    assert_eq!(verdict.decision, Decision::StableAlsoFailing);
+    assert_eq!(verdict.evidence[0].finding, Finding::StableAlso);
+}
+
+#[test]
+fn both_failing_ends_when_they_have_recovered() {
+    let mut trial = after(beside(&plan(0.01, 0.5, 99.0)), &outcomes(250, 2, 5));
+    let mut good = 0;
+    while decision(&trial) == Decision::StableAlsoFailing {
+        trial = after(trial, &outcomes(250, u8::MAX, 0)[1..]);
+        good += 249;
+        assert!(good < 20_000, "what is remembered is bounded");
+    }
+}
+
+#[test]
+fn resuming_forgets_and_the_step_needs_its_own_requests() {
+    let trial = after(beside(&plan(0.01, 0.5, 99.0)), &outcomes(250, 2, 5));
+    let trial = trial.after(&TrialEvent::StartsOver(Decides::SloAndStable));
+    assert_eq!(decision(&trial), Decision::Wait);
+    assert_eq!(trial.canary().requests(), 0);
+    let trial = after(trial, &outcomes(250, u8::MAX, 0)[1..]);
+    assert_eq!(decision(&trial), Decision::Pass);
+}
+
+#[test]
+fn where_nothing_runs_beside_it_the_slo_alone_decides() {
+    let failing =
+        TrialEvent::Finished(Outcomes::default().with_uncompared(tallies(100, [30, 0]), tallies(0, [0, 0])));
+    let plan = plan(0.01, 0.5, 99.0);
+    let alone = Trial::new(plan.clone(), Decides::SloAlone).after(&failing);
+    assert_eq!(decision(&alone), Decision::RollBack);
+    // The same beside stable of which nothing is known: violated, and nobody is to blame yet.
+    let verdict = beside(&plan).after(&failing).verdict(0);
+    assert_eq!(verdict.decision, Decision::Wait);
+    assert_eq!(verdict.evidence[0].finding, Finding::Violated);
+}
+
+#[test]
+fn a_heavy_user_is_named_and_does_not_convict() {
+    let mut blocks = outcomes(240, u8::MAX, 0);
+    for one in blocks.iter_mut().filter(|one| one.canary.group().index() == 3) {
+        *one = block(3, 1, 10, [0, 0]);
+    }
+    let mut trial = beside(&plan(0.01, 0.5, 99.0));
+    for _ in 0..10 {
+        trial = after(trial, &blocks[1..]);
+    }
+    let verdict = trial.verdict(0);
+    assert_eq!(verdict.decision, Decision::Wait);
+    assert_eq!(verdict.evidence[0].rests_on, Some(3));
+    let line = verdict.evidence[0].to_string();
+    assert!(
+        line.ends_with("all but for the keys of group 3, which may be one user"),
+        "{line}"
+    );
+}
+
+#[test]
+fn a_step_without_its_evidence_is_inconclusive_at_its_deadline() {
+    let plan = plan(0.01, 0.5, 99.0).with_deadline(Span::from_secs(10));
+    let trial = Trial::new(plan, Decides::SloAndStable);
+    let trial = after(trial, &outcomes(100, u8::MAX, 0)[1..]);
+    assert_eq!(trial.verdict(9_999).decision, Decision::Wait);
+    assert_eq!(trial.verdict(10_000).decision, Decision::Inconclusive);
+    // It neither hides a rollback nor a pass.
+    assert_eq!(
+        after(trial.clone(), &outcomes(100, 2, 0))
+            .verdict(10_000)
+            .decision,
+        Decision::RollBack
+    );
+    assert_eq!(
+        after(trial, &outcomes(200, u8::MAX, 0)[1..])
+            .verdict(10_000)
+            .decision,
+        Decision::Pass
+    );
+}
+
+#[test]
+fn a_canary_that_turns_bad_late_is_found_as_soon_as_what_its_start_costs() {
+    let mut trial = beside(&plan(0.01, 0.5, 99.0));
+    let good = outcomes(250, u8::MAX, 0);
+    for _ in 0..400 {
+        trial = after(trial, &good[1..]);
+    }
+    assert_eq!(decision(&trial), Decision::Pass);
+    let mut bad = 0;
+    while decision(&trial) != Decision::RollBack {
+        trial = after(trial, &outcomes(8, 2, 0));
+        bad += 8;
+        assert!(bad <= 80, "100,000 good outcomes before do not hide 50 % errors");
+    }
+    assert!(bad >= 16, "nothing is proven by a handful: {bad}");
+}
