@@ -7,7 +7,7 @@
 //!
 //! - `comparison`: is the canary worse than stable by more than the tolerance? Betting on bounded differences
 //!   (Waudby-Smith and Ramdas, 2024, "Estimating means of bounded random variables by betting", section 4).
-//! - `objective`: does a version violate an SLO? The same for one rate.
+//! - `objective`: does a version violate an SLO? The same for one share.
 //! - `stakes` and `starts`: how the capital is spread over sizes of bets and over the times at which they begin.
 //!
 //! The arithmetic is additions, multiplications and divisions of doubles, without logarithms or powers from a system's
@@ -15,7 +15,6 @@
 
 mod capital;
 mod comparison;
-mod growth;
 mod objective;
 mod outcomes;
 mod pending;
@@ -29,5 +28,5 @@ mod verdict;
 
 pub use self::outcomes::{Block, GROUPS, Group, MAX_ORDERED, Outcome, Outcomes, OutcomesError, Tallies};
 pub use self::plan::{Goal, Plan, PlanError};
-pub use self::trial::{Decides, TRIAL_FORMAT, Trial, TrialEvent};
+pub use self::trial::{Decides, TRIAL_FORMAT, Trial, TrialEvent, WATCH_BLOCK};
 pub use self::verdict::{Decision, Evidence, Verdict};

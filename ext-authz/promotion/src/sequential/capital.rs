@@ -1,11 +1,15 @@
 //! What is bet, by stake.
 
-use super::stakes::spread;
+use super::stakes::{STAKES, spread};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// The most capital of one stake: 2^40. More is thrown away. A test keeps its promise when it throws capital away, and
 /// forgets a long outage all the sooner. Above every bound that a level can ask for.
 pub(crate) const MOST: f64 = 1_099_511_627_776.0;
+
+/// The most that one round multiplies by. Ten bad requests of one second are not ten proofs where the SLO allows one of
+/// 10,000: to convict takes several rounds, whatever happens in one. A gain that is cut off makes no promise weaker.
+const MOST_GAIN: f64 = 32.0;
 
 /// The capital of `N` stakes, each from 0 to [`MOST`].
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,17 +28,11 @@ impl<const N: usize> Capital<N> {
         }
     }
 
-    /// Each stake's bet was won or lost by its factor.
-    pub(crate) fn settle(&mut self, factors: &[f64; N]) {
-        for (capital, factor) in self.0.iter_mut().zip(factors) {
-            *capital = (*capital * factor).min(MOST);
-        }
-    }
-
-    /// Each stake's capital as `grown` makes it of its index in the stakes and what it is now.
-    pub(crate) fn grow(&mut self, grown: impl Fn(f64, f64) -> f64) {
-        for (capital, stake) in self.0.iter_mut().zip(super::stakes::STAKES) {
-            *capital = grown(stake, *capital).min(MOST);
+    /// The bets were won or lost by `excess`: what was seen over the null's bound, as a share of the most that it can fall
+    /// short of it. At least -1.
+    pub(crate) fn settle(&mut self, excess: f64) {
+        for (capital, stake) in self.0.iter_mut().zip(STAKES) {
+            *capital = (*capital * (1.0 + stake * excess).min(MOST_GAIN)).min(MOST);
         }
     }
 

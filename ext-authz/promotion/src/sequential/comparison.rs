@@ -11,7 +11,6 @@
 use super::capital::Capital;
 use super::outcomes::GROUPS;
 use super::pending::Differences;
-use super::stakes;
 use super::starts::{AT_ONCE, Starts};
 use serde::{Deserialize, Serialize};
 
@@ -38,17 +37,11 @@ impl Comparison {
     /// A block closed.
     pub(crate) fn closed(&mut self, tolerance: f64, differences: &Differences) {
         let beginning = Capital::beginning(self.starts.next_round());
-        let mut settled = None;
         for (capital, difference) in self.without.iter_mut().zip(differences.without) {
             capital.begin(&beginning);
-            let Some(difference) = difference else { continue };
-            // Almost always the same for every group.
-            let factors = match settled {
-                Some((of, factors)) if of == difference => factors,
-                _ => factors(difference, tolerance),
-            };
-            settled = Some((difference, factors));
-            capital.settle(&factors);
+            if let Some(difference) = difference {
+                capital.settle((difference - tolerance) / (1.0 + tolerance));
+            }
         }
     }
 
@@ -82,15 +75,4 @@ impl Comparison {
         let kept = self.starts.kept();
         self.without.iter().map(move |capital| capital.sum() + kept)
     }
-}
-
-/// What each stake is multiplied by.
-#[allow(clippy::float_cmp)]
-fn factors(difference: f64, tolerance: f64) -> [f64; STAKES] {
-    let excess = (difference - tolerance) / (1.0 + tolerance);
-    let mut factors = [1.0; STAKES];
-    for (factor, stake) in factors.iter_mut().zip(stakes::STAKES) {
-        *factor += stake * excess;
-    }
-    factors
 }

@@ -1,16 +1,19 @@
 //! Does a version violate an SLO? A test that holds at every look.
 //!
-//! The null: whatever came before, the next request is bad with a chance of at most q, the share that the SLO allows. A
-//! stake s (a share of the largest, 1 / q) is multiplied by 1 + s (1 - q) / q for a bad request and by 1 - s for a good
-//! one, which is 1 on average at q and less below it. It is the likelihood ratio of a share of q + s (1 - q) against q.
+//! The null: whatever came before, the bad share of the next block of requests is on average at most q, the share that the
+//! SLO allows. A stake s (a share of the largest, 1 / q) is multiplied by 1 + s (share - q) / q, which is 1 on average at q
+//! and less below it.
+//!
+//! A block counts as its share, however many requests it has and however they hang together: a user who tries again ten
+//! times within a block is no more than a larger share of one block, and no block multiplies by more than 32. So where
+//! this test decides alone, a block is as long as what should not convict by itself: see `trial`.
 
 use super::capital::Capital;
-use super::growth::Growth;
 use super::starts::{AT_ONCE, Starts};
 use crate::tally::Tally;
 use serde::{Deserialize, Serialize};
 
-/// Stakes of this test: the smallest looks for an excess of 0.003 percentage points.
+/// Stakes of this test: the smallest is the best for an excess of a hundred-thousandth or so.
 const STAKES: usize = 16;
 
 /// An SLO that allows nothing is tested as one that allows this share: one bad request in a billion. A larger share than
@@ -34,20 +37,14 @@ impl Objective {
         }
     }
 
-    /// Requests finished, in an order that does not matter.
-    pub(crate) fn finished(&mut self, allowed: f64, tally: Tally) {
-        if tally.requests == 0 {
+    /// A block of requests finished. One without requests is none.
+    pub(crate) fn closed(&mut self, allowed: f64, block: Tally) {
+        if block.requests == 0 {
             return;
         }
-        self.capital.begin(&Capital::beginning(self.starts.next_round()));
         let allowed = allowed.max(LEAST_ALLOWED);
-        let odds = (1.0 - allowed) / allowed;
-        let good = tally.requests - tally.bad;
-        self.capital.grow(|stake, capital| {
-            let lost = Growth::of(1.0 - stake, good);
-            let won = Growth::of(1.0 + stake * odds, tally.bad);
-            won.times(lost).applied_to(capital, super::capital::MOST)
-        });
+        self.capital.begin(&Capital::beginning(self.starts.next_round()));
+        self.capital.settle((block.share() - allowed) / allowed);
     }
 
     /// A step begins.

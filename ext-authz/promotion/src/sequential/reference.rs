@@ -283,34 +283,33 @@ fn a_worse_canary_wins() {
     assert!(walk.expected > one());
 }
 
-/// An eighth is allowed; requests come in these numbers.
+/// An eighth is allowed; blocks have these many requests.
 const ALLOWED: f64 = 0.125;
-const REQUESTS: [u64; 6] = [1, 3, 1, 2, 5, 1];
+const REQUESTS: [u64; 6] = [1, 3, 1, 2, 4, 1];
 
-fn objective(step: usize, chance: &BigRational, shipped: &Objective, bets: &Bets, sum: &mut BigRational) {
+/// Walks the blocks: all requests of one go the same way with a chance of a half, so that nothing but their share counts.
+fn objective(block: usize, chance: &BigRational, shipped: &Objective, bets: &Bets, sum: &mut BigRational) {
     assert!(bets.agrees_with(shipped.evidence()), "{}", shipped.evidence());
-    let Some(&requests) = REQUESTS.get(step) else {
+    let Some(&requests) = REQUESTS.get(block) else {
         *sum += chance * bets.evidence();
         return;
     };
-    let odds = (one() - exact(ALLOWED)) / exact(ALLOWED);
     for bad in 0..=requests {
+        let together = match bad {
+            0 => one() - exact(ALLOWED),
+            all if all == requests => exact(ALLOWED),
+            _ => exact(0.0),
+        };
+        let happens = exact(0.5) * (together + binomial(requests, bad, &exact(ALLOWED)));
         let (mut shipped, mut bets) = (*shipped, bets.clone());
-        shipped.finished(ALLOWED, Tally { requests, bad });
-        bets.round(|stake| {
-            let won = one() + &stake * &odds;
-            let lost = one() - stake;
-            (0..bad)
-                .map(|_| won.clone())
-                .chain((bad..requests).map(|_| lost.clone()))
-                .fold(one(), |product, factor| product * factor)
-        });
-        if step == 3 {
+        shipped.closed(ALLOWED, Tally { requests, bad });
+        let excess = (fraction(bad, requests) - exact(ALLOWED)) / exact(ALLOWED);
+        bets.round(|stake| one() + stake * &excess);
+        if block == 3 {
             shipped.step_begins();
             bets.step();
         }
-        let chance = chance * binomial(requests, bad, &exact(ALLOWED));
-        objective(step + 1, &chance, &shipped, &bets, sum);
+        objective(block + 1, &(chance * happens), &shipped, &bets, sum);
     }
 }
 

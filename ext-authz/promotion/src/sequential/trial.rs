@@ -10,9 +10,14 @@ use serde::{Deserialize, Serialize};
 /// The version of the state's form, in its field `format`.
 pub const TRIAL_FORMAT: u32 = 1;
 
+/// Where the SLO alone decides, a block has at least this many of the canary's requests, and lasts for at least a second:
+/// a user who fails some times in a row, or an outage of a second, is one block, and one block convicts nobody. Beside
+/// stable a block is a report: there the comparison keeps the promise, and the SLO only has to agree.
+pub const WATCH_BLOCK: u64 = 25;
+
 /// Everything that is known against the canary of one generation, over all its steps.
 ///
-/// Its size does not depend on how much was seen: some 3 kB for each SLO. Serialised with serde it is its whole state:
+/// Its size does not depend on how much was seen: some 4 kB for each SLO as JSON. Serialised with serde it is its whole state:
 /// what comes back goes on with the same bits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "UncheckedTrial", rename_all = "camelCase")]
@@ -24,6 +29,15 @@ pub struct Trial {
     pub(super) canary: Tallies,
     pub(super) stable: Tallies,
     pending: Pending,
+    unsettled: Unsettled,
+}
+
+/// Requests that no SLO has been tested by yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Unsettled {
+    canary: Tallies,
+    stable: Tallies,
 }
 
 /// What a rollback rests on.
@@ -41,6 +55,8 @@ pub enum Decides {
 pub enum TrialEvent {
     /// Requests finished. They were decided in the present step, those of another are no evidence.
     Finished(Outcomes),
+    /// A second or more has passed since the last of these: where the SLO alone decides, a block may close.
+    SecondPassed,
     /// A step begins, which has to gather its own requests to be passed. What is known stays known.
     StepBegins(Decides),
     /// A step begins, and what is known is forgotten: an operator resumed, or stable no longer runs beside the canary.
@@ -68,6 +84,7 @@ impl Trial {
             canary: Tallies::default(),
             stable: Tallies::default(),
             pending: Pending::default(),
+            unsettled: Unsettled::default(),
         }
     }
 
@@ -91,6 +108,11 @@ impl Trial {
     pub fn after(mut self, event: &TrialEvent) -> Self {
         match event {
             TrialEvent::Finished(outcomes) => self.finished(outcomes),
+            TrialEvent::SecondPassed => {
+                if self.unsettled.canary.requests() >= WATCH_BLOCK {
+                    self.settle();
+                }
+            }
             TrialEvent::StepBegins(decides) => {
                 self.metrics.iter_mut().for_each(Metric::step_begins);
                 self.begin(*decides);
@@ -108,6 +130,7 @@ impl Trial {
         self.canary = Tallies::default();
         self.stable = Tallies::default();
         self.pending = Pending::default();
+        self.unsettled = Unsettled::default();
     }
 
     fn finished(&mut self, outcomes: &Outcomes) {
@@ -122,20 +145,25 @@ impl Trial {
         }
         self.pending.stable(outcomes.after());
         stable.add(outcomes.after());
-        self.add(&canary, &stable);
-    }
-
-    /// What a whole report says about the SLOs, where order means nothing.
-    fn add(&mut self, canary: &Tallies, stable: &Tallies) {
-        self.canary.add(canary);
-        self.stable.add(stable);
-        for (index, (metric, goal)) in self.metrics.iter_mut().zip(self.plan.goals()).enumerate() {
-            metric.canary.finished(goal.allowed, canary.tally(index));
-            metric.stable.finished(goal.allowed, stable.tally(index));
+        self.canary.add(&canary);
+        self.stable.add(&stable);
+        self.unsettled.canary.add(&canary);
+        self.unsettled.stable.add(&stable);
+        if self.decides == Decides::SloAndStable {
+            self.settle();
         }
     }
 
-    /// Settles the bets on a block, if it is whole.
+    /// Settles the bets on the SLOs, where order means nothing.
+    fn settle(&mut self) {
+        let Unsettled { canary, stable } = std::mem::take(&mut self.unsettled);
+        for (index, (metric, goal)) in self.metrics.iter_mut().zip(self.plan.goals()).enumerate() {
+            metric.canary.closed(goal.allowed, canary.tally(index));
+            metric.stable.closed(goal.allowed, stable.tally(index));
+        }
+    }
+
+    /// Settles the bets on the difference of a block, if it is whole.
     fn close(&mut self) {
         if !self.pending.is_whole() {
             return;
@@ -180,6 +208,7 @@ struct UncheckedTrial {
     canary: Tallies,
     stable: Tallies,
     pending: Pending,
+    unsettled: Unsettled,
 }
 
 impl TryFrom<UncheckedTrial> for Trial {
@@ -207,6 +236,7 @@ impl TryFrom<UncheckedTrial> for Trial {
             canary: unchecked.canary,
             stable: unchecked.stable,
             pending: unchecked.pending,
+            unsettled: unchecked.unsettled,
         })
     }
 }

@@ -52,6 +52,29 @@ const SHORT: Shocks = Shocks {
     bad: 1.0,
 };
 
+/// An outage of a second, more or less, at 1,000 requests/s and every five minutes.
+const RARE: Shocks = Shocks {
+    begins: 1.0 / 300_000.0,
+    ends: 0.001,
+    bad: 1.0,
+};
+
+/// Everything is served by the new version.
+const WATCH: World = World {
+    weight: 1.0,
+    ..TOLERATED
+};
+
+fn watch(name: &'static str, world: World) -> Scenario {
+    Scenario {
+        name,
+        decides: Decides::SloAlone,
+        metrics: 2,
+        world,
+        ..BESIDE
+    }
+}
+
 /// Where the promise holds.
 pub(crate) fn promised() -> Vec<Scenario> {
     let beside = |name, world| Scenario {
@@ -136,17 +159,21 @@ pub(crate) fn promised() -> Vec<Scenario> {
                 ..TOLERATED
             },
         ),
-        Scenario {
-            name: "watch, just within two SLOs",
-            decides: Decides::SloAlone,
-            metrics: 2,
-            world: World {
-                weight: 1.0,
+        watch(
+            "watch, just within two SLOs",
+            World {
                 canary: 0.005,
-                ..TOLERATED
+                ..WATCH
             },
-            ..BESIDE
-        },
+        ),
+        watch(
+            "watch, within two SLOs, users fail 10 times in a row",
+            World {
+                canary: 0.004,
+                users: Users::Retrying(10),
+                ..WATCH
+            },
+        ),
     ]
 }
 
@@ -163,20 +190,25 @@ pub(crate) fn not_promised() -> Vec<Scenario> {
         ..BESIDE
     };
     vec![
-        retrying("the same, users of the canary fail 3 times in a row", 0.01, 3),
-        retrying("the same, users of the canary fail 10 times in a row", 0.01, 10),
-        retrying("the same, users of the canary fail 30 times in a row", 0.01, 30),
         Scenario {
-            name: "watch, within its SLO, users fail 10 times in a row",
-            decides: Decides::SloAlone,
+            name: "just tolerated, but for that user, and the key is the request",
             world: World {
-                weight: 1.0,
-                canary: 0.003,
-                users: Users::Retrying(10),
+                users: Users::OneHeavyInAllGroups(0.2),
                 ..TOLERATED
             },
             ..BESIDE
         },
+        retrying("the same, users of the canary fail 3 times in a row", 0.01, 3),
+        retrying("the same, users of the canary fail 10 times in a row", 0.01, 10),
+        retrying("the same, users of the canary fail 30 times in a row", 0.01, 30),
+        watch(
+            "watch, within two SLOs, an outage of some second every five minutes",
+            World {
+                canary: 0.001,
+                shocks: Some(RARE),
+                ..WATCH
+            },
+        ),
     ]
 }
 
@@ -191,8 +223,8 @@ impl Scenario {
         plan(ALPHA, self.tolerance, &slos)
     }
 
-    /// How many of `runs` rollouts are rolled back within `requests` of the canary, looked at after each `each` requests.
-    pub(crate) fn rollbacks(&self, runs: u32, requests: u64, each: u32) -> u32 {
+    /// How many of `runs` rollouts are rolled back within `requests` of both versions, looked at after each `each` of them.
+    pub(crate) fn rollbacks(&self, runs: u32, requests: u32, each: u32) -> u32 {
         let plan = self.plan();
         let ended = (0..runs).filter(|seed| {
             let trial = Trial::new(plan.clone(), self.decides);
@@ -202,15 +234,21 @@ impl Scenario {
     }
 }
 
-/// How many requests of the canary it takes to roll back, if it comes to that within `most`.
-pub(crate) fn until_rollback(mut trial: Trial, world: World, most: u64, each: u32, seed: u64) -> Option<u64> {
+/// Requests of both versions in a second.
+const PER_SECOND: u32 = 1_000;
+
+/// How many requests of the canary it takes to roll back, if it comes to that within `most` requests of both versions.
+pub(crate) fn until_rollback(mut trial: Trial, world: World, most: u32, each: u32, seed: u64) -> Option<u64> {
     let mut stream = Stream::new(world, seed);
-    while trial.canary().requests() < most {
+    for served in (each..=most).step_by(each as usize) {
         let mut report = Report::default();
         for _ in 0..each {
             report.add(stream.next());
         }
         trial = trial.after(&TrialEvent::Finished(report.send()));
+        if served.is_multiple_of(PER_SECOND) {
+            trial = trial.after(&TrialEvent::SecondPassed);
+        }
         if trial.verdict(0).decision == Decision::RollBack {
             return Some(trial.canary().requests());
         }

@@ -40,6 +40,8 @@ pub(crate) enum Users {
     Many,
     /// And one whose requests are bad in every metric: that share of the canary's.
     OneHeavy(f64),
+    /// The same, where the key is the request, so that each of them is of another group.
+    OneHeavyInAllGroups(f64),
     /// And whoever fails on the canary fails this many times in a row, and the next only then.
     Retrying(u32),
 }
@@ -93,7 +95,10 @@ impl Stream {
                 group: 0,
                 bad: ALL_BAD,
             },
-            Users::OneHeavy(_) => Request::Canary {
+            Users::OneHeavyInAllGroups(share) if self.chance(share) => {
+                Request::Canary { group, bad: ALL_BAD }
+            }
+            Users::OneHeavy(_) | Users::OneHeavyInAllGroups(_) => Request::Canary {
                 group,
                 bad: self.bad(shocked.unwrap_or(world.canary)),
             },

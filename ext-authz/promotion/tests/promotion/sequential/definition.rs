@@ -13,16 +13,13 @@ use proptest::prelude::*;
 #[derive(Debug, Clone, Copy)]
 enum Entry {
     /// A bet on this excess over the null's bound, as a share of the largest loss. None passes the round over.
-    Difference(Option<f64>),
-    /// Bad and good requests against odds.
-    Requests {
-        bad: u64,
-        good: u64,
-        odds: f64,
-    },
+    Round(Option<f64>),
     Step,
     StartOver,
 }
+
+/// No round multiplies by more.
+const MOST_GAIN: f64 = 32.0;
 
 const STAKES_OF_DIFFERENCES: usize = 9;
 const STAKES_OF_REQUESTS: usize = 16;
@@ -33,7 +30,7 @@ fn evidence(history: &[Entry], stakes: usize) -> f64 {
     let mut begun = vec![(0, 0.5)];
     for (at, entry) in history.iter().enumerate() {
         match entry {
-            Entry::Difference(_) | Entry::Requests { .. } => {
+            Entry::Round(_) => {
                 rounds += 1;
                 let octave = f64::from(rounds.ilog2());
                 begun.push((at, 0.25 / ((octave + 1.0) * (octave + 2.0)) / 2_f64.powf(octave)));
@@ -68,11 +65,8 @@ fn stake(rank: usize) -> f64 {
 
 fn factor(entry: &Entry, stake: f64) -> f64 {
     match *entry {
-        Entry::Difference(Some(excess)) => (1.0 + stake * excess).ln(),
-        Entry::Requests { bad, good, odds } => {
-            whole(bad) * (1.0 + stake * odds).ln() + whole(good) * (1.0 - stake).ln()
-        }
-        Entry::Difference(None) | Entry::Step => 0.0,
+        Entry::Round(Some(excess)) => (1.0 + stake * excess).min(MOST_GAIN).ln(),
+        Entry::Round(None) | Entry::Step => 0.0,
         Entry::StartOver => f64::NEG_INFINITY,
     }
 }
@@ -91,7 +85,7 @@ fn whole(number: u64) -> f64 {
 struct Histories {
     metric: usize,
     tolerance: f64,
-    odds: f64,
+    allowed: f64,
     worse: [Vec<Entry>; GROUPS],
     canary: Vec<Entry>,
     stable: Vec<Entry>,
@@ -105,7 +99,7 @@ impl Histories {
         let mut histories = Self {
             metric,
             tolerance: plan.tolerance(),
-            odds: (1.0 - allowed) / allowed,
+            allowed,
             worse: std::array::from_fn(|_| Vec::new()),
             canary: Vec::new(),
             stable: Vec::new(),
@@ -150,8 +144,8 @@ impl Histories {
 
     /// A report's requests of one version, if there are any.
     fn requests(&self, (requests, bad): (u64, u64)) -> Option<Entry> {
-        let (good, odds) = (requests - bad, self.odds);
-        (requests > 0).then_some(Entry::Requests { bad, good, odds })
+        let excess = (whole(bad) / whole(requests) - self.allowed) / self.allowed;
+        (requests > 0).then_some(Entry::Round(Some(excess)))
     }
 
     fn canary(&mut self, group: usize, is_bad: bool) {
@@ -171,7 +165,7 @@ impl Histories {
                 let share = real(others.iter().filter(|is_bad| **is_bad).count()) / real(others.len());
                 (share - beside - self.tolerance) / (1.0 + self.tolerance)
             });
-            history.push(Entry::Difference(excess));
+            history.push(Entry::Round(excess));
         }
         self.block.clear();
         self.stable_in_block = (0, 0);

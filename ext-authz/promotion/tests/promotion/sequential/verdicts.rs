@@ -2,7 +2,7 @@
 
 use super::{beside, block, in_order, plan, tallies};
 use knhk_promotion::Finding;
-use knhk_promotion::sequential::{Block, Decides, Decision, Outcomes, Trial, TrialEvent};
+use knhk_promotion::sequential::{Block, Decides, Decision, Outcomes, Trial, TrialEvent, WATCH_BLOCK};
 use knhk_promotion::spec::Span;
 
 /// `count` outcomes of the canary by keys of all groups, every `each`th of them bad, with ten of stable's before each.
@@ -14,7 +14,7 @@ fn outcomes(count: u8, each: u8, stable_bad: u64) -> Vec<Block> {
 
 fn after(trial: Trial, blocks: &[Block]) -> Trial {
     blocks
-        .chunks(64)
+        .chunks(16)
         .fold(trial, |trial, chunk| trial.after(&in_order(chunk.to_vec())))
 }
 
@@ -69,17 +69,51 @@ fn resuming_forgets_and_the_step_needs_its_own_requests() {
     assert_eq!(decision(&trial), Decision::Pass);
 }
 
+fn uncompared(canary: u64, bad: u64) -> TrialEvent {
+    let (canary, stable) = (tallies(canary, [bad, 0]), tallies(0, [0, 0]));
+    TrialEvent::Finished(Outcomes::default().with_uncompared(canary, stable))
+}
+
+/// A version that serves everything: for each second, how many of 1,000 requests failed.
+fn watch(seconds: impl IntoIterator<Item = u64>) -> Trial {
+    let trial = Trial::new(plan(0.01, 0.5, 99.0), Decides::SloAlone);
+    seconds.into_iter().fold(trial, |trial, bad| {
+        trial
+            .after(&uncompared(1_000, bad))
+            .after(&TrialEvent::SecondPassed)
+    })
+}
+
 #[test]
 fn where_nothing_runs_beside_it_the_slo_alone_decides() {
-    let failing =
-        TrialEvent::Finished(Outcomes::default().with_uncompared(tallies(100, [30, 0]), tallies(0, [0, 0])));
-    let plan = plan(0.01, 0.5, 99.0);
-    let alone = Trial::new(plan.clone(), Decides::SloAlone).after(&failing);
-    assert_eq!(decision(&alone), Decision::RollBack);
+    assert_eq!(decision(&watch([5; 5])), Decision::Pass);
+    assert_eq!(decision(&watch([300; 5])), Decision::RollBack);
     // The same beside stable of which nothing is known: violated, and nobody is to blame yet.
-    let verdict = beside(&plan).after(&failing).verdict(0);
+    let reports = [300; 5].map(|bad| uncompared(1_000, bad));
+    let trial = reports.iter().fold(beside(&plan(0.01, 0.5, 99.0)), Trial::after);
+    let verdict = trial.verdict(0);
     assert_eq!(verdict.decision, Decision::Wait);
     assert_eq!(verdict.evidence[0].finding, Finding::Violated);
+}
+
+#[test]
+fn an_outage_of_a_second_does_not_end_a_watch_and_a_long_one_does() {
+    let good = || std::iter::repeat_n(1, 300);
+    let outage = |seconds| watch(good().chain(std::iter::repeat_n(1_000, seconds)).chain([1]));
+    assert_ne!(decision(&outage(1)), Decision::RollBack);
+    assert_eq!(decision(&outage(8)), Decision::RollBack);
+}
+
+#[test]
+fn a_block_of_a_watch_gathers_enough_requests() {
+    let trial = Trial::new(plan(0.01, 0.5, 99.0), Decides::SloAlone);
+    let second = |trial: Trial| trial.after(&uncompared(1, 1)).after(&TrialEvent::SecondPassed);
+    let few = (1..WATCH_BLOCK).fold(trial.clone(), |trial, _| second(trial));
+    assert!(
+        (few.verdict(0).evidence[0].violated - 1.0).abs() < 1e-12,
+        "nothing is settled"
+    );
+    assert!(second(few).verdict(0).evidence[0].violated > 10.0);
 }
 
 #[test]
