@@ -38,7 +38,10 @@ impl Contender for Knhk {
                 stream::Request::Stable { bad }
             });
         }
-        self.trial = self.trial.clone().after(&TrialEvent::Finished(report.send()));
+        self.trial = self
+            .trial
+            .clone()
+            .after(&TrialEvent::Finished(Box::new(report.send())));
         self.trial.verdict(0).decision == Decision::RollBack
     }
 }

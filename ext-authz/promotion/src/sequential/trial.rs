@@ -54,7 +54,7 @@ pub enum Decides {
 #[derive(Debug, Clone, PartialEq)]
 pub enum TrialEvent {
     /// Requests finished. They were decided in the present step, those of another are no evidence.
-    Finished(Outcomes),
+    Finished(Box<Outcomes>),
     /// A second or more has passed since the last of these: where the SLO alone decides, a block may close.
     SecondPassed,
     /// A step begins, which has to gather its own requests to be passed. What is known stays known.

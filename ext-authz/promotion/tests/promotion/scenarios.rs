@@ -245,7 +245,7 @@ pub(crate) fn until_rollback(mut trial: Trial, world: World, most: u32, each: u3
         for _ in 0..each {
             report.add(stream.next());
         }
-        trial = trial.after(&TrialEvent::Finished(report.send()));
+        trial = trial.after(&TrialEvent::Finished(Box::new(report.send())));
         if served.is_multiple_of(PER_SECOND) {
             trial = trial.after(&TrialEvent::SecondPassed);
         }

@@ -40,7 +40,8 @@ pub(crate) fn tallies(requests: u64, bad: [u64; 2]) -> Tallies {
 }
 
 pub(crate) fn in_order(blocks: Vec<Block>) -> TrialEvent {
-    TrialEvent::Finished(Outcomes::in_order(blocks, Tallies::default()).expect("it is not too long"))
+    let outcomes = Outcomes::in_order(blocks, Tallies::default()).expect("it is not too long");
+    TrialEvent::Finished(Box::new(outcomes))
 }
 
 pub(crate) fn beside(plan: &Plan) -> Trial {

@@ -87,10 +87,6 @@ impl Stream {
         }
         let group = (self.rng.random::<u8>()) % Self::GROUPS;
         match world.users {
-            Users::Many => Request::Canary {
-                group,
-                bad: self.bad(shocked.unwrap_or(world.canary)),
-            },
             Users::OneHeavy(share) if self.chance(share) => Request::Canary {
                 group: 0,
                 bad: ALL_BAD,
@@ -98,7 +94,7 @@ impl Stream {
             Users::OneHeavyInAllGroups(share) if self.chance(share) => {
                 Request::Canary { group, bad: ALL_BAD }
             }
-            Users::OneHeavy(_) | Users::OneHeavyInAllGroups(_) => Request::Canary {
+            Users::Many | Users::OneHeavy(_) | Users::OneHeavyInAllGroups(_) => Request::Canary {
                 group,
                 bad: self.bad(shocked.unwrap_or(world.canary)),
             },

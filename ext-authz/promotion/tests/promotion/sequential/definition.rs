@@ -106,7 +106,9 @@ impl Histories {
             block: Vec::new(),
             stable_in_block: (0, 0),
         };
-        events.iter().for_each(|event| histories.take(event));
+        for event in events {
+            histories.take(event);
+        }
         histories
     }
 
@@ -218,7 +220,7 @@ fn event(step: &Step) -> TrialEvent {
                 canary: Outcome::new(Group::new(one.group).expect("it is a group"), one.bad),
             });
             let outcomes = Outcomes::in_order(blocks.collect(), tallies(*after, *after_bad));
-            TrialEvent::Finished(outcomes.expect("it is not too long"))
+            TrialEvent::Finished(Box::new(outcomes.expect("it is not too long")))
         }
         Step::Begins => TrialEvent::StepBegins(Decides::SloAndStable),
         Step::StartsOver => TrialEvent::StartsOver(Decides::SloAndStable),

@@ -110,7 +110,7 @@ proptest! {
         let plan = plan_of_two(0.01);
         let trial = after_all(beside(&plan), reports(&all, 64));
         let lost = Outcomes::default().with_uncompared(tallies(canary, [bad, 0]), tallies(canary, [0, bad]));
-        let with = trial.clone().after(&TrialEvent::Finished(lost));
+        let with = trial.clone().after(&TrialEvent::Finished(Box::new(lost)));
         let worse = |trial: &Trial| trial.verdict(0).evidence.into_iter().map(|one| one.worse).collect::<Vec<_>>();
         prop_assert_eq!(worse(&with), worse(&trial));
         prop_assert_eq!(with.canary().requests(), trial.canary().requests() + canary);

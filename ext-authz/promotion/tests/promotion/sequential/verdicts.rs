@@ -71,7 +71,7 @@ fn resuming_forgets_and_the_step_needs_its_own_requests() {
 
 fn uncompared(canary: u64, bad: u64) -> TrialEvent {
     let (canary, stable) = (tallies(canary, [bad, 0]), tallies(0, [0, 0]));
-    TrialEvent::Finished(Outcomes::default().with_uncompared(canary, stable))
+    TrialEvent::Finished(Box::new(Outcomes::default().with_uncompared(canary, stable)))
 }
 
 /// A version that serves everything: for each second, how many of 1,000 requests failed.
