@@ -1,0 +1,44 @@
+//! What an evaluation may still cost.
+
+use super::stop::Stop;
+use super::value::{Object, Value};
+use crate::limits::{BYTES_PER_UNIT, MAX_COST};
+
+/// Units that are left. Whoever walks a value or a text pays for it first, so that nothing here runs for long, not even
+/// over lists that hold the same list many times.
+#[derive(Debug)]
+pub(crate) struct Budget(usize);
+
+impl Budget {
+    pub(crate) fn new() -> Self {
+        Self(MAX_COST)
+    }
+
+    pub(crate) fn spend(&mut self, units: usize) -> Result<(), Stop> {
+        self.0 = self.0.checked_sub(units).ok_or(Stop::TooCostly)?;
+        Ok(())
+    }
+
+    /// For text that is read or made.
+    pub(crate) fn spend_bytes(&mut self, bytes: usize) -> Result<(), Stop> {
+        self.spend(bytes / BYTES_PER_UNIT)
+    }
+
+    /// For a value that is read whole.
+    pub(crate) fn spend_whole(&mut self, value: &Value<'_>) -> Result<(), Stop> {
+        self.spend(1)?;
+        match value {
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => Ok(()),
+            Value::Text(text) => self.spend_bytes(text.len()),
+            Value::List(list) => list.iter().try_for_each(|item| self.spend_whole(&item)),
+            Value::Object(object) => self.spend_object(*object),
+        }
+    }
+
+    fn spend_object(&mut self, object: Object<'_>) -> Result<(), Stop> {
+        object.members().iter().try_for_each(|(name, value)| {
+            self.spend_bytes(name.len())?;
+            self.spend_whole(value)
+        })
+    }
+}
