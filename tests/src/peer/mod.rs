@@ -6,6 +6,7 @@ mod any;
 pub mod aws;
 pub mod azure;
 pub mod fault;
+pub mod flagd;
 pub mod keyvault;
 pub mod spire;
 pub mod vault;

@@ -49,7 +49,13 @@ fn a_value_of_another_type_than_asked_for_is_an_error() {
         "object": { "state": "ENABLED", "variants": { "v": { "a": [1] } }, "defaultVariant": "v" },
         "code": { "state": "ENABLED", "variants": { "v": true } },
     } }));
-    let all = [Asked::Boolean, Asked::String, Asked::Integer, Asked::Float, Asked::Object];
+    let all = [
+        Asked::Boolean,
+        Asked::String,
+        Asked::Integer,
+        Asked::Float,
+        Asked::Object,
+    ];
     for (key, right) in [
         ("bool", vec![Asked::Boolean]),
         ("text", vec![Asked::String]),
@@ -61,12 +67,26 @@ fn a_value_of_another_type_than_asked_for_is_an_error() {
         for asked in all {
             let result = set.evaluate_as(key, asked, &Context::at(NOW));
             let label = result.as_ref().map_or_else(|error| error.label(), |_| "fine");
-            let expected = if right.contains(&asked) { "fine" } else { "TYPE_MISMATCH" };
+            let expected = if right.contains(&asked) {
+                "fine"
+            } else {
+                "TYPE_MISMATCH"
+            };
             assert_eq!(label, expected, "{key} as {}", asked.label());
         }
     }
     let kinds: Vec<_> = set.keys().map(|(_, kind)| kind).collect();
-    assert_eq!(kinds, [Kind::Boolean, Kind::Boolean, Kind::Object, Kind::Number, Kind::String, Kind::Number]);
+    assert_eq!(
+        kinds,
+        [
+            Kind::Boolean,
+            Kind::Boolean,
+            Kind::Object,
+            Kind::Number,
+            Kind::String,
+            Kind::Number
+        ]
+    );
 }
 
 /// What `openfeature-flagd-core` 2.0.0 gave for them.
@@ -108,7 +128,11 @@ fn keys_fall_where_flagd_puts_them() {
         (json!(4_294_967_296_i64), "f"),
         (json!(-1_099_511_627_776_i64), "f"),
     ] {
-        assert_eq!(evaluate(&set, &json!({ "by": by })).0.as_deref(), Some(variant), "{by}");
+        assert_eq!(
+            evaluate(&set, &json!({ "by": by })).0.as_deref(),
+            Some(variant),
+            "{by}"
+        );
     }
 }
 
@@ -146,7 +170,10 @@ fn what_flagd_adds_cannot_be_given() {
     let set = parse(&file(&["-", "flag/me"], &rule));
     let given = json!({ "$flagd": { "flagKey": "other" }, "targetingKey": "me" });
     assert_eq!(evaluate(&set, &given).0.as_deref(), Some("flag/me"));
-    let context = Context::at(NOW).for_key("me").with_text("targetingKey", "other").with_text("$flagd", "");
+    let context = Context::at(NOW)
+        .for_key("me")
+        .with_text("targetingKey", "other")
+        .with_text("$flagd", "");
     assert_eq!(shown(&set.evaluate("flag", &context)).0, Some("flag/me"));
 }
 
@@ -154,7 +181,11 @@ fn what_flagd_adds_cannot_be_given() {
 fn a_later_fact_replaces_an_earlier_one() {
     let set = parse(&file(&["-", "two"], &json!({ "var": "a" })));
     let document = Context::read(br#"{ "a": "three", "b": 1 }"#).expect("a context");
-    let context = Context::at(NOW).with_text("b", "").with_text("a", "one").with_all(&document).with_text("a", "two");
+    let context = Context::at(NOW)
+        .with_text("b", "")
+        .with_text("a", "one")
+        .with_all(&document)
+        .with_text("a", "two");
     assert_eq!(shown(&set.evaluate("flag", &context)).0, Some("two"));
 }
 
@@ -164,8 +195,14 @@ fn an_evaluator_is_the_rule_that_it_names() {
     let mut shared = file(&["off", "on"], &rule);
     shared["$evaluators"] = json!({ "isStaff": { "ends_with": [{ "var": "email" }, "@example.com"] } });
     let set = parse(&shared);
-    assert_eq!(evaluate(&set, &json!({ "email": "a@example.com" })).0.as_deref(), Some("on"));
-    assert_eq!(evaluate(&set, &json!({ "email": "a@example.org" })).0.as_deref(), Some("off"));
+    assert_eq!(
+        evaluate(&set, &json!({ "email": "a@example.com" })).0.as_deref(),
+        Some("on")
+    );
+    assert_eq!(
+        evaluate(&set, &json!({ "email": "a@example.org" })).0.as_deref(),
+        Some("off")
+    );
 }
 
 #[test]
@@ -173,7 +210,10 @@ fn metadata_of_a_flag_comes_over_that_of_the_file() {
     let set = parse(&json!({ "metadata": { "owner": "web", "version": 1 }, "flags": {
         "flag": { "state": "ENABLED", "variants": { "on": true }, "metadata": { "version": 2, "beta": true } } } }));
     let shown = |key| serde_json::to_value(set.metadata(key)).expect("JSON");
-    assert_eq!(shown("flag"), json!({ "owner": "web", "version": 2, "beta": true }));
+    assert_eq!(
+        shown("flag"),
+        json!({ "owner": "web", "version": 2, "beta": true })
+    );
     assert_eq!(shown("not-there"), json!({ "owner": "web", "version": 1 }));
 }
 
@@ -181,11 +221,24 @@ fn metadata_of_a_flag_comes_over_that_of_the_file() {
 fn it_is_known_what_rules_read() {
     let reads = |rule: Value| {
         let set: FlagSet = parse(&file(&["on"], &rule));
-        (set.reads().paths().map(str::to_owned).collect::<Vec<_>>(), set.reads().everything())
+        (
+            set.reads().paths().map(str::to_owned).collect::<Vec<_>>(),
+            set.reads().everything(),
+        )
     };
     let some = json!({ "if": [{ "==": [{ "var": "headers.x-plan" }, 1] }, { "var": ["path", { "var": "b" }] }, { "missing": ["a", ["b"]] }] });
-    assert_eq!(reads(some), (["a", "b", "headers.x-plan", "path"].map(str::to_owned).to_vec(), false));
-    for all in [json!({ "var": "" }), json!({ "var": { "var": "a" } }), json!({ "missing": { "var": "a" } })] {
+    assert_eq!(
+        reads(some),
+        (
+            ["a", "b", "headers.x-plan", "path"].map(str::to_owned).to_vec(),
+            false
+        )
+    );
+    for all in [
+        json!({ "var": "" }),
+        json!({ "var": { "var": "a" } }),
+        json!({ "missing": { "var": "a" } }),
+    ] {
         assert!(reads(all.clone()).1, "{all}");
     }
     assert_eq!(reads(json!({ "fractional": [["on", 1]] })), (vec![], false));

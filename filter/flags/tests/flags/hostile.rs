@@ -44,7 +44,8 @@ fn the_deepest_rule_and_context_fit_a_small_stack() {
 #[test]
 fn lists_that_hold_themselves_twice_cost_what_they_seem_to() {
     on_a_small_stack(|| {
-        let twice = json!({ "reduce": [{ "var": "a" }, [{ "var": "accumulator" }, { "var": "accumulator" }], "x"] });
+        let twice =
+            json!({ "reduce": [{ "var": "a" }, [{ "var": "accumulator" }, { "var": "accumulator" }], "x"] });
         let many: Vec<u8> = vec![0; 40];
         for read in [
             json!({ "cat": [twice] }),
@@ -52,7 +53,11 @@ fn lists_that_hold_themselves_twice_cost_what_they_seem_to() {
             json!({ "in": ["y", twice] }),
             json!({ "fractional": [{ "in": [twice, [1]] }, ["on", 1]] }),
         ] {
-            assert_eq!(stop(&parse(&file(&["on"], &read)), &json!({ "a": many })), Stop::TooCostly, "{read}");
+            assert_eq!(
+                stop(&parse(&file(&["on"], &read)), &json!({ "a": many })),
+                Stop::TooCostly,
+                "{read}"
+            );
         }
     });
 }
@@ -74,10 +79,14 @@ fn loops_in_loops_and_texts_that_grow_end_at_the_bound() {
     let every = |body: Value| json!({ "all": [list, body] });
     let loops = every(every(every(json!(true))));
     assert_eq!(stop(&parse(&file(&["on"], &loops)), &json!({})), Stop::TooCostly);
-    let grows = json!({ "reduce": [list, { "cat": [{ "var": "accumulator" }, { "var": "accumulator" }] }, "x"] });
+    let grows =
+        json!({ "reduce": [list, { "cat": [{ "var": "accumulator" }, { "var": "accumulator" }] }, "x"] });
     assert_eq!(stop(&parse(&file(&["on"], &grows)), &json!({})), Stop::TooCostly);
     let letters = json!({ "all": [list, { "var": ["x", { "substr": [{ "var": "" }, -1] }] }] });
-    assert_eq!(evaluate(&parse(&file(&["false", "true"], &letters)), &json!({})).1, "TARGETING_MATCH");
+    assert_eq!(
+        evaluate(&parse(&file(&["false", "true"], &letters)), &json!({})).1,
+        "TARGETING_MATCH"
+    );
 }
 
 #[test]
@@ -89,8 +98,16 @@ fn everything_at_once_is_no_value_in_reduce() {
 #[test]
 fn a_split_in_a_loop_needs_somebody() {
     let split = json!({ "fractional": [["on", 1]] });
-    let set = parse(&file(&["off", "on"], &json!({ "if": [{ "all": [{ "var": "a" }, split] }, "on", "off"] })));
-    assert_eq!(evaluate(&set, &json!({ "a": [{ "targetingKey": "somebody" }] })).0.as_deref(), Some("on"));
+    let set = parse(&file(
+        &["off", "on"],
+        &json!({ "if": [{ "all": [{ "var": "a" }, split] }, "on", "off"] }),
+    ));
+    assert_eq!(
+        evaluate(&set, &json!({ "a": [{ "targetingKey": "somebody" }] }))
+            .0
+            .as_deref(),
+        Some("on")
+    );
     assert_eq!(evaluate(&set, &json!({ "a": [{}] })).0.as_deref(), Some("off"));
     assert_eq!(stop(&set, &json!({ "a": ["text"] })), Stop::NoContext);
 }
@@ -122,12 +139,61 @@ proptest! {
 
 fn rule() -> impl Strategy<Value = Value> {
     let names = prop::sample::select(vec![
-        "var", "missing", "missing_some", "if", "and", "or", "!", "!!", "==", "!=", "===", "!==", "<", "<=", ">", ">=", "+", "*", "-",
-        "/", "%", "min", "max", "map", "filter", "all", "some", "none", "reduce", "merge", "in", "cat", "substr", "fractional",
-        "starts_with", "ends_with", "sem_ver", "$ref", "log", "",
+        "var",
+        "missing",
+        "missing_some",
+        "if",
+        "and",
+        "or",
+        "!",
+        "!!",
+        "==",
+        "!=",
+        "===",
+        "!==",
+        "<",
+        "<=",
+        ">",
+        ">=",
+        "+",
+        "*",
+        "-",
+        "/",
+        "%",
+        "min",
+        "max",
+        "map",
+        "filter",
+        "all",
+        "some",
+        "none",
+        "reduce",
+        "merge",
+        "in",
+        "cat",
+        "substr",
+        "fractional",
+        "starts_with",
+        "ends_with",
+        "sem_ver",
+        "$ref",
+        "log",
+        "",
     ]);
     let leaf = prop_oneof![
-        prop::sample::select(vec!["on", "", "a", "a.0", "a.1.b", "current", "$flagd.timestamp", "1.2.3", ">=", "\n"]).prop_map(Value::from),
+        prop::sample::select(vec![
+            "on",
+            "",
+            "a",
+            "a.0",
+            "a.1.b",
+            "current",
+            "$flagd.timestamp",
+            "1.2.3",
+            ">=",
+            "\n"
+        ])
+        .prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
         any::<bool>().prop_map(Value::from),

@@ -8,7 +8,11 @@ pub(crate) const NOW: i64 = 1_795_000_000;
 
 /// A file with one flag, `flag`, whose variants are `names`, each its own value, the first the default.
 pub(crate) fn file(names: &[&str], rule: &Value) -> Value {
-    let variants: Value = names.iter().map(|name| ((*name).to_owned(), json!(name))).collect::<serde_json::Map<_, _>>().into();
+    let variants: Value = names
+        .iter()
+        .map(|name| ((*name).to_owned(), json!(name)))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
     json!({ "flags": { "flag": { "state": "ENABLED", "variants": variants, "defaultVariant": names[0], "targeting": rule } } })
 }
 
@@ -19,7 +23,10 @@ pub(crate) fn parse(file: &Value) -> FlagSet {
 /// The variant and the reason, or the code of the error.
 pub(crate) fn shown<'s>(result: &Result<Resolution<'s>, EvaluationError>) -> (Option<&'s str>, &'static str) {
     match result {
-        Ok(resolution) => (resolution.chosen.map(|chosen| chosen.variant), resolution.reason.as_str()),
+        Ok(resolution) => (
+            resolution.chosen.map(|chosen| chosen.variant),
+            resolution.reason.as_str(),
+        ),
         Err(error) => (None, error.label()),
     }
 }
