@@ -60,6 +60,8 @@ bench: build harness ## Measure, and print the tables of the README
 	@$(RECEIPTS_BENCH) audit -- "$(BENCH_DISK)"
 	@printf '\nHandshakes of a listener.\n\n'
 	@$(CARGO) bench --quiet -p knhk-identity --features testing --bench handshakes
+	@printf '\nEvaluation of feature flags.\n\n'
+	@$(CARGO) bench --quiet -p knhk-flags --bench flags
 
 .PHONY: lint
 lint: tools ## Check format, lints, dependencies and scripts, as CI does first
@@ -101,7 +103,7 @@ compiled: build
 .PHONY: peers
 peers: envoy
 	@./tests/peers/tools.sh openssl flock
-	@for peer in azure moto scitt transit spire; do \
+	@for peer in azure flagd moto scitt transit spire; do \
 		./tests/peers/$$peer.sh >/dev/null || echo "not run: tests with $$peer, for the reason above" >&2; \
 	done
 

@@ -136,3 +136,118 @@ async fn one_key_at_a_time_decides_as_the_library_does() {
         );
     }
 }
+
+const FLAGS: &str = r#"{
+  "metadata": { "owner": "shop" },
+  "flags": {
+    "checkout": {
+      "state": "ENABLED",
+      "variants": { "new": { "steps": 1 }, "old": { "steps": 3 } },
+      "defaultVariant": "old",
+      "targeting": { "if": [{ "ends_with": [{ "var": "email" }, "@example.com"] }, "new"] }
+    },
+    "late": {
+      "state": "ENABLED",
+      "variants": { "true": 1, "false": 0 },
+      "targeting": { "if": [{ ">": [{ "var": "$flagd.timestamp" }, 1000] }, true] }
+    },
+    "lost": { "state": "ENABLED", "variants": { "on": true }, "targeting": { "cat": ["o", "ff"] } }
+  }
+}"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flags_evaluate_offline_with_value_variant_and_reason() {
+    let cli = Cli::offline().expect("the command line");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("flags.json");
+    std::fs::write(&file, FLAGS).expect("it can be written");
+    let path = file.to_string_lossy();
+    let eval = |flag: &'static str, more: &[&'static str]| {
+        let arguments = ["flag", "eval", "--flags", &path, "--flag", flag].map(str::to_owned);
+        arguments
+            .into_iter()
+            .chain(more.iter().map(|more| (*more).to_owned()))
+            .collect::<Vec<_>>()
+    };
+    let staff = r#"{ "email": "a@example.com" }"#;
+    for (arguments, shown) in [
+        (
+            eval("checkout", &["--context", staff]),
+            "{\"steps\":1}\tnew\tTARGETING_MATCH\n",
+        ),
+        (
+            eval("checkout", &["--type", "object"]),
+            "{\"steps\":3}\told\tDEFAULT\n",
+        ),
+        (
+            eval("late", &["--timestamp", "1001"]),
+            "1\ttrue\tTARGETING_MATCH\n",
+        ),
+        (eval("late", &["--timestamp", "-1"]), "-\t-\tDEFAULT\n"),
+        (eval("late", &[]), "1\ttrue\tTARGETING_MATCH\n"),
+    ] {
+        assert_eq!(
+            cli.text(&arguments).await.expect("it evaluates"),
+            shown,
+            "{arguments:?}"
+        );
+    }
+    let json = cli
+        .json(&eval("checkout", &["--context", staff]))
+        .await
+        .expect("it evaluates");
+    let expected = json!({
+        "flag": "checkout", "value": { "steps": 1 }, "variant": "new", "reason": "TARGETING_MATCH", "metadata": { "owner": "shop" },
+    });
+    assert_eq!(json, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn flags_that_give_nothing_and_files_that_are_wrong_are_one_line_of_error() {
+    let cli = Cli::offline().expect("the command line");
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let file = directory.path().join("flags.json");
+    let path = file.to_string_lossy();
+    let wrong = FLAGS.replace("ends_with", "log");
+    let both = ["--flags", "-", "--context", "-"];
+    for (text, more, parts) in [
+        (
+            FLAGS,
+            &["--flags", &path, "--flag", "absent"][..],
+            &["flags.json", "FLAG_NOT_FOUND"][..],
+        ),
+        (
+            FLAGS,
+            &["--flags", &path, "--flag", "lost"],
+            &["GENERAL", "\"off\""],
+        ),
+        (
+            FLAGS,
+            &["--flags", &path, "--flag", "checkout", "--type", "boolean"],
+            &["TYPE_MISMATCH", "object"],
+        ),
+        (
+            FLAGS,
+            &["--flags", &path, "--flag", "lost", "--context", "[]"],
+            &["--context", "write an object"],
+        ),
+        (
+            FLAGS,
+            &[&both[..], &["--flag", "lost"]].concat(),
+            &["standard input"],
+        ),
+        (
+            &wrong,
+            &["--flags", &path, "--flag", "lost"],
+            &["flags.checkout.targeting.if[0].log", "leave it out"],
+        ),
+    ] {
+        std::fs::write(&file, text).expect("it can be written");
+        one_line(
+            &cli.run(&[&["flag", "eval"], more].concat())
+                .await
+                .expect("it runs"),
+            parts,
+        );
+    }
+}

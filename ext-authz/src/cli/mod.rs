@@ -4,6 +4,7 @@ mod audit;
 mod client;
 mod credentials;
 mod decide;
+mod flag;
 mod identity;
 mod input;
 mod key;
@@ -54,6 +55,9 @@ enum Verb {
     Rollout(rollout::RolloutVerb),
     /// Say which variant a key gets: offline, by the filter's own code.
     Decide(decide::Decide),
+    /// Evaluate feature flags: offline, as flagd does.
+    #[command(subcommand)]
+    Flag(flag::FlagVerb),
     /// Fetch, verify and replay receipts; audit their log.
     #[command(subcommand)]
     Receipt(receipt::ReceiptVerb),
@@ -155,6 +159,7 @@ async fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Config(ConfigVerb::Check { file, output }) => check_config(&file, output),
         Verb::Rollout(verb) => rollout::run(verb).await,
         Verb::Decide(decide) => decide::run(&decide),
+        Verb::Flag(verb) => flag::run(&verb),
         Verb::Receipt(verb) => receipt::run(verb).await,
         Verb::Key(verb) => key::run(verb).await,
         Verb::Identity(verb) => identity::run(verb).await,

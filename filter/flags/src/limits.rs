@@ -32,8 +32,12 @@ pub const MAX_RULE_VALUES: usize = 4096;
 ///
 /// Without loops a rule costs at most its own size and that of what it reads. The bound is for `map`, `filter`,
 /// `reduce`, `all`, `some` and `none` inside one another, which may cost their list's length to the power of their depth.
-pub const MAX_COST: usize = 20_000;
+pub const MAX_COST: usize = 10_000;
 /// Bytes of text that cost as much as one operation.
 pub const BYTES_PER_UNIT: usize = 32;
+/// What a number with a fraction costs more than others: putting it into decimal digits takes that long.
+pub const FLOAT_COST: usize = 12;
+/// What a version costs more than the text that it is.
+pub const VERSION_COST: usize = 4;
 /// How deep lists that a rule makes may lie in one another: `reduce` can put each accumulator into the next.
 pub const MAX_MADE_DEPTH: usize = 64;

@@ -2,7 +2,7 @@
 
 use super::stop::Stop;
 use super::value::{Object, Value};
-use crate::limits::{BYTES_PER_UNIT, MAX_COST};
+use crate::limits::{BYTES_PER_UNIT, FLOAT_COST, MAX_COST};
 
 /// Units that are left. Whoever walks a value or a text pays for it first, so that nothing here runs for long, not even
 /// over lists that hold the same list many times.
@@ -28,7 +28,8 @@ impl Budget {
     pub(crate) fn spend_whole(&mut self, value: &Value<'_>) -> Result<(), Stop> {
         self.spend(1)?;
         match value {
-            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => Ok(()),
+            Value::Null | Value::Bool(_) | Value::Int(_) => Ok(()),
+            Value::Float(_) => self.spend(FLOAT_COST),
             Value::Text(text) => self.spend_bytes(text.len()),
             Value::List(list) => list.iter().try_for_each(|item| self.spend_whole(&item)),
             Value::Object(object) => self.spend_object(*object),

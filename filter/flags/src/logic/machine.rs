@@ -12,6 +12,7 @@ use super::substr::substr;
 use super::value::{List, Object, Value};
 use super::version::version_in;
 use crate::context::Facts;
+use crate::limits::VERSION_COST;
 
 /// One evaluation under way.
 #[derive(Debug)]
@@ -302,6 +303,7 @@ impl<'a> Machine<'a> {
             Wanted::Computed(rule) => {
                 let value = self.run(rule, scope)?;
                 self.budget.spend_whole(&value)?;
+                self.budget.spend(VERSION_COST)?;
                 Ok(coerce::name(&value).and_then(|name| version_in(&name)))
             }
         }
