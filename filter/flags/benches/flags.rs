@@ -116,7 +116,7 @@ fn flags(criterion: &mut Criterion) {
             let set = parse(&rule);
             assert_eq!(set.evaluate("flag", &context).is_err(), stops, "{name}");
             group.bench_function(name, |bencher| {
-                bencher.iter(|| set.evaluate(black_box("flag"), &context).is_ok())
+                bencher.iter(|| set.evaluate(black_box("flag"), &context).is_ok());
             });
         }
     }

@@ -66,7 +66,9 @@ fn a_value_of_another_type_than_asked_for_is_an_error() {
     ] {
         for asked in all {
             let result = set.evaluate_as(key, asked, &Context::at(NOW));
-            let label = result.as_ref().map_or_else(|error| error.label(), |_| "fine");
+            let label = result
+                .as_ref()
+                .map_or_else(knhk_flags::EvaluationError::label, |_| "fine");
             let expected = if right.contains(&asked) {
                 "fine"
             } else {

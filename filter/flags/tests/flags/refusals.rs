@@ -28,6 +28,7 @@ fn refused_rule(rule: &Value, place: &str, fault: Fault, part: &str) {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one table")]
 fn rules_are_refused_where_they_are_wrong() {
     use Fault::{AboveBound, BadForm, Dangling, UnknownOperation};
     for (rule, place, fault, part) in [
@@ -150,6 +151,7 @@ fn rules_are_refused_where_they_are_wrong() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one table")]
 fn definitions_are_refused_where_they_are_wrong() {
     use Fault::{BadForm, Dangling, Missing, UnknownField};
     let flag = |change: &str, to: Value| {
