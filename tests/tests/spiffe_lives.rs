@@ -21,7 +21,8 @@ fn service_of(cast: &Cast) -> Service {
 
 /// Waits until its probe says that it is ready, or not, with this in its words.
 async fn until_ready(service: &Service, ready: bool, part: &str) -> String {
-    let seen = wait::until(&format!("ready: {ready}, `{part}`"), LATEST, || async {
+    let what = format!("ready: {ready}, `{part}`");
+    let seen = wait::until(&what, LATEST, || async {
         match service.readiness().await {
             Ok((is, said)) if is == ready && said.contains(part) => Ok(said),
             Ok((is, said)) => Err(format!("ready: {is}, {said}")),

@@ -46,8 +46,10 @@ async fn alert_of_both(service: &Service, shown: Option<&Svid>) -> AlertDescript
 }
 
 async fn handshakes(service: &Service, outcome: &str) -> u64 {
-    let counted = service.counted("knhk_tls_handshakes_total", &["server", outcome]);
-    counted.await.expect("its metrics")
+    let counted = service
+        .counted("knhk_tls_handshakes_total", &["server", outcome])
+        .await;
+    counted.expect("its metrics")
 }
 
 /// Refusals that the log has, newest first: who and what.
@@ -66,7 +68,8 @@ async fn refusals(auditor: &Cli) -> Result<Vec<Value>, String> {
 }
 
 async fn until_recorded(auditor: &Cli, parts: &[&str]) -> Value {
-    let found = wait::until(&format!("a receipt with {parts:?}"), LATEST, || async {
+    let what = format!("a receipt with {parts:?}");
+    let found = wait::until(&what, LATEST, || async {
         let rows = refusals(auditor).await?;
         let has = |row: &&Value| {
             let summary = row["summary"].as_str().unwrap_or_default();

@@ -67,7 +67,8 @@ async fn actions(auditor: &Cli, parts: &[&str]) -> Result<Vec<Value>, String> {
 }
 
 async fn until_action(auditor: &Cli, parts: &[&str]) -> Value {
-    let found = wait::until(&format!("a signed receipt with {parts:?}"), LATEST, || async {
+    let what = format!("a signed receipt with {parts:?}");
+    let found = wait::until(&what, LATEST, || async {
         let mut rows = actions(auditor, parts).await?;
         rows.pop().ok_or_else(|| "there is none".to_owned())
     });
@@ -237,8 +238,10 @@ async fn a_proxy_receives_policy_for_its_hosts_and_reports_on_them_only() {
         .say(v1::up::Message::Report(report))
         .expect("it is sent");
     let ignored = wait::until("the other's to be ignored", LATEST, || async {
-        let counted = service.counted("knhk_observations_ignored_total", &["not_its_rollout"]);
-        match counted.await {
+        let counted = service
+            .counted("knhk_observations_ignored_total", &["not_its_rollout"])
+            .await;
+        match counted {
             Ok(0) => Err("nothing was".to_owned()),
             Ok(count) => Ok(count),
             Err(error) => Err(error.to_string()),
