@@ -45,11 +45,17 @@ async fn alert_of_both(service: &Service, shown: Option<&Svid>) -> AlertDescript
     alerts[0]
 }
 
-async fn handshakes(service: &Service, outcome: &str) -> u64 {
-    let counted = service
-        .counted("knhk_tls_handshakes_total", &["server", outcome])
-        .await;
-    counted.expect("its metrics")
+/// Waits until so many handshakes have ended so: a client is told before the service counts it.
+async fn until_counted(service: &Service, outcome: &str, wanted: u64) {
+    let seen = wait::until(outcome, LATEST, || async {
+        let labels = ["server", outcome];
+        let counted = service.counted("knhk_tls_handshakes_total", &labels).await;
+        match counted.map_err(|error| error.to_string())? {
+            counted if counted == wanted => Ok(()),
+            counted => Err(format!("{counted}")),
+        }
+    });
+    seen.await.expect("each is counted once");
 }
 
 /// Refusals that the log has, newest first: who and what.
@@ -107,9 +113,8 @@ async fn bad_peers_are_refused_in_the_handshake_each_with_its_alert() {
         ),
         ("untrusted", AlertDescription::UnknownCA, Some(forged)),
     ] {
-        let before = handshakes(&service, outcome).await;
         assert_eq!(alert_of_both(&service, shown.as_ref()).await, alert, "{outcome}");
-        assert_eq!(handshakes(&service, outcome).await, before + 2, "{outcome}");
+        until_counted(&service, outcome, 2).await;
     }
 
     // Good for a second, and then not.

@@ -159,28 +159,27 @@ async fn from_workload_api(address: &str, seen: &Arc<Seen>) -> Result<(Identity,
     let (identity, keeper) = Identity::new(&config, Env::system(), Arc::<Seen>::clone(seen));
     let stop = CancellationToken::new();
     tokio::spawn(keeper.run(stop.clone()));
-    let held = tokio::select! {
-        held = identity.later_than(0) => held.is_ok(),
-        () = seen.hopeless() => false,
-        () = tokio::time::sleep(IDENTITY_WITHIN) => false,
+    let why = tokio::select! {
+        held = identity.later_than(0) => match held {
+            Ok(_) => return Ok((identity, stop.drop_guard())),
+            Err(none) => none.to_string(),
+        },
+        error = seen.hopeless() => error.to_string(),
+        () = tokio::time::sleep(IDENTITY_WITHIN) => match identity.status().source.last_error {
+            Some(error) => error,
+            None => identity.status().readiness.to_string(),
+        },
     };
-    if held {
-        return Ok((identity, stop.drop_guard()));
-    }
     stop.cancel();
     // The text names the field of the service's configuration; here it is an option.
-    let why = match identity.status().source.last_error {
-        Some(error) => error.replace("spiffe.workload_api", "--workload-api"),
-        None => identity.status().readiness.to_string(),
-    };
-    Err(Failure::new(why))
+    Err(Failure::new(why.replace("spiffe.workload_api", "--workload-api")))
 }
 
 /// What the identity's task and its handshakes reported.
 #[derive(Default)]
 struct Seen {
     refused: Mutex<Option<PeerError>>,
-    hopeless: watch::Sender<bool>,
+    hopeless: watch::Sender<Option<SourceError>>,
 }
 
 impl Seen {
@@ -192,9 +191,17 @@ impl Seen {
     }
 
     /// Waits for a failure of the Workload API that does not pass by itself.
-    async fn hopeless(&self) {
-        // The sender is ours, so this ends only when it is so.
-        let _ = self.hopeless.subscribe().wait_for(|hopeless| *hopeless).await;
+    async fn hopeless(&self) -> SourceError {
+        let mut newest = self.hopeless.subscribe();
+        loop {
+            if let Some(error) = &*newest.borrow_and_update() {
+                return error.clone();
+            }
+            if newest.changed().await.is_err() {
+                // The sender is ours, so it is there.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 }
 
@@ -204,10 +211,9 @@ impl Observer for Seen {
             error,
             SourceError::NoIdentity { .. } | SourceError::Ended { .. } | SourceError::Broken { .. }
         );
-        self.hopeless.send_if_modified(|hopeless| {
-            *hopeless |= !passes;
-            *hopeless
-        });
+        if !passes {
+            self.hopeless.send_replace(Some(error.clone()));
+        }
     }
 
     fn peer_refused(&self, _ours: Side, error: &PeerError) {
