@@ -38,13 +38,13 @@ fn must_agree(agreement: Agreement, finding: Finding) -> bool {
 /// What is left of a finding where the counts without an identity give `without`.
 fn weaker(finding: Finding, without: Finding) -> Finding {
     match (finding, without) {
-        (Finding::Worse, Finding::Worse | Finding::StableAlso) => without,
-        (Finding::StableAlso, Finding::Worse | Finding::StableAlso) => finding,
-        (Finding::Worse | Finding::StableAlso, _) => Finding::Violated,
-        (Finding::Met, Finding::Met | Finding::TooFew) => without,
-        (Finding::Met, _) => Finding::Missed,
+        (Finding::Worse, Finding::Worse | Finding::StableAlso)
+        | (Finding::Met, Finding::Met | Finding::TooFew) => without,
         // To wait is the least already.
-        (Finding::TooFew | Finding::Missed | Finding::Violated, _) => finding,
+        (Finding::StableAlso, Finding::Worse | Finding::StableAlso)
+        | (Finding::TooFew | Finding::Missed | Finding::Violated, _) => finding,
+        (Finding::Worse | Finding::StableAlso, _) => Finding::Violated,
+        (Finding::Met, _) => Finding::Missed,
     }
 }
 

@@ -1,4 +1,4 @@
-//! flagd's own evaluator (PyPI `openfeature-flagd-core`), asked many times over one process.
+//! The evaluator of flagd itself (`PyPI`: `openfeature-flagd-core`), asked many times over one process.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};

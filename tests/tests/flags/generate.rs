@@ -68,11 +68,9 @@ pub(crate) fn case() -> impl Strategy<Value = Case> {
 fn call(kind: &str, choice: u8) -> &'static str {
     match (kind, choice) {
         ("boolean", 0..=230) => "boolean",
-        ("string", 0..=230) => "string",
-        ("object", 0..=230) => "object",
+        ("string", 0..=230) | (_, 241..=248) => "string",
         ("number", 0..=200) => "float",
         ("number", 201..=240) | ("boolean" | "string", 231..=240) => "integer",
-        (_, 241..=248) => "string",
         _ => "object",
     }
 }

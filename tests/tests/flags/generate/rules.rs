@@ -178,7 +178,7 @@ fn fractional(inner: Inner) -> Inner {
         1 => inner.clone().prop_map(as_operation),
     ];
     let share = prop_oneof![
-        9 => (variant, option::of(weight)).prop_map(|(variant, weight)| Value::from_iter([variant].into_iter().chain(weight))),
+        9 => (variant, option::of(weight)).prop_map(|(variant, weight)| [variant].into_iter().chain(weight).collect::<Value>()),
         1 => (name(), 0..9_i64).prop_map(|(name, weight)| json!({ "merge": [name, weight] })),
     ];
     let by = prop_oneof![
@@ -187,7 +187,7 @@ fn fractional(inner: Inner) -> Inner {
         1 => inner.prop_filter("a list is a share, null is refused", |by| !by.is_array() && !by.is_null()),
     ];
     (option::weighted(0.6, by), vec(share, 1..5))
-        .prop_map(|(by, shares)| one("fractional", Value::from_iter(by.into_iter().chain(shares))))
+        .prop_map(|(by, shares)| one("fractional", by.into_iter().chain(shares).collect()))
         .boxed()
 }
 
