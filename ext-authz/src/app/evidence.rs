@@ -159,11 +159,14 @@ impl Window {
         } else {
             MAX_COUNTS
         };
-        let full = self.held >= MAX_COUNTS || identity.workers.len() >= room_of_one;
-        let held = identity.workers.len();
-        let taken = identity.take((from.nonce, side), latest, full);
-        self.held += identity.workers.len() - held;
-        taken
+        let worker = (from.nonce, side);
+        if !identity.workers.contains_key(&worker) {
+            if self.held >= MAX_COUNTS || identity.workers.len() >= room_of_one {
+                return Err(Ignored::TooManyReporters);
+            }
+            self.held += 1;
+        }
+        identity.take(worker, latest)
     }
 
     /// Counts that can be: of a variant, with the window's thresholds, and no more bad requests than requests.
@@ -224,37 +227,27 @@ impl Window {
 }
 
 impl Identity {
-    /// Takes the place of what the worker reported before. One that is new finds no room where it is `full`.
-    fn take(&mut self, worker: (Nonce, Side), latest: Counts, full: bool) -> Result<(), Ignored> {
+    /// Takes the place of what the worker reported before.
+    fn take(&mut self, worker: (Nonce, Side), latest: Counts) -> Result<(), Ignored> {
+        let before = self.workers.entry(worker).or_default();
+        if latest.requests < before.requests {
+            return Err(Ignored::Older);
+        }
         let total = match worker.1 {
             Side::Stable => &mut self.stable,
             Side::Canary => &mut self.canary,
         };
-        match self.workers.get_mut(&worker) {
-            Some(before) if latest.requests < before.requests => return Err(Ignored::Older),
-            Some(before) => {
-                replace_counts(total, before, &latest);
-                *before = latest;
-            }
-            None if full => return Err(Ignored::TooManyReporters),
-            None => {
-                replace_counts(total, &Counts::default(), &latest);
-                self.workers.insert(worker, latest);
-            }
-        }
+        replace(&mut total.requests, before.requests, latest.requests);
+        replace(&mut total.errors, before.errors, latest.errors);
+        replace_each(&mut total.over, &before.over, &latest.over);
+        replace_each(&mut total.histogram, &before.histogram, &latest.histogram);
+        *before = latest;
         Ok(())
     }
 }
 
 /// Buckets of a duration histogram, see `gate.proto`.
 pub(crate) const HISTOGRAM_BUCKETS: usize = 24;
-
-fn replace_counts(total: &mut Counts, before: &Counts, latest: &Counts) {
-    replace(&mut total.requests, before.requests, latest.requests);
-    replace(&mut total.errors, before.errors, latest.errors);
-    replace_each(&mut total.over, &before.over, &latest.over);
-    replace_each(&mut total.histogram, &before.histogram, &latest.histogram);
-}
 
 fn replace(total: &mut u64, before: u64, latest: u64) {
     *total = total.saturating_sub(before).saturating_add(latest);
