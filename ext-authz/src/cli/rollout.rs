@@ -337,4 +337,27 @@ mod tests {
             assert!(path(bad, "").is_err(), "{bad}");
         }
     }
+
+    #[test]
+    fn who_reported_and_who_is_set_aside_is_shown() {
+        let reporters = r#"{
+            "identities": 13, "canaryReporting": 11, "stableReporting": 12,
+            "counted": [ { "identity": "spiffe://a/web", "canary": { "reported": 1200, "counted": 300 },
+                           "stable": { "reported": 24000, "counted": 24000 } } ],
+            "more": 11,
+            "setAside": [ { "identity": "spiffe://a/x", "variant": "canary", "slo": "request-success-rate min 99 %",
+                            "own": { "requests": 100, "bad": 100 }, "others": { "requests": 3000, "bad": 3 } } ],
+            "moreSetAside": 0
+        }"#;
+        let reporters: Provenance = serde_json::from_str(reporters).expect("the status");
+        assert_eq!(
+            describe_reporters(&reporters),
+            [
+                "  reporters: 13 identities report, none counts for more than a third of the canary's requests, 1 set aside",
+                "    spiffe://a/web: canary 300 of 1200 requests counted, stable 24000 requests",
+                "    and 11 more",
+                "  ! set aside: spiffe://a/x, whose canary has 100 of 100 bad (100 %) for request-success-rate min 99 %, the others' 3 of 3000 bad (0.1 %)",
+            ]
+        );
+    }
 }

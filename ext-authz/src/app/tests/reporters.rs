@@ -150,7 +150,7 @@ async fn a_liar_takes_no_good_version_back_and_is_shown() {
     assert_eq!(reporters.set_aside[0].identity.as_deref(), Some(LIAR));
     let metrics = service.app.expose_metrics();
     for (rollout, expected) in [("checkout", 1), ("search", 0)] {
-        let sample = format!("knhk_rollout_reporters_set_aside{{knhk_rollout=\"{rollout}\"}} {expected}");
+        let sample = format!("knhk_rollout_reporters_set_aside{{rollout=\"{rollout}\"}} {expected}");
         assert!(metrics.contains(&sample), "{sample} in {metrics}");
     }
     service.end(&data, Ending::Orderly).await;
