@@ -59,12 +59,4 @@ impl Tally {
             bad: u64::try_from(bad).unwrap_or(requests),
         }
     }
-
-    /// Both together.
-    pub(crate) fn and(self, other: Self) -> Self {
-        Self {
-            requests: self.requests.saturating_add(other.requests),
-            bad: self.bad.saturating_add(other.bad),
-        }
-    }
 }

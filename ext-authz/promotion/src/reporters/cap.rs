@@ -34,7 +34,8 @@ impl Cap {
         let most = if reporting < ENOUGH_IDENTITIES {
             None
         } else {
-            ceiling(&requests, ENOUGH_IDENTITIES)
+            let sum = requests.iter().copied().map(u128::from).sum();
+            ceiling(requests.iter().copied(), sum, ENOUGH_IDENTITIES)
         };
         Self { reporting, most }
     }
@@ -48,42 +49,46 @@ impl Cap {
     }
 }
 
-/// The largest number to which `descending` can be cut so that none is more than one of `parts` equal parts of what
-/// remains; none where that holds already. With fewer numbers than parts only 0 does it.
+/// The largest number to which `descending`, whose sum is `sum`, can be cut so that none is more than one of `parts` equal
+/// parts of what remains; none where that holds already. With fewer numbers than parts only 0 does it.
 ///
 /// Fewer than `parts` numbers are above it: were the m largest of them cut to c, with R the sum of the others, then c is
 /// the largest with `parts` x c <= m x c + R, which is R / (`parts` - m). The first m whose c leaves the others alone is
 /// the right one.
-pub(super) fn ceiling(descending: &[u64], parts: usize) -> Option<u64> {
-    let mut rest: u128 = descending.iter().copied().map(u128::from).sum();
-    for (cut, largest) in descending.iter().copied().map(u128::from).enumerate().take(parts) {
+pub(super) fn ceiling(descending: impl Iterator<Item = u64>, sum: u128, parts: usize) -> Option<u64> {
+    let mut rest = sum;
+    let mut cut = 0;
+    for largest in descending.map(u128::from).take(parts) {
         let most = rest / (parts - cut) as u128;
         if largest <= most {
             return (cut > 0).then(|| u64::try_from(most).unwrap_or(u64::MAX));
         }
-        rest -= largest;
+        rest = rest.saturating_sub(largest);
+        cut += 1;
     }
-    (descending.len() < parts).then_some(0)
+    Some(0)
 }
 
 /// `counts` as if there had been only `to` of its requests, with the shares that they have.
-///
-/// A part of a request is rounded to the nearest whole one, a half up, so a share moves by half a request at most and in
-/// neither direction by rule: rounded down, the cap would hide errors, and rounded up, one error among a million requests
-/// would become one of five.
-pub(super) fn scaled(counts: &Counts, to: u64) -> Counts {
-    let (to, of) = (u128::from(to), u128::from(counts.requests.max(1)));
-    let part = |n: u64| {
-        let part = (u128::from(n.min(counts.requests)) * to * 2 + of) / (of * 2);
-        // At most `to`, which is a u64.
-        u64::try_from(part).unwrap_or(u64::MAX)
-    };
+fn scaled(counts: &Counts, to: u64) -> Counts {
+    let part = |n: u64| portion(n, to, counts.requests);
     Counts {
         requests: part(counts.requests),
         errors: part(counts.errors),
         over: counts.over.iter().copied().map(part).collect(),
         histogram: counts.histogram.iter().copied().map(part).collect(),
     }
+}
+
+/// How many of `to` requests are what `n` of `of` are; at most `to`.
+///
+/// Rounded to the nearest whole one, a half up, so a share moves by half a request at most and in neither direction by
+/// rule: rounded down, the cap would hide errors, and rounded up, one error among a million requests would become one of
+/// five.
+pub(super) fn portion(n: u64, to: u64, of: u64) -> u64 {
+    let whole = u128::from(of.max(1));
+    let part = (u128::from(n.min(of)) * u128::from(to) * 2 + whole) / (whole * 2);
+    u64::try_from(part).unwrap_or(to)
 }
 
 #[cfg(test)]
@@ -112,7 +117,8 @@ mod tests {
             let requests = descending(requests);
             let largest = requests.first().copied().unwrap_or(0);
             let by_definition = (0..=largest).rev().find(|most| fair(&requests, parts as u128, *most)).unwrap_or(0);
-            let ceiling = ceiling(&requests, parts).map_or(largest, |most| most.min(largest));
+            let sum = requests.iter().copied().map(u128::from).sum();
+            let ceiling = ceiling(requests.iter().copied(), sum, parts).map_or(largest, |most| most.min(largest));
             prop_assert_eq!(ceiling, by_definition, "{:?}", requests);
         }
 

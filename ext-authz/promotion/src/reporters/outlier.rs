@@ -5,7 +5,7 @@
 //! The others are capped for this, so that one huge claim does not become what all are measured by. The most different
 //! one goes first, and then it is looked again without it: those who seemed different only beside it seem so no longer.
 
-use super::cap::{ceiling, scaled};
+use super::cap::{ceiling, portion};
 use super::{ENOUGH_IDENTITIES, Reporter, VARIANTS};
 use crate::binomial::{upper_bound, upper_tail};
 use crate::spec::{RolloutSpec, Slo};
@@ -43,109 +43,146 @@ pub struct SetAside {
 
 /// Those that are to be set aside: fewer than half of all that reported, and of those that reported on the variant.
 pub(super) fn find(spec: &RolloutSpec, reporters: &[Reporter]) -> Vec<SetAside> {
+    let panels = panels(spec, reporters);
+    let tolerance = spec.analysis.tolerance.fraction();
+    let all = reporters.iter().filter(|reporter| !reporter.is_silent()).count();
     let mut aside = Vec::new();
     let mut out = BTreeSet::new();
-    let all = reporters.iter().filter(|reporter| !reporter.is_silent()).count();
     while (out.len() + 1) * 2 < all
-        && let Some((index, set_aside)) = most_different(spec, reporters, &out)
+        && let Some(found) = most_different(&panels, &out, tolerance)
     {
-        out.insert(index);
-        aside.push(set_aside);
+        out.insert(found.index);
+        aside.extend(reporters.get(found.index).map(|reporter| SetAside {
+            identity: reporter.identity.clone(),
+            variant: found.panel.variant,
+            slo: found.panel.slo.to_string(),
+            own: found.own,
+            others: found.others,
+        }));
     }
     aside
 }
 
-/// One identity against the others, for one SLO and variant.
-struct Comparison {
-    index: usize,
+/// What was reported on one variant, seen through one SLO.
+struct Panel {
     variant: Variant,
     slo: Slo,
+    /// By index of the reporter, most requests first; never none.
+    said: Vec<(usize, Tally)>,
+}
+
+fn panels(spec: &RolloutSpec, reporters: &[Reporter]) -> Vec<Panel> {
+    let thresholds = spec.thresholds();
+    let panel = |variant: Variant, slo: Slo| {
+        let tallies = reporters.iter().enumerate();
+        let tallies = tallies.map(|(index, it)| (index, Tally::of(slo, it.of(variant), &thresholds)));
+        let mut said: Vec<_> = tallies.filter(|(_, tally)| tally.requests > 0).collect();
+        said.sort_by_key(|(_, tally)| Reverse(tally.requests));
+        Panel { variant, slo, said }
+    };
+    let slos = || spec.analysis.slos.iter().copied();
+    VARIANTS
+        .into_iter()
+        .flat_map(|variant| slos().map(move |slo| panel(variant, slo)))
+        .collect()
+}
+
+/// One identity against the others.
+struct Comparison<'a> {
+    panel: &'a Panel,
+    index: usize,
     own: Tally,
     others: Tally,
 }
 
 /// Of those that provably differ, the one that differs most.
-fn most_different(
-    spec: &RolloutSpec,
-    reporters: &[Reporter],
-    out: &BTreeSet<usize>,
-) -> Option<(usize, SetAside)> {
-    let tolerance = spec.analysis.tolerance.fraction();
-    let mut suspects: Vec<_> = VARIANTS
-        .into_iter()
-        .flat_map(|variant| comparisons(spec, reporters, out, variant))
+fn most_different<'a>(panels: &'a [Panel], out: &BTreeSet<usize>, tolerance: f64) -> Option<Comparison<'a>> {
+    let mut suspects: Vec<_> = panels
+        .iter()
+        .flat_map(|panel| panel.comparisons(out))
         .filter(|it| difference(it.own, it.others) > tolerance)
         .collect();
     // Proof costs more than a difference: only those that differ are tried, and the first that is proven ends it.
     suspects.sort_by(|one, other| {
         difference(other.own, other.others).total_cmp(&difference(one.own, one.others))
     });
-    let proven = suspects
+    suspects
         .into_iter()
-        .find(|it| exceeds(it.own, it.others, tolerance) || exceeds(it.others, it.own, tolerance))?;
-    let set_aside = SetAside {
-        identity: reporters.get(proven.index)?.identity.clone(),
-        variant: proven.variant,
-        slo: proven.slo.to_string(),
-        own: proven.own,
-        others: proven.others,
-    };
-    Some((proven.index, set_aside))
+        .find(|it| exceeds(it.own, it.others, tolerance) || exceeds(it.others, it.own, tolerance))
 }
 
-/// Every identity against the others, by every SLO; none where setting one more aside would leave half of them or fewer.
-fn comparisons(
-    spec: &RolloutSpec,
-    reporters: &[Reporter],
-    out: &BTreeSet<usize>,
-    variant: Variant,
-) -> Vec<Comparison> {
-    let mut having: Vec<usize> = (0..reporters.len())
-        .filter(|index| requests(reporters, *index, variant) > 0)
-        .collect();
-    let all = having.len();
-    having.retain(|index| !out.contains(index));
-    if having.len().saturating_sub(1) * 2 <= all {
-        return Vec::new();
-    }
-    having.sort_by_key(|index| Reverse(requests(reporters, *index, variant)));
-    let thresholds = spec.thresholds();
-    let mut comparisons = Vec::new();
-    for index in having.iter().copied() {
-        let others: Vec<_> = having.iter().copied().filter(|other| *other != index).collect();
-        let descending: Vec<_> = others
+impl Panel {
+    /// Everybody who is not `out` against the others; none where one more `out` would leave half of them or fewer.
+    fn comparisons(&self, out: &BTreeSet<usize>) -> Vec<Comparison<'_>> {
+        let said = self.said.iter().copied();
+        let left: Vec<_> = said.filter(|(index, _)| !out.contains(index)).collect();
+        if left.len().saturating_sub(1) * 2 <= self.said.len() {
+            return Vec::new();
+        }
+        let sum = left
             .iter()
-            .map(|other| requests(reporters, *other, variant))
-            .collect();
-        let most = ceiling(&descending, others.len().min(ENOUGH_IDENTITIES)).unwrap_or(u64::MAX);
-        for slo in spec.analysis.slos.iter().copied() {
-            let tally = |of: usize, most: u64| {
-                reporters.get(of).map_or(Tally::default(), |reporter| {
-                    let counts = reporter.of(variant);
-                    let cut = scaled(counts, most.min(counts.requests));
-                    Tally::of(slo, &cut, &thresholds)
-                })
-            };
-            let together = others
-                .iter()
-                .map(|other| tally(*other, most))
-                .fold(Tally::default(), Tally::and);
-            comparisons.push(Comparison {
-                index,
-                variant,
-                slo,
-                own: tally(index, u64::MAX),
-                others: together,
-            });
+            .fold(Sum::default(), |sum, (_, tally)| sum.and(*tally));
+        let others = |index: usize, own: Tally| {
+            let descending = left.iter().filter(|(other, _)| *other != index);
+            capped(descending.map(|(_, tally)| *tally), sum.without(own))
+        };
+        left.iter()
+            .map(|(index, own)| Comparison {
+                panel: self,
+                index: *index,
+                own: *own,
+                others: others(*index, *own),
+            })
+            .collect()
+    }
+}
+
+/// The sum of tallies, most requests first, none of them counted for more than a third of it (of two, half). `sum` is
+/// what it is without that.
+fn capped(descending: impl Iterator<Item = Tally> + Clone, sum: Sum) -> Tally {
+    let parts = descending.clone().take(ENOUGH_IDENTITIES).count();
+    let requests = descending.clone().map(|tally| tally.requests);
+    let Some(most) = ceiling(requests, sum.requests, parts) else {
+        return sum.tally();
+    };
+    let above = descending.take_while(|tally| tally.requests > most);
+    let cut = above.fold(sum, |sum, tally| {
+        let bad = portion(tally.bad, most, tally.requests);
+        sum.without(tally).and(Tally { requests: most, bad })
+    });
+    cut.tally()
+}
+
+/// Tallies added up, whatever is claimed.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sum {
+    requests: u128,
+    bad: u128,
+}
+
+impl Sum {
+    fn and(self, tally: Tally) -> Self {
+        Self {
+            requests: self.requests + u128::from(tally.requests),
+            bad: self.bad + u128::from(tally.bad),
         }
     }
-    comparisons
-}
 
-fn requests(reporters: &[Reporter], index: usize, variant: Variant) -> u64 {
-    reporters
-        .get(index)
-        .map_or(0, |reporter| reporter.of(variant).requests)
+    /// Without a tally that is part of it.
+    fn without(self, tally: Tally) -> Self {
+        Self {
+            requests: self.requests - u128::from(tally.requests),
+            bad: self.bad - u128::from(tally.bad),
+        }
+    }
+
+    fn tally(self) -> Tally {
+        let count = |sum: u128| u64::try_from(sum).unwrap_or(u64::MAX);
+        Tally {
+            requests: count(self.requests),
+            bad: count(self.bad),
+        }
+    }
 }
 
 fn difference(one: Tally, other: Tally) -> f64 {
