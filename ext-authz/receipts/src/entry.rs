@@ -38,15 +38,19 @@ pub fn leaf_hash(entry: &Commitment) -> [u8; 32] {
 }
 
 /// A payload that is ready to be written: encoded, salted, committed to.
-#[derive(Clone, Debug)]
-pub(crate) struct Prepared {
-    pub(crate) salt: Salt,
-    pub(crate) commitment: Commitment,
-    pub(crate) payload: Vec<u8>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// The random part of the commitment.
+    pub salt: Salt,
+    /// The entry: the commitment to `payload` under `salt`.
+    pub commitment: Commitment,
+    /// The payload's bytes.
+    pub payload: Vec<u8>,
 }
 
 impl Prepared {
-    pub(crate) fn new(salt: Salt, payload: Vec<u8>) -> Self {
+    /// Commits to the payload.
+    pub fn new(salt: Salt, payload: Vec<u8>) -> Self {
         Self {
             salt,
             commitment: commit(&salt, &payload),

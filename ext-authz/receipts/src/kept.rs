@@ -32,7 +32,12 @@ pub(crate) fn record(note: &[u8]) -> Vec<u8> {
 
 /// The largest record of a log with an origin of this many bytes. Two of its records together are always larger.
 pub(crate) fn longest_record(origin: usize) -> usize {
-    2 * origin + 182
+    longest_note(origin) + 4
+}
+
+/// The largest note of a log with an origin of this many bytes, as one key signs it.
+pub fn longest_note(origin: usize) -> usize {
+    2 * origin + 178
 }
 
 /// The first note of a file's bytes, and the bytes behind it. `None` at the end, and where no whole note follows.

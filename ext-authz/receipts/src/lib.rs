@@ -11,6 +11,7 @@
 
 pub mod audit;
 pub mod bundle;
+pub mod cbor;
 pub mod checkpoint;
 pub mod cose;
 pub mod entry;
@@ -33,9 +34,9 @@ pub use cose::{CoseReceipt, RootSignature};
 pub use env::{Env, FillRandom};
 pub use key::{KeyError, MAX_KEYS, MAX_PEM_BYTES, PublicKey};
 pub use log::{
-    DEFAULT_FLUSH_ENTRIES, KeyState, Log, LogError, LogKey, LogOptions, LogStatus, MAX_APPEND_BYTES,
-    MAX_FLUSH, MAX_WAITING_BYTES, MAX_WHO_BYTES, MIN_FLUSH, Payloads, RotateError, SIGN_TIMEOUT, Scan,
-    SignError,
+    AtRest, DEFAULT_FLUSH_ENTRIES, KeyState, Log, LogError, LogKey, LogOptions, LogStatus, MAX_APPEND_BYTES,
+    MAX_FLUSH, MAX_WAITING_BYTES, MAX_WHO_BYTES, MIN_FLUSH, Payloads, Replica, RotateError, SIGN_TIMEOUT,
+    Scan, SignError,
 };
 pub use payload::{
     ActionReceipt, DecisionReceipt, DecodeError, Genesis, KeyReceipt, MAX_PAYLOAD_BYTES, Payload,

@@ -119,6 +119,11 @@ impl Kept {
         Ok(())
     }
 
+    /// Size of the newest tree that is kept.
+    pub(crate) fn newest(&self) -> Option<u64> {
+        self.end.newest
+    }
+
     fn write(&self, path: &str, at: u64, record: &[u8]) -> io::Result<()> {
         let file = match self.storage.open(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -155,6 +160,11 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
+    /// How many files there are; 1 while there is nothing.
+    pub(crate) fn files(&self) -> u64 {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner).file + 1
+    }
+
     /// The whole notes of a file; `None` where there is no such file.
     pub(crate) fn read(&self, file: u64) -> Result<Option<Vec<u8>>, LogError> {
         let end = *self.shown.lock().unwrap_or_else(PoisonError::into_inner);

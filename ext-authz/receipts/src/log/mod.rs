@@ -14,6 +14,7 @@
 //! tree's root signed and published, at each flush that has something new. Neither waits for the other: where signing fails
 //! entries stay durable and unsigned, and each later flush tries again.
 
+mod at_rest;
 mod book;
 mod error;
 mod flusher;
@@ -22,11 +23,13 @@ mod keyring;
 mod keys;
 mod offsets;
 mod options;
+mod outbox;
 mod payloads;
 mod publisher;
 mod queue;
 mod reading;
 mod recovery;
+mod replica;
 mod rotation;
 mod segments;
 mod tail;
@@ -45,6 +48,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::timeout;
 
+pub use at_rest::AtRest;
 pub use error::{LogError, RotateError, SignError};
 use flusher::{Ask, Backlog, Flushed, Flusher};
 pub use keyring::{KeyState, LogKey};
@@ -55,6 +59,7 @@ pub use payloads::Payloads;
 use publisher::Publisher;
 use queue::{Queue, Request};
 pub use reading::Scan;
+pub use replica::Replica;
 pub use rotation::MAX_WHO_BYTES;
 use segments::Segments;
 use writer::Writer;

@@ -43,7 +43,8 @@ impl LogOptions {
         }
     }
 
-    pub(crate) fn check(&self) -> Result<(), LogError> {
+    /// Whether a log can be set up with it; an error names the field.
+    pub fn check(&self) -> Result<(), LogError> {
         let refuse = |field, given: &str, reason: String| {
             Err(LogError::Option {
                 field,

@@ -70,7 +70,8 @@ impl DecodeError {
         }
     }
 
-    pub(crate) fn malformed(field: &'static str, reason: &dyn fmt::Display) -> Self {
+    /// A value of which `reason` says what is wrong.
+    pub fn malformed(field: &'static str, reason: &dyn fmt::Display) -> Self {
         Self::Malformed {
             field,
             reason: reason.to_string(),
@@ -79,14 +80,15 @@ impl DecodeError {
 }
 
 /// Reads a map whose keys are small integers in ascending order.
-pub(crate) struct MapReader<'d, 'b> {
+pub struct MapReader<'d, 'b> {
     decoder: &'d mut Decoder<'b>,
     left: u64,
     next: Option<u64>,
 }
 
 impl<'d, 'b> MapReader<'d, 'b> {
-    pub(crate) fn new(decoder: &'d mut Decoder<'b>, field: &'static str) -> Result<Self, DecodeError> {
+    /// Begins with the map's head; `field` names the map in errors.
+    pub fn new(decoder: &'d mut Decoder<'b>, field: &'static str) -> Result<Self, DecodeError> {
         let left = decoder
             .map()
             .map_err(|e| DecodeError::malformed(field, &e))?
@@ -101,7 +103,7 @@ impl<'d, 'b> MapReader<'d, 'b> {
     }
 
     /// The value of `key` if it is the next one.
-    pub(crate) fn optional<T>(
+    pub fn optional<T>(
         &mut self,
         key: u64,
         field: &'static str,
@@ -110,7 +112,8 @@ impl<'d, 'b> MapReader<'d, 'b> {
         self.optional_with(key, |d| read(d).map_err(|e| DecodeError::malformed(field, &e)))
     }
 
-    pub(crate) fn required<T>(
+    /// The value of `key`, which has to be the next one.
+    pub fn required<T>(
         &mut self,
         key: u64,
         field: &'static str,
@@ -121,7 +124,7 @@ impl<'d, 'b> MapReader<'d, 'b> {
     }
 
     /// As `optional`, for values whose reading has errors of its own.
-    pub(crate) fn optional_with<T>(
+    pub fn optional_with<T>(
         &mut self,
         key: u64,
         read: impl FnOnce(&mut Decoder<'b>) -> Result<T, DecodeError>,
@@ -135,42 +138,44 @@ impl<'d, 'b> MapReader<'d, 'b> {
     }
 
     /// Refuses what was not asked for.
-    pub(crate) fn finish(self) -> Result<(), DecodeError> {
+    pub fn finish(self) -> Result<(), DecodeError> {
         match self.next {
             None => Ok(()),
             Some(key) => Err(DecodeError::UnexpectedKey { key }),
         }
     }
 
-    pub(crate) fn version(&mut self, known: u64) -> Result<(), DecodeError> {
+    /// Key 0, a version that has to be `known`.
+    pub fn version(&mut self, known: u64) -> Result<(), DecodeError> {
         match self.required(0, "version", Decoder::u64)? {
             found if found == known => Ok(()),
             found => Err(DecodeError::UnknownVersion { found, known }),
         }
     }
 
-    pub(crate) fn text(&mut self, key: u64, field: &'static str) -> Result<String, DecodeError> {
+    /// A text that has to be there.
+    pub fn text(&mut self, key: u64, field: &'static str) -> Result<String, DecodeError> {
         self.required(key, field, |d| d.str().map(str::to_owned))
     }
 
-    pub(crate) fn number(&mut self, key: u64, field: &'static str) -> Result<u64, DecodeError> {
+    /// A number that has to be there.
+    pub fn number(&mut self, key: u64, field: &'static str) -> Result<u64, DecodeError> {
         self.required(key, field, Decoder::u64)
     }
 
-    pub(crate) fn bytes(&mut self, key: u64, field: &'static str) -> Result<Vec<u8>, DecodeError> {
+    /// Bytes that have to be there.
+    pub fn bytes(&mut self, key: u64, field: &'static str) -> Result<Vec<u8>, DecodeError> {
         self.required(key, field, |d| d.bytes().map(<[u8]>::to_vec))
     }
 
-    pub(crate) fn array<const N: usize>(
-        &mut self,
-        key: u64,
-        field: &'static str,
-    ) -> Result<[u8; N], DecodeError> {
+    /// So many bytes that have to be there.
+    pub fn array<const N: usize>(&mut self, key: u64, field: &'static str) -> Result<[u8; N], DecodeError> {
         self.optional_array(key, field)?
             .ok_or(DecodeError::Missing { field })
     }
 
-    pub(crate) fn optional_array<const N: usize>(
+    /// So many bytes, if `key` is the next one.
+    pub fn optional_array<const N: usize>(
         &mut self,
         key: u64,
         field: &'static str,
@@ -192,10 +197,8 @@ impl<'d, 'b> MapReader<'d, 'b> {
     }
 }
 
-pub(crate) fn fixed_bytes<const N: usize>(
-    d: &mut Decoder<'_>,
-    field: &'static str,
-) -> Result<[u8; N], DecodeError> {
+/// A byte string of exactly this length.
+pub fn fixed_bytes<const N: usize>(d: &mut Decoder<'_>, field: &'static str) -> Result<[u8; N], DecodeError> {
     let bytes = d.bytes().map_err(|e| DecodeError::malformed(field, &e))?;
     bytes
         .try_into()
@@ -330,7 +333,8 @@ fn list<'b, T>(
     .ok_or(DecodeError::Missing { field })
 }
 
-pub(crate) fn array_len(d: &mut Decoder<'_>, field: &'static str) -> Result<u64, DecodeError> {
+/// The length of an array, which has to be definite.
+pub fn array_len(d: &mut Decoder<'_>, field: &'static str) -> Result<u64, DecodeError> {
     d.array()
         .map_err(|e| DecodeError::malformed(field, &e))?
         .ok_or_else(|| DecodeError::malformed(field, &"its length is indefinite"))

@@ -8,12 +8,14 @@ use super::{
     ActionReceipt, DecisionReceipt, Genesis, KeyReceipt, PAYLOAD_VERSION, Payload, PolicyReceipt, Via,
 };
 
-pub(crate) type Encoder<'b> = minicbor::Encoder<&'b mut Vec<u8>>;
-type Written = Result<(), minicbor::encode::Error<Infallible>>;
+/// Writes CBOR into memory.
+pub type Encoder<'b> = minicbor::Encoder<&'b mut Vec<u8>>;
+/// What writing gives.
+pub type Written = Result<(), minicbor::encode::Error<Infallible>>;
 
 /// Runs a writer on a buffer. Writing to memory cannot fail.
 #[allow(clippy::missing_panics_doc)]
-pub(crate) fn in_memory(capacity: usize, write: impl FnOnce(&mut Encoder<'_>) -> Written) -> Vec<u8> {
+pub fn in_memory(capacity: usize, write: impl FnOnce(&mut Encoder<'_>) -> Written) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(capacity);
     write(&mut minicbor::Encoder::new(&mut bytes)).expect("a Vec takes every byte");
     bytes

@@ -25,8 +25,8 @@ use knhk_decision::{Evidence, PolicyId};
 use serde::Serialize;
 
 pub use decode::DecodeError;
-pub(crate) use decode::{MapReader, array_len, fixed_bytes};
-pub(crate) use encode::in_memory;
+pub use decode::{MapReader, array_len, fixed_bytes};
+pub use encode::{Encoder, Written, in_memory};
 pub use key_receipt::KeyReceipt;
 pub(crate) use key_receipt::is_key_receipt;
 pub(crate) use show::to_hex;

@@ -90,7 +90,7 @@ pub(crate) fn parent(path: &str) -> &str {
 }
 
 /// Replaces a file whole: a crash at any moment leaves the old content or the new one. On return the new one is durable.
-pub(crate) fn replace(storage: &dyn Storage, path: &str, bytes: &[u8]) -> io::Result<()> {
+pub fn replace(storage: &dyn Storage, path: &str, bytes: &[u8]) -> io::Result<()> {
     let unfinished = format!("{path}.new");
     let file = storage.create(&unfinished)?;
     file.write_at(0, bytes)?;
@@ -100,7 +100,7 @@ pub(crate) fn replace(storage: &dyn Storage, path: &str, bytes: &[u8]) -> io::Re
 }
 
 /// Reads a whole file of at most `bound` bytes.
-pub(crate) fn read_whole(storage: &dyn Storage, path: &str, bound: usize) -> io::Result<Vec<u8>> {
+pub fn read_whole(storage: &dyn Storage, path: &str, bound: usize) -> io::Result<Vec<u8>> {
     let file = storage.open(path)?;
     let len = usize::try_from(file.len()?).unwrap_or(usize::MAX);
     if len > bound {

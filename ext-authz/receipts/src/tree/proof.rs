@@ -2,7 +2,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use tlog_tiles::{Error, Hash as Node, HashReader, Tile as TileMath, prove_record, prove_tree};
+use tlog_tiles::{Error, Hash as Node, HashReader, Tile as TileMath, prove_record, prove_tree, tree_hash};
 
 use super::{Hash, TILE_HEIGHT, Tile, TileKind};
 
@@ -31,8 +31,22 @@ impl<R: Fn(Tile) -> std::io::Result<Vec<u8>>> TreeReader<R> {
 
     /// The proof (RFC 6962, 2.1.2) that the tree of the first `from` entries, 1 or more, is the beginning of this one.
     pub(crate) fn consistency(&self, from: u64) -> std::io::Result<Vec<Hash>> {
-        let proof = prove_tree(self.size, from, self).map_err(std::io::Error::other)?;
+        self.consistency_in(self.size, from)
+    }
+
+    /// The same proof within the tree of the first `size` entries, which this one begins with.
+    pub(crate) fn consistency_in(&self, size: u64, from: u64) -> std::io::Result<Vec<Hash>> {
+        if size > self.size {
+            return Err(std::io::ErrorKind::InvalidInput.into());
+        }
+        let proof = prove_tree(size, from, self).map_err(std::io::Error::other)?;
         Ok(proof.into_iter().map(|node| node.0).collect())
+    }
+
+    /// The root of the first `size` entries.
+    pub(crate) fn root(&self, size: u64) -> std::io::Result<Hash> {
+        let root = tree_hash(size, self).map_err(std::io::Error::other)?;
+        Ok(root.0)
     }
 
     fn node(&self, stored_index: u64) -> Result<Node, Error> {
@@ -126,6 +140,22 @@ mod tests {
             other[0] ^= 1;
             check_tree(&proof, 700, Node(edge.root()), from, Node(other)).expect_err("another tree");
         }
+        let reader = TreeReader::new(700, read);
+        for (from, size) in [(1, 2), (255, 256), (256, 300), (299, 699), (17, 17)] {
+            let proof = reader.consistency_in(size, from).expect("a proof");
+            let (root, first) = (
+                reader.root(size).expect("a root"),
+                reader.root(from).expect("a root"),
+            );
+            let at = |size: u64| roots[usize::try_from(size).expect("small")];
+            assert_eq!((root, first), (at(size), at(from)));
+            let proof = proof.into_iter().map(Node).collect();
+            check_tree(&proof, size, Node(root), from, Node(first)).expect("it is the beginning");
+        }
+        assert!(
+            reader.root(701).is_err() && reader.consistency_in(701, 3).is_err(),
+            "behind the end"
+        );
         for from in [0, 701] {
             assert!(TreeReader::new(700, read).consistency(from).is_err(), "{from}");
         }

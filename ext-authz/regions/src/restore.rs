@@ -1,0 +1,88 @@
+//! A region's own log, back from its peers: received as a mirror is, every batch proven before it is written, in the region's own data
+//! directory. Until it is whole `mirror/head` is there, and a start goes on with it instead of opening a log that is too short.
+
+use std::sync::Arc;
+
+use knhk_receipts::cose::RootSignature;
+use knhk_receipts::storage::Storage;
+use knhk_receipts::{LogError, SignedCheckpoint, SignedRoot};
+
+use crate::mirror::{Mirror, Mirrored, Refusal};
+use crate::wire::Batch;
+
+/// A restoration under way. Blocking.
+pub struct Restore {
+    mirror: Mirror,
+}
+
+/// Why a restored log is not put in place.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// The peers had the newest checkpoint without the signature of COSE receipts: our key has to make it again.
+    #[error(
+        "the restored checkpoint of {size} entries came without its COSE signature; it has to be signed again"
+    )]
+    NoCose {
+        /// The checkpoint's size.
+        size: u64,
+    },
+    /// The disk.
+    #[error(transparent)]
+    Storage(#[from] LogError),
+}
+
+impl RestoreError {
+    /// A stable name for metrics and programs.
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::NoCose { .. } => "no_cose",
+            Self::Storage(error) => error.label(),
+        }
+    }
+}
+
+impl Restore {
+    /// Begins in the data directory of the region, or goes on there. What the log has already is kept and has to be the beginning of
+    /// what comes. `of.pin` is the key that the peers trust now, which has to be one of ours.
+    pub fn open(storage: Arc<dyn Storage>, of: &Mirrored) -> Result<Self, LogError> {
+        let mirror = Mirror::open(storage, of)?;
+        Ok(Self { mirror })
+    }
+
+    /// The entry that is wanted next.
+    pub fn next(&self) -> u64 {
+        self.mirror.held()
+    }
+
+    /// Takes in what a peer gave for [`Restore::next`]. Says whether that brought something: if not, this peer has no more.
+    pub fn receive(&mut self, batch: &[u8], now_unix_ms: u64) -> Result<bool, Refusal> {
+        let before = self.mirror.held();
+        let had = self.mirror.checkpoint().map(SignedCheckpoint::size);
+        self.mirror.receive(&Batch::from_bytes(batch)?, now_unix_ms)?;
+        let has = self.mirror.checkpoint().map(SignedCheckpoint::size);
+        Ok(self.mirror.held() > before || has != had)
+    }
+
+    /// The newest checkpoint, where its COSE signature is missing: a signer makes it again, over the same root.
+    pub fn without_cose(&self) -> Option<&SignedCheckpoint> {
+        let missing = self.mirror.signed_root().is_none();
+        self.mirror.checkpoint().filter(|_| missing)
+    }
+
+    /// Puts the log in place, with the COSE signature of [`Restore::without_cose`] where that is needed. From then on
+    /// `Log::open` takes it.
+    pub fn finish(self, cose: Option<RootSignature>) -> Result<(), RestoreError> {
+        if let Some(checkpoint) = self.mirror.checkpoint() {
+            let signed = |cose| SignedRoot {
+                checkpoint: checkpoint.clone(),
+                cose,
+            };
+            let size = checkpoint.size();
+            let root = self.mirror.signed_root().or(cose.map(signed));
+            let root = root.ok_or(RestoreError::NoCose { size })?;
+            self.mirror.replica().install(&root)?;
+        }
+        Ok(self.mirror.remove_head()?)
+    }
+}
