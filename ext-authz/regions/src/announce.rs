@@ -12,12 +12,15 @@ pub const ACK_KEY_ACTION: &str = "region.ack-key";
 const KIND_AT: [u8; 3] = [0x00, 0x01, 0x01];
 
 /// Kinds of payloads that can announce something.
+const GENESIS: u8 = 0;
 const ACTION: u8 = 2;
 const KEY: u8 = 4;
 
 /// Something that an entry announces. It counts once a checkpoint by a trusted key covers the entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Announced {
+    /// The key that the log began with.
+    FirstKey(PublicKey),
     /// A key that is to sign the log, after the one with this ID.
     SigningKey {
         /// The key, which has proven that it can sign.
@@ -33,13 +36,26 @@ pub enum Announced {
 /// look at its first bytes.
 pub fn announced(origin: &str, region: &str, payload: &[u8]) -> Option<Announced> {
     let (head, rest) = payload.get(1..)?.split_first_chunk::<3>()?;
-    if *head != KIND_AT || !matches!(rest.first(), Some(&ACTION | &KEY)) {
+    if *head != KIND_AT || !matches!(rest.first(), Some(&GENESIS | &ACTION | &KEY)) {
         return None;
     }
     match Payload::from_bytes(payload).ok()? {
+        Payload::Genesis(genesis) => PublicKey::from_der(&genesis.public_key_der)
+            .ok()
+            .map(Announced::FirstKey),
         Payload::Key(receipt) => signing_key(origin, &receipt),
         Payload::Action(action) if action.region == region => ack_key_of(&action).map(Announced::AckKey),
         _ => None,
+    }
+}
+
+impl Announced {
+    /// A key of the log itself.
+    pub(crate) fn log_key(&self) -> Option<&PublicKey> {
+        match self {
+            Self::FirstKey(key) | Self::SigningKey { key, .. } => Some(key),
+            Self::AckKey(_) => None,
+        }
     }
 }
 
@@ -151,10 +167,10 @@ mod tests {
     proptest! {
         /// The look at the first bytes misses nothing.
         #[test]
-        fn only_keys_and_actions_are_decoded(payload in any_payload()) {
+        fn only_what_can_announce_something_is_decoded(payload in any_payload()) {
             let bytes = payload.to_bytes();
-            let looked_at = bytes[1..4] == KIND_AT && [ACTION, KEY].contains(&bytes[4]);
-            prop_assert_eq!(looked_at, matches!(payload, Payload::Key(_) | Payload::Action(_)));
+            let looked_at = bytes[1..4] == KIND_AT && [GENESIS, ACTION, KEY].contains(&bytes[4]);
+            prop_assert_eq!(looked_at, matches!(payload, Payload::Genesis(_) | Payload::Key(_) | Payload::Action(_)));
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::wire::Batch;
 /// A restoration under way. Blocking.
 pub struct Restore {
     mirror: Mirror,
+    wanted: u64,
 }
 
 /// Why a restored log is not put in place.
@@ -27,6 +28,16 @@ pub enum RestoreError {
         /// The checkpoint's size.
         size: u64,
     },
+    /// A peer holds more of it than was restored.
+    #[error(
+        "the log is restored up to a checkpoint of {has} entries, and peers hold one of {wanted}: without them it would be a second history; wait for the peers that hold it"
+    )]
+    TooShort {
+        /// The restored checkpoint's size.
+        has: u64,
+        /// The size of the one that peers hold.
+        wanted: u64,
+    },
     /// The disk.
     #[error(transparent)]
     Storage(#[from] LogError),
@@ -37,6 +48,7 @@ impl RestoreError {
     pub fn label(&self) -> &'static str {
         match self {
             Self::NoCose { .. } => "no_cose",
+            Self::TooShort { .. } => "too_short",
             Self::Storage(error) => error.label(),
         }
     }
@@ -44,10 +56,20 @@ impl RestoreError {
 
 impl Restore {
     /// Begins in the data directory of the region, or goes on there. What the log has already is kept and has to be the beginning of
-    /// what comes. `of.pin` is the key that the peers trust now, which has to be one of ours.
-    pub fn open(storage: Arc<dyn Storage>, of: &Mirrored) -> Result<Self, LogError> {
+    /// what comes. `of.pin` is the key that the peers trust now, which has to be one of ours; `wanted` the size of the largest
+    /// checkpoint that one of them holds ([`crate::start::Holding::covered`]).
+    pub fn open(storage: Arc<dyn Storage>, of: &Mirrored, wanted: u64) -> Result<Self, LogError> {
         let mirror = Mirror::open(storage, of)?;
-        Ok(Self { mirror })
+        Ok(Self { mirror, wanted })
+    }
+
+    /// Whether all is there that peers hold under a checkpoint.
+    pub fn is_whole(&self) -> bool {
+        self.covered() >= self.wanted
+    }
+
+    fn covered(&self) -> u64 {
+        self.mirror.checkpoint().map_or(0, SignedCheckpoint::size)
     }
 
     /// The entry that is wanted next.
@@ -57,11 +79,9 @@ impl Restore {
 
     /// Takes in what a peer gave for [`Restore::next`]. Says whether that brought something: if not, this peer has no more.
     pub fn receive(&mut self, batch: &[u8], now_unix_ms: u64) -> Result<bool, Refusal> {
-        let before = self.mirror.held();
-        let had = self.mirror.checkpoint().map(SignedCheckpoint::size);
+        let before = (self.mirror.held(), self.covered());
         self.mirror.receive(&Batch::from_bytes(batch)?, now_unix_ms)?;
-        let has = self.mirror.checkpoint().map(SignedCheckpoint::size);
-        Ok(self.mirror.held() > before || has != had)
+        Ok((self.mirror.held(), self.covered()) != before)
     }
 
     /// The newest checkpoint, where its COSE signature is missing: a signer makes it again, over the same root.
@@ -73,6 +93,10 @@ impl Restore {
     /// Puts the log in place, with the COSE signature of [`Restore::without_cose`] where that is needed. From then on
     /// `Log::open` takes it.
     pub fn finish(self, cose: Option<RootSignature>) -> Result<(), RestoreError> {
+        if !self.is_whole() {
+            let (has, wanted) = (self.covered(), self.wanted);
+            return Err(RestoreError::TooShort { has, wanted });
+        }
         if let Some(checkpoint) = self.mirror.checkpoint() {
             let signed = |cose| SignedRoot {
                 checkpoint: checkpoint.clone(),

@@ -116,6 +116,8 @@ pub struct Holding {
     pub peer: String,
     /// How many entries it holds.
     pub held: u64,
+    /// How many of them its newest checkpoint has.
+    pub covered: u64,
     /// The key of ours whose checkpoints it takes: what is restored from it is proven by that.
     pub trusted: KeyId,
 }
@@ -256,6 +258,7 @@ impl Start {
         let holding = |(peer, it): (&String, &Heard)| Holding {
             peer: peer.clone(),
             held: it.held,
+            covered: signed(it),
             trusted: it.trusted,
         };
         ahead.into_iter().map(holding).collect()

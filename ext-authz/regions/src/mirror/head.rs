@@ -12,11 +12,12 @@
 //! | 5 | DER of the keys that may sign next: array of bytes |
 //! | 6 | DER of the keys that signed before: array of bytes |
 //! | 7 | DER of the keys that the region acknowledges with, the newest one last: array of bytes |
-//! | 8 | optional: the newest checkpoint that all entries of are here, bytes |
-//! | 9 | optional: COSE signature over its root, 64 bytes |
-//! | 10 | optional: the checkpoint that the entries behind it are proven by, bytes |
-//! | 11 | with 10: how many entries that is with all before them |
-//! | 12 | with 10: proof that its tree begins with those, array of 32-byte hashes |
+//! | 8 | DER of every key of the log that an entry announces, in their order: array of bytes |
+//! | 9 | optional: the newest checkpoint that all entries of are here, bytes |
+//! | 10 | optional: COSE signature over its root, 64 bytes |
+//! | 11 | optional: the checkpoint that the entries behind it are proven by, bytes |
+//! | 12 | with 11: how many entries that is with all before them; a crash may have left fewer |
+//! | 13 | with 11: proof that its tree begins with those, array of 32-byte hashes |
 
 use knhk_receipts::cbor::{Encoder, MapReader, Written, fixed_bytes, in_memory};
 use knhk_receipts::checkpoint::MAX_ORIGIN_BYTES;
@@ -40,6 +41,8 @@ pub(crate) struct Head {
     pub(crate) region: String,
     pub(crate) origin: String,
     pub(crate) trust: Trust,
+    /// Every key of the log that an entry announces, from the first one on. That alone is no trust.
+    pub(crate) announced: Vec<PublicKey>,
     /// The newest checkpoint that all entries of are here.
     pub(crate) checkpoint: Option<SignedCheckpoint>,
     pub(crate) cose: Option<[u8; 64]>,
@@ -51,7 +54,7 @@ pub(crate) struct Head {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lead {
     pub(crate) checkpoint: SignedCheckpoint,
-    /// How many entries were here.
+    /// How many entries are here, or were to be: a crash may have been faster.
     pub(crate) size: u64,
     /// Consistency proof from those to the checkpoint.
     pub(crate) proof: Vec<Hash>,
@@ -63,6 +66,7 @@ impl Head {
             region: region.to_owned(),
             origin: origin.to_owned(),
             trust,
+            announced: Vec::new(),
             checkpoint: None,
             cose: None,
             lead: None,
@@ -97,7 +101,7 @@ impl Head {
             lead,
         ];
         let mut bytes = in_memory(2048, |e| {
-            e.map(7 + present(&optional))?;
+            e.map(8 + present(&optional))?;
             e.u8(0)?.u64(HEAD_VERSION)?;
             e.u8(1)?.str(&self.region)?;
             e.u8(2)?.str(&self.origin)?;
@@ -105,20 +109,25 @@ impl Head {
             if let Some(key) = &trust.current {
                 e.u8(4)?.bytes(key.der())?;
             }
-            for (key, keys) in [(5, &trust.next), (6, &trust.retired), (7, &trust.ack_keys)] {
+            for (key, keys) in [
+                (5, &trust.next),
+                (6, &trust.retired),
+                (7, &trust.ack_keys),
+                (8, &self.announced),
+            ] {
                 e.u8(key)?;
                 put_keys(e, keys)?;
             }
             if let Some(checkpoint) = &self.checkpoint {
-                e.u8(8)?.bytes(checkpoint.as_bytes())?;
+                e.u8(9)?.bytes(checkpoint.as_bytes())?;
             }
             if let Some(cose) = &self.cose {
-                e.u8(9)?.bytes(cose)?;
+                e.u8(10)?.bytes(cose)?;
             }
             if let Some(lead) = &self.lead {
-                e.u8(10)?.bytes(lead.checkpoint.as_bytes())?;
-                e.u8(11)?.u64(lead.size)?;
-                e.u8(12)?;
+                e.u8(11)?.bytes(lead.checkpoint.as_bytes())?;
+                e.u8(12)?.u64(lead.size)?;
+                e.u8(13)?;
                 put_proof(e, &lead.proof)?;
             }
             Ok(())
@@ -165,14 +174,15 @@ fn parse(body: &[u8]) -> Result<Head, DecodeError> {
     head.trust.next = keys(&mut map, 5, "next", MAX_KEYS)?;
     head.trust.retired = keys(&mut map, 6, "retired", MAX_KEYS)?;
     head.trust.ack_keys = keys(&mut map, 7, "ack_keys", MAX_ACK_KEYS)?;
-    head.checkpoint = map.optional_with(8, |d| checkpoint(d, "checkpoint"))?;
-    head.cose = map.optional_with(9, |d| fixed_bytes(d, "cose"))?;
-    if let Some(checkpoint) = map.optional_with(10, |d| checkpoint(d, "lead"))? {
+    head.announced = keys(&mut map, 8, "announced", MAX_KEYS)?;
+    head.checkpoint = map.optional_with(9, |d| checkpoint(d, "checkpoint"))?;
+    head.cose = map.optional_with(10, |d| fixed_bytes(d, "cose"))?;
+    if let Some(checkpoint) = map.optional_with(11, |d| checkpoint(d, "lead"))? {
         head.lead = Some(Lead {
             checkpoint,
-            size: map.number(11, "lead.size")?,
+            size: map.number(12, "lead.size")?,
             proof: map
-                .optional_with(12, |d| proof(d, "lead.proof"))?
+                .optional_with(13, |d| proof(d, "lead.proof"))?
                 .ok_or(missing("lead.proof"))?,
         });
     }
@@ -217,6 +227,7 @@ mod tests {
         head.trust.next = vec![key(2), key(3)];
         head.trust.retired = vec![key(4)];
         head.trust.ack_keys = vec![key(5)];
+        head.announced = vec![key(1), key(2)];
         head.checkpoint = Some(signed(7));
         heads.push(head.clone());
         head.cose = Some([9; 64]);

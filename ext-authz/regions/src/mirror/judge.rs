@@ -6,7 +6,7 @@ use knhk_receipts::checkpoint::MIN_SIGNED_SIZE;
 use knhk_receipts::cose::RootSignature;
 use knhk_receipts::entry::{Prepared, leaf_hash};
 use knhk_receipts::kept::longest_note;
-use knhk_receipts::{CheckpointError, LogError, Payload, SignedCheckpoint, bundle};
+use knhk_receipts::{CheckpointError, LogError, MAX_KEYS, Payload, PublicKey, SignedCheckpoint, bundle};
 use tlog_tiles::{Hash as Node, check_tree};
 
 use super::evidence::Fork;
@@ -32,6 +32,8 @@ pub(crate) struct Held<'h> {
 pub(crate) struct Step {
     /// Checkpoints of keys before the pinned one, which lead over these entries.
     pub(crate) earlier: Vec<SignedCheckpoint>,
+    /// What proves the entries, before they are written: so that there is never one without.
+    pub(crate) led: Option<Head>,
     /// Entries behind those that are here, and the tree with them.
     pub(crate) entries: Vec<Prepared>,
     pub(crate) growth: Option<Growth>,
@@ -188,6 +190,7 @@ impl Held<'_> {
             entries: Vec::with_capacity(new.min(batch.items.len() / MIN_ITEM_BYTES)),
             announced: Vec::new(),
             growth: self.tree.growth(),
+            log_keys: self.head.announced.clone(),
         };
         let mut earlier = batch.kept.iter().filter(|it| it.size() > held).peekable();
         let mut rest = batch.items;
@@ -201,12 +204,15 @@ impl Held<'_> {
                 self.check_genesis(item.payload)?;
             }
             let found = announced(&self.head.origin, &self.head.region, item.payload);
-            growing.announced.extend(found.map(|it| (index, it)));
+            growing.take_in(index, found)?;
             let entry = Prepared::new(*item.salt, item.payload.to_vec());
             growing.growth.push(leaf_hash(&entry.commitment));
             growing.entries.push(entry);
             if let Some(kept) = earlier.next_if(|it| it.size() == index + 1) {
                 self.check_form(kept)?;
+                if kept.verify(&growing.log_keys).is_err() {
+                    return Err(Refusal::BadSignature);
+                }
                 if kept.root() != growing.growth.root() {
                     return Err(mismatch());
                 }
@@ -235,30 +241,38 @@ impl Held<'_> {
             entries,
             announced,
             growth,
+            log_keys,
         } = growing;
         let (held, size) = (self.tree.size(), batch.checkpoint.size());
         let now_held = growth.size();
         let mut step = Step {
             earlier: batch.kept.iter().filter(|it| it.size() > held).cloned().collect(),
+            led: None,
             growth: (!entries.is_empty()).then_some(growth),
             entries,
             announced,
             keep: Vec::new(),
             head: None,
         };
-        if now_held >= size && size > self.head.size() {
-            let (head, keep) = self.taken(batch, &step.announced)?;
-            (step.head, step.keep) = (Some(head), keep);
-        } else if step.growth.is_some() {
+        if step.growth.is_some() {
             let lead = Lead {
                 checkpoint: batch.checkpoint.clone(),
                 size: now_held,
                 proof: batch.proof.clone(),
             };
-            step.head = Some(Head {
+            step.led = Some(Head {
                 lead: Some(lead),
+                announced: log_keys.clone(),
                 ..self.head.clone()
             });
+        }
+        if now_held >= size && size > self.head.size() {
+            let (head, keep) = self.taken(batch, &step.announced)?;
+            let head = Head {
+                announced: log_keys,
+                ..head
+            };
+            (step.head, step.keep) = (Some(head), keep);
         }
         Ok(step)
     }
@@ -344,6 +358,24 @@ struct Growing {
     entries: Vec<Prepared>,
     announced: Vec<(u64, Announced)>,
     growth: Growth,
+    /// Every key of the log that an entry announces.
+    log_keys: Vec<PublicKey>,
+}
+
+impl Growing {
+    fn take_in(&mut self, index: u64, found: Option<Announced>) -> Result<(), Refusal> {
+        let Some(found) = found else { return Ok(()) };
+        if let Some(key) = found.log_key()
+            && !self.log_keys.contains(key)
+        {
+            if self.log_keys.len() >= MAX_KEYS {
+                return Err(Refusal::TooManyKeys);
+            }
+            self.log_keys.push(key.clone());
+        }
+        self.announced.push((index, found));
+        Ok(())
+    }
 }
 
 /// What is shown of a tree's beginning.

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use knhk_receipts::entry::leaf_hash;
 use knhk_receipts::storage::{Storage, read_whole, replace};
-use knhk_receipts::{LogError, PublicKey, Replica, SignedCheckpoint, SignedRoot};
+use knhk_receipts::{LogError, MAX_KEYS, PublicKey, Replica, SignedCheckpoint, SignedRoot};
 
 use evidence::Evidence;
 pub use evidence::Fork;
@@ -87,6 +87,11 @@ impl Mirror {
         }
         let replica = Replica::open(Arc::clone(&storage), &of.origin)?;
         let (tree, uncovered) = read_tree(storage.as_ref(), &replica, &head)?;
+        if head.announced.is_empty() {
+            // What is there already is a log of our own that is to be restored further.
+            let keys = uncovered.iter().filter_map(|(_, it)| it.log_key());
+            head.announced = keys.take(MAX_KEYS).cloned().collect();
+        }
         let mirror = Self {
             storage,
             replica,
@@ -254,6 +259,10 @@ impl Mirror {
     fn carry_out(&mut self, step: Step) -> Result<(), LogError> {
         for checkpoint in &step.earlier {
             self.replica.keep(checkpoint)?;
+        }
+        if let Some(head) = step.led {
+            save(self.storage.as_ref(), &head)?;
+            self.head = head;
         }
         if let Some(growth) = step.growth {
             self.replica.append(&step.entries)?;

@@ -46,14 +46,16 @@ impl Trust {
         }
     }
 
-    /// An operator pinned another key: what led to the old one counts no more. Its acknowledgements stay what they were.
+    /// An operator pinned another key. One that is among those that followed each other here changes nothing; otherwise what led to
+    /// the old one counts no more. Keys of acknowledgements stay what they were.
     pub(crate) fn pinned(self, pin: KeyId) -> Self {
-        if pin == self.pin {
-            return self;
+        let mut known = self.current.iter().chain(&self.retired);
+        if pin == self.pin || known.any(|key| key.key_id() == pin) {
+            return Self { pin, ..self };
         }
         let retired = self.retired.into_iter().chain(self.current);
         Self {
-            retired: retired.filter(|key| key.key_id() != pin).collect(),
+            retired: retired.collect(),
             ack_keys: self.ack_keys,
             ..Self::new(pin)
         }
@@ -97,7 +99,7 @@ impl Trust {
                     }
                 }
                 // It was announced to follow another key, and did not come to that, or did before the pinned one.
-                Announced::SigningKey { .. } => {}
+                Announced::SigningKey { .. } | Announced::FirstKey(_) => {}
                 Announced::AckKey(key) => {
                     trust.ack_keys.retain(|known| known != key);
                     trust.ack_keys.push(key.clone());
@@ -171,6 +173,13 @@ mod tests {
             &[announces(2, 1), Announced::AckKey(key(7))],
         );
         assert_eq!(trust.clone().pinned(key(1).key_id()), trust);
+        let later = signed(&trust, 2, &[]);
+        let known = later.clone().pinned(key(2).key_id());
+        assert_eq!(
+            (known.current, known.retired),
+            (later.current, later.retired),
+            "of the same chain"
+        );
         let again = trust.pinned(key(5).key_id());
         assert_eq!(again.standing(&key(5)), Standing::Current);
         assert_eq!(again.standing(&key(2)), Standing::Unknown);

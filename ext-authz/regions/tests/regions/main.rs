@@ -1,5 +1,10 @@
 //! Regions against each other: real logs over a storage that knows what a crash may do.
 
+mod http;
 mod mirrors;
+mod restoring;
 mod rig;
+mod sending;
 mod simulation;
+mod starting;
+mod wire;

@@ -41,7 +41,7 @@ fn next(log: &Log, mirror: &Mirror, most_bytes: usize) -> Vec<u8> {
 }
 
 /// Sends until the mirror has everything that is signed. Says how many batches it took.
-fn catch_up(log: &Log, mirror: &mut Mirror, most_bytes: usize) -> usize {
+pub(crate) fn catch_up(log: &Log, mirror: &mut Mirror, most_bytes: usize) -> usize {
     let signed = log.checkpoint().expect("signed").size();
     let mut batches = 0;
     while mirror.checkpoint().is_none_or(|it| it.size() < signed) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use knhk_receipts::storage::ModelStorage;
+use knhk_receipts::storage::{ModelStorage, Storage};
 use knhk_receipts::testing::{TestSigner, still_env};
 use knhk_receipts::{ActionReceipt, Log, LogOptions, MAX_FLUSH, Payload, PublicKey};
 use knhk_regions::Mirrored;
@@ -23,12 +23,16 @@ pub(crate) fn origin(region: &str) -> String {
 
 /// Opens the log of a region whose first key is that of this number. It flushes only when it is told to.
 pub(crate) async fn open(storage: &ModelStorage, region: &str, key: u8) -> Log {
+    open_on(Arc::new(storage.clone()), region, key).await
+}
+
+pub(crate) async fn open_on(storage: Arc<dyn Storage>, region: &str, key: u8) -> Log {
     let options = LogOptions {
         flush: MAX_FLUSH,
         ..LogOptions::new(region)
     };
     let signer = Arc::new(TestSigner::new(key));
-    Log::open(Arc::new(storage.clone()), options, signer, still_env())
+    Log::open(storage, options, signer, still_env())
         .await
         .expect("opens")
 }

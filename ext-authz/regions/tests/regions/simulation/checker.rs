@@ -32,7 +32,7 @@ impl Copy {
         }
         let head = whole(storage, "mirror/head")
             .ok()
-            .and_then(|bytes| value_of(&bytes, 8));
+            .and_then(|bytes| value_of(&bytes, 9));
         let root = whole(storage, "log/root")
             .ok()
             .and_then(|bytes| value_of(&bytes, 1));

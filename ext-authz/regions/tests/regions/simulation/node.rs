@@ -329,7 +329,8 @@ impl Node {
                     pin: from[0].trusted,
                 };
                 let data: Arc<dyn Storage> = Arc::new(self.disk.data.clone());
-                let restore = Restore::open(data, &of).map_err(ended("restore"))?;
+                let wanted = from.iter().map(|it| it.covered).max().unwrap_or(0);
+                let restore = Restore::open(data, &of, wanted).map_err(ended("restore"))?;
                 up.ask_at_ms = now;
                 up.stage = Stage::Restoring {
                     restore,
@@ -532,6 +533,7 @@ impl Node {
                 up.ask_at_ms = now;
                 return Ok(());
             }
+            Ok(false) if !restore.is_whole() => return Ok(()),
             Ok(false) => {}
             Err(Refusal::Fork(_) | Refusal::SplitView { .. }) => {
                 up.stage = Stage::Stopped;
@@ -554,6 +556,7 @@ impl Node {
             RootSignature::new(&key, &checkpoint.root(), &signer.sign(&digest)).expect("a signature")
         });
         restore.finish(cose).map_err(ended("restore"))?;
+
         self.open_log(setup, rt, now, out)
     }
 
@@ -653,6 +656,17 @@ impl Node {
         match &self.up.as_ref()?.stage {
             Stage::Running { sender, .. } => Some(sender),
             _ => None,
+        }
+    }
+
+    /// What it is doing, in a word.
+    pub(crate) fn stage(&self) -> String {
+        match self.up.as_ref().map(|up| &up.stage) {
+            None => "down".to_owned(),
+            Some(Stage::Starting { own, .. }) => format!("starting:{:?}", own.found()),
+            Some(Stage::Restoring { restore, .. }) => format!("restoring:{}", restore.next()),
+            Some(Stage::Running { log, sender }) => format!("{}/{}", log.size(), sender.committed()),
+            Some(Stage::Stopped) => "stopped".to_owned(),
         }
     }
 

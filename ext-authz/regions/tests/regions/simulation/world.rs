@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use knhk_receipts::storage::{Crash, ModelStorage};
+use knhk_regions::wire::KeyId;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::runtime::Runtime;
@@ -41,6 +42,7 @@ pub(crate) struct World {
 /// What a schedule came to, so that tests can say that it was worth something.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Seen {
+    pub(crate) schedules: usize,
     pub(crate) promises: usize,
     pub(crate) crashes: usize,
     pub(crate) wipes: usize,
@@ -48,6 +50,35 @@ pub(crate) struct Seen {
     pub(crate) stops: usize,
     pub(crate) alarms: usize,
     pub(crate) rotations: usize,
+}
+
+impl Seen {
+    /// Everything that can go wrong has gone wrong. Of a few schedules nothing is asked.
+    pub(crate) fn is_worth_something(&self) -> bool {
+        let all = [
+            self.promises,
+            self.crashes,
+            self.wipes,
+            self.backups,
+            self.stops,
+            self.alarms,
+            self.rotations,
+        ];
+        self.schedules < 100 || all.into_iter().all(|it| it > 0)
+    }
+
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            schedules: self.schedules + other.schedules,
+            promises: self.promises + other.promises,
+            crashes: self.crashes + other.crashes,
+            wipes: self.wipes + other.wipes,
+            backups: self.backups + other.backups,
+            stops: self.stops + other.stops,
+            alarms: self.alarms + other.alarms,
+            rotations: self.rotations + other.rotations,
+        }
+    }
 }
 
 impl World {
@@ -83,12 +114,15 @@ impl World {
             self.until(time)?;
         }
         self.heal()?;
+        self.seen.schedules = 1;
         self.judge()
     }
 
     fn step(&mut self) -> Result<(), String> {
         let at = self.rng.random_range(0..self.nodes.len());
-        match self.rng.random_range(0..100) {
+        let what = self.rng.random_range(0..100);
+        self.trace(|| format!("step {what} at {at}"));
+        match what {
             0..40 => {
                 let entries = if self.rng.random_ratio(1, 12) {
                     300
@@ -176,6 +210,40 @@ impl World {
         }
     }
 
+    /// A key that was pinned before it signed, and whose log then lost its announcement, never signs: operators pin another one.
+    fn pin_what_is_left(&mut self) {
+        for at in 0..self.nodes.len() {
+            let gone: Vec<_> = self.nodes[at]
+                .pins
+                .iter()
+                .filter(|(peer, pin)| self.is_gone(peer, **pin))
+                .collect();
+            let gone: Vec<_> = gone.into_iter().map(|(peer, _)| peer.clone()).collect();
+            if gone.is_empty() {
+                continue;
+            }
+            for peer in gone {
+                let number = self
+                    .nodes
+                    .iter()
+                    .position(|it| it.name == peer)
+                    .expect("a region");
+                self.nodes[at].pins.insert(peer, key(seed(number, 0)).key_id());
+            }
+            self.leave(at);
+            self.restarts.insert(at, self.now);
+        }
+    }
+
+    fn is_gone(&self, peer: &str, pin: KeyId) -> bool {
+        let node = self.nodes.iter().find(|it| it.name == peer);
+        let keys = node.and_then(Node::log).map(knhk_receipts::Log::keys);
+        keys.is_some_and(|keys| {
+            keys.iter()
+                .all(|it| it.key.key_id() != pin || it.first_size.is_none())
+        })
+    }
+
     fn change_weather(&mut self) {
         let mut up_to = |most| self.rng.random_range(0..=most);
         self.network.weather = match up_to(2) {
@@ -212,6 +280,14 @@ impl World {
         }
     }
 
+    /// For who looks for the cause of a failure: `KNHK_TRACE=1`.
+    fn trace(&self, what: impl FnOnce() -> String) {
+        if std::env::var_os("KNHK_TRACE").is_some() {
+            let stages: Vec<_> = self.nodes.iter().map(Node::stage).collect();
+            eprintln!("{:>7} {}   [{}]", self.now, what(), stages.join(" "));
+        }
+    }
+
     fn tell(&mut self, at: usize) {
         if self.nodes[at].up.is_none() {
             return;
@@ -226,13 +302,14 @@ impl World {
 
     fn start(&mut self, at: usize) {
         match self.nodes[at].start(&self.setup, self.now) {
-            Ok(()) => {}
+            Ok(()) => self.trace(|| format!("started {at}")),
             Err(ended) => self.end(at, &ended),
         }
     }
 
     /// The process ended by itself. Something is wrong with the code where that was not for the disk.
     fn end(&mut self, at: usize, ended: &Ended) {
+        self.trace(|| format!("{at} ended: {}", ended.0));
         let is_disk = ["dead", "full", "space", "storage"]
             .iter()
             .any(|word| ended.0.contains(word));
@@ -243,8 +320,15 @@ impl World {
             self.nodes[at].name,
             ended.0
         );
-        self.nodes[at].kill();
+        self.leave(at);
         self.restarts.insert(at, self.now + 1_000);
+    }
+
+    /// The process ends, the machine does not.
+    fn leave(&mut self, at: usize) {
+        self.nodes[at].kill();
+        let disk = self.nodes[at].disk.crash(Crash::Process, &mut self.rng);
+        self.nodes[at].disk = disk;
     }
 
     fn crash(&mut self, at: usize) {
@@ -398,6 +482,7 @@ impl World {
         let end = self.now + HEAL_MS;
         while self.now < end {
             self.until(1_000)?;
+            self.pin_what_is_left();
             for at in 0..self.nodes.len() {
                 self.flush(at)?;
                 self.tell(at);
@@ -433,6 +518,7 @@ impl World {
             let name = self.nodes[at].name.clone();
             let copies = self.copies(&name, ModelStorage::copy)?;
             let differs = self.may_differ(&name);
+            self.trace(|| format!("{name} differs {differs}: {}", self.state_of(at)));
             self.seen.stops += usize::from(self.nodes[at].is_stopped());
             self.seen.alarms += usize::from(differs);
             if !differs {
@@ -480,9 +566,5 @@ impl World {
 
     pub(crate) fn checked(&mut self) -> Result<(), String> {
         self.judge()
-    }
-
-    pub(crate) fn first_key_is(&self, at: usize) -> knhk_receipts::PublicKey {
-        key(seed(at, 0))
     }
 }

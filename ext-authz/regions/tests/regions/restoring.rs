@@ -1,0 +1,181 @@
+//! A region that lost its disk gets its log back from a mirror.
+
+use std::sync::Arc;
+
+use knhk_receipts::audit::{Audit, Directory, audit};
+use knhk_receipts::storage::{Crash, DiskStorage, ModelStorage, Storage};
+use knhk_receipts::{AtRest, Log};
+use knhk_regions::source::{Order, pack};
+use knhk_regions::{Mirror, OwnLog, Refusal, Restore, RestoreError};
+
+use crate::mirrors::catch_up;
+use crate::rig::{action, grow, mirrored, open, open_on, rotate, runtime};
+
+/// What a mirror gives who wants its entries from here on.
+fn given(mirror: &Mirror, from: u64) -> Vec<u8> {
+    let order = Order {
+        from,
+        covered: from,
+        trusted: None,
+        most_bytes: 3000,
+    };
+    pack(mirror, order)
+        .expect("reads")
+        .expect("it has a checkpoint")
+        .bytes
+}
+
+/// A log of three keys, and a mirror of it that trusts it from the key of this number on.
+fn mirrored_log(pin: u8) -> (ModelStorage, Log, Mirror) {
+    let data = ModelStorage::new();
+    let rt = runtime();
+    let _in = rt.enter();
+    let log = rt.block_on(async {
+        let log = open(&data, "us", 1).await;
+        grow(&log, 300).await;
+        rotate(&log, 2).await;
+        grow(&log, 20).await;
+        rotate(&log, 3).await;
+        grow(&log, 20).await;
+        log
+    });
+    let mut mirror = Mirror::open(Arc::new(ModelStorage::new()), &mirrored("us", pin)).expect("opens");
+    catch_up(&log, &mut mirror, 3000);
+    rt.block_on(log.clone().close()).expect("closes");
+    (data, log, mirror)
+}
+
+fn restored(storage: Arc<dyn Storage>, mirror: &Mirror) -> Result<(), String> {
+    let wanted = mirror.checkpoint().expect("one").size();
+    let mut restore = Restore::open(storage, &mirrored("us", 3), wanted).map_err(|e| e.to_string())?;
+    while restore
+        .receive(&given(mirror, restore.next()), 1)
+        .map_err(|e| e.to_string())?
+    {}
+    restore.finish(None).map_err(|e| e.to_string())
+}
+
+#[test]
+fn a_restored_log_is_the_one_that_was_lost_and_goes_on() {
+    let rt = runtime();
+    let _in = rt.enter();
+    for pin in 1..=3 {
+        let (_, lost, mirror) = mirrored_log(pin);
+        let dir = tempfile::tempdir().expect("a directory");
+        let storage = || Arc::new(DiskStorage::open(dir.path()).expect("opens"));
+        restored(storage(), &mirror).expect("restored");
+        let log = rt.block_on(open_on(storage(), "us", 3));
+        assert_eq!(
+            (log.size(), log.checkpoint()),
+            (lost.size(), lost.checkpoint()),
+            "pin {pin}"
+        );
+        let keys = |log: &Log| {
+            log.keys()
+                .into_iter()
+                .map(|it| (it.key, it.first_size, it.last_size))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(keys(&log), keys(&lost), "pin {pin}");
+        rt.block_on(async {
+            grow(&log, 3).await;
+            rotate(&log, 4).await;
+            grow(&log, 3).await;
+            log.close().await.expect("closes");
+        });
+        let source = Directory::open(dir.path()).expect("a log");
+        let asked = Audit {
+            threads: 1,
+            pinned: &[],
+            since: &[],
+            progress: &|_| {},
+        };
+        let report = audit(&source, &asked).expect("something to audit");
+        assert!(report.findings.is_empty(), "pin {pin}: {:?}", report.findings);
+    }
+}
+
+#[test]
+fn a_crash_at_any_step_of_restoring_is_gone_on_from() {
+    let rt = runtime();
+    let _in = rt.enter();
+    let (_, lost, mirror) = mirrored_log(2);
+    let whole = ModelStorage::new();
+    restored(Arc::new(whole.clone()), &mirror).expect("restored");
+    for step in 0..whole.steps() {
+        let data = ModelStorage::new();
+        data.crash_after(step);
+        restored(Arc::new(data.clone()), &mirror).expect_err("a crash");
+        let kinds = [Crash::Process, Crash::LoseAll, Crash::KeepAll, Crash::Scramble];
+        let data = data.crash(kinds[usize::try_from(step % 4).expect("small")], step);
+        let own = knhk_regions::start::OwnAtRest::find(Arc::new(data.clone()), Vec::new()).expect("looks");
+        if own.found() != OwnLog::There {
+            restored(Arc::new(data.clone()), &mirror).expect("restored");
+        }
+        let log = rt.block_on(open(&data, "us", 3));
+        assert_eq!(
+            (log.size(), log.checkpoint()),
+            (lost.size(), lost.checkpoint()),
+            "step {step}"
+        );
+    }
+}
+
+#[test]
+fn an_old_copy_is_restored_to_what_peers_hold_and_another_history_is_not() {
+    let rt = runtime();
+    let _in = rt.enter();
+    let data = ModelStorage::new();
+    let log = rt.block_on(open(&data, "us", 1));
+    rt.block_on(async {
+        grow(&log, 20).await;
+        log.close().await.expect("closes");
+    });
+    let (old, forked) = (data.copy(), data.copy());
+    let log = rt.block_on(open(&data, "us", 1));
+    rt.block_on(async {
+        grow(&log, 5).await;
+        rotate(&log, 2).await;
+        rotate(&log, 3).await;
+        grow(&log, 5).await;
+    });
+    let mut mirror = Mirror::open(Arc::new(ModelStorage::new()), &mirrored("us", 1)).expect("opens");
+    catch_up(&log, &mut mirror, 2000);
+    restored(Arc::new(old.clone()), &mirror).expect("restored");
+    let again = rt.block_on(open(&old, "us", 3));
+    assert_eq!((again.size(), again.checkpoint()), (log.size(), log.checkpoint()));
+
+    let other = rt.block_on(open(&forked, "us", 1));
+    rt.block_on(async {
+        other.append(vec![action("us", 99)]).await.expect("appends");
+        other.flush_now().await.expect("signs");
+        other.close().await.expect("closes");
+    });
+    restored(Arc::new(forked.clone()), &mirror).expect_err("another history");
+    let own = AtRest::find(Arc::new(forked)).expect("looks").expect("a log");
+    assert_eq!(own.root().expect("signed").size(), 22, "it is as it was");
+}
+
+#[test]
+fn a_log_that_is_shorter_than_what_peers_hold_is_not_put_in_place() {
+    let (_, _, mirror) = mirrored_log(1);
+    let wanted = mirror.checkpoint().expect("one").size();
+    let mut restore =
+        Restore::open(Arc::new(ModelStorage::new()), &mirrored("us", 3), wanted).expect("opens");
+    restore.receive(&given(&mirror, 0), 1).expect("a part");
+    let refused = restore.finish(None).expect_err("too short");
+    assert!(
+        matches!(refused, RestoreError::TooShort { has: 0, .. }),
+        "{refused}"
+    );
+    let mut restore =
+        Restore::open(Arc::new(ModelStorage::new()), &mirrored("us", 3), wanted).expect("opens");
+    let changed = &mut given(&mirror, 0);
+    let at = changed.len() / 2;
+    changed[at] ^= 1;
+    let refused = restore.receive(changed, 1).expect_err("changed on the way");
+    assert!(
+        !matches!(refused, Refusal::Storage(_) | Refusal::Fork(_)),
+        "{refused}"
+    );
+}
