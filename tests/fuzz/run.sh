@@ -25,7 +25,7 @@ export PATH="${root}/bin:${PATH}"
 export RUSTC_BOOTSTRAP=1
 
 cd "$here"
-for target in policy_document flag_file rollout_spec receipt_file published_log header_pairs gate_messages forwarded_peer; do
+for target in policy_document flag_file rollout_spec receipt_file published_log header_pairs gate_messages forwarded_peer region_messages; do
     echo "fuzz: ${target}, ${seconds} s"
     log="$(mktemp)"
     # Built first, so that the seconds are the fuzzer's alone; its chatter is shown only when it found something.

@@ -246,14 +246,15 @@ impl Start {
         }
     }
 
-    /// Peers that hold more than what was signed here, those that hold most first.
+    /// Peers that hold more than what was signed here, those that hold most first. Where restoring was interrupted, all that hold
+    /// something: it is not known to be whole.
     fn ahead(&self) -> Vec<Holding> {
+        let here = match self.own {
+            OwnLog::Restoring => 0,
+            OwnLog::Empty | OwnLog::There => self.signed,
+        };
         let signed = |it: &Heard| it.checkpoint.as_ref().map_or(0, SignedCheckpoint::size);
-        let mut ahead: Vec<_> = self
-            .heard
-            .iter()
-            .filter(|(_, it)| it.held > self.signed)
-            .collect();
+        let mut ahead: Vec<_> = self.heard.iter().filter(|(_, it)| it.held > here).collect();
         ahead.sort_by_key(|(_, it)| std::cmp::Reverse((it.held, signed(it))));
         let holding = |(peer, it): (&String, &Heard)| Holding {
             peer: peer.clone(),

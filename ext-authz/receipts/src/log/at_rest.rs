@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use super::error::LogError;
 use super::keyring::{KEYS_PATH, Keyring, MAX_FILE_BYTES};
-use super::{LOG_DIR, ROOT_PATH, tiles};
+use super::publisher::extend;
+use super::tail::open_segments;
+use super::{ROOT_PATH, tiles};
 use crate::key::PublicKey;
 use crate::root::{MAX_ROOT_BYTES, SignedRoot};
 use crate::segment::SEGMENTS_DIR;
 use crate::storage::{Storage, read_whole};
-use crate::tree::TreeReader;
+use crate::tree::{Edge, TreeReader};
 
 /// What a data directory has of a log that nobody has open.
 pub struct AtRest {
@@ -41,7 +43,8 @@ impl AtRest {
         self.root.as_ref()
     }
 
-    /// The root of the first `size` entries, of which what was signed last covers all. Reads the tiles on disk.
+    /// The root of the first `size` entries, of which what was signed last covers all. Reads tiles, or all those entries where
+    /// tiles are missing: a start makes those anew.
     pub fn root_of(&self, size: u64) -> Result<[u8; 32], LogError> {
         let index = size.saturating_sub(1);
         let signed = self.root.as_ref().filter(|it| it.size() >= size);
@@ -49,9 +52,21 @@ impl AtRest {
         if signed.size() == size {
             return Ok(signed.checkpoint.root());
         }
-        TreeReader::new(signed.size(), |tile| tiles::read(self.storage.as_ref(), tile))
-            .root(size)
-            .map_err(LogError::io("read the tiles in", LOG_DIR))
+        let tiles = TreeReader::new(signed.size(), |tile| tiles::read(self.storage.as_ref(), tile));
+        tiles.root(size).or_else(|_| self.root_of_entries(size))
+    }
+
+    fn root_of_entries(&self, size: u64) -> Result<[u8; 32], LogError> {
+        let (segments, _) = open_segments(&self.storage)?;
+        let mut edge = Edge::default();
+        extend(&Arc::new(segments), &mut edge, size, &mut |_| Ok(()))?;
+        if edge.size() < size {
+            let found = edge.size();
+            return Err(LogError::damaged(format!(
+                "only {found} of {size} signed entries are there"
+            )));
+        }
+        Ok(edge.root())
     }
 
     /// The keys in the log's file of them, in their order; none where that is missing or damaged.

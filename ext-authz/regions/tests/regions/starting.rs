@@ -153,6 +153,11 @@ fn what_was_being_restored_is_never_begun_anew() {
     assert!(matches!(start.decide(999_999), Decision::Wait { .. }));
     hear(&mut start, "ap", 4, 0, 3_000);
     assert_eq!(from(start.decide(3_000)), [("ap".to_owned(), 4)]);
+    // It was interrupted when all was there but for the last step.
+    let mut start = started(OwnLog::Restoring, 2, 2);
+    hear(&mut start, "eu", 4, 4, 2_000);
+    hear(&mut start, "ap", 0, 4, 2_000);
+    assert_eq!(from(start.decide(2_000)), [("eu".to_owned(), 4)]);
 }
 
 #[test]

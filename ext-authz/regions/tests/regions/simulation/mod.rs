@@ -10,6 +10,7 @@ mod network;
 mod node;
 mod world;
 
+use knhk_receipts::storage::ModelStorage;
 use node::Setup;
 use world::{Seen, World};
 
@@ -94,7 +95,7 @@ fn the_checker_finds_a_changed_bit_and_another_history() {
     let mut world = World::new(1, setup(3));
     world.run(0).expect("nothing goes wrong");
     world.checked().expect("nothing is wrong");
-    let sound = world.nodes[1].disk.clone();
+    let sound = world.nodes[1].disk.each(ModelStorage::copy);
     world.damage(1, "us-east-1");
     world.checked().expect_err("a changed bit");
 

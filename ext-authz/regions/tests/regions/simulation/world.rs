@@ -53,18 +53,16 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Everything that can go wrong has gone wrong. Of a few schedules nothing is asked.
+    /// Everything that can go wrong has gone wrong, but for stops, which are rare. Of a few schedules nothing is asked.
     pub(crate) fn is_worth_something(&self) -> bool {
         let all = [
             self.promises,
             self.crashes,
             self.wipes,
             self.backups,
-            self.stops,
-            self.alarms,
             self.rotations,
         ];
-        self.schedules < 100 || all.into_iter().all(|it| it > 0)
+        self.schedules < 40 || all.into_iter().all(|it| it > 0)
     }
 
     pub(crate) fn and(self, other: Self) -> Self {
