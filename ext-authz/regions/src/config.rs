@@ -168,9 +168,9 @@ fn url(text: &str) -> Result<String, String> {
     let host = text
         .strip_prefix("https://")
         .or_else(|| text.strip_prefix("http://"));
-    let is_plain = |host: &&str| !host.is_empty() && !host.contains(['/', '?', '#', '@', '\\', ' ']);
+    let is_plain = |host: &str| !host.is_empty() && !host.contains(['/', '?', '#', '@', '\\', ' ']);
     let parsed = reqwest::Url::parse(text);
-    if text.len() > MAX_URL_BYTES || host.filter(is_plain).is_none() || parsed.is_err() {
+    if text.len() > MAX_URL_BYTES || !host.is_some_and(is_plain) || parsed.is_err() {
         return Err(format!(
             "`{}` is not the address of a region's service; {example}",
             shown(text)

@@ -67,8 +67,8 @@ pub trait OwnSigned {
     fn signed(&self) -> u64;
     /// The root of the first `size` entries, which are signed.
     fn root_of(&self, size: u64) -> Result<Hash, LogError>;
-    /// Whether one of our keys signed this checkpoint.
-    fn is_signed_by_us(&self, checkpoint: &SignedCheckpoint) -> bool;
+    /// Which of our keys signed this checkpoint, if one did.
+    fn signed_by(&self, checkpoint: &SignedCheckpoint) -> Option<KeyId>;
 }
 
 impl OwnSigned for OwnAtRest {
@@ -83,8 +83,8 @@ impl OwnSigned for OwnAtRest {
         at_rest.root_of(size)
     }
 
-    fn is_signed_by_us(&self, checkpoint: &SignedCheckpoint) -> bool {
-        checkpoint.verify(&self.keys).is_ok()
+    fn signed_by(&self, checkpoint: &SignedCheckpoint) -> Option<KeyId> {
+        checkpoint.verify(&self.keys).ok().map(PublicKey::key_id)
     }
 }
 
@@ -118,7 +118,8 @@ pub struct Holding {
     pub held: u64,
     /// How many of them its newest checkpoint has.
     pub covered: u64,
-    /// The key of ours whose checkpoints it takes: what is restored from it is proven by that.
+    /// The key of ours that signed that one; where there is none, the key that the peer says it trusts. What is restored is proven
+    /// by it.
     pub trusted: KeyId,
 }
 
@@ -184,10 +185,12 @@ impl Start {
         now_ms: u64,
     ) -> Result<(), LogError> {
         self.signed = own.signed();
+        let mut trusted = answer.trusted;
         if let Some(held) = &answer.checkpoint {
-            if held.origin() != self.origin || !own.is_signed_by_us(held) {
+            let Some(by) = own.signed_by(held).filter(|_| held.origin() == self.origin) else {
                 return Ok(());
-            }
+            };
+            trusted = by;
             let agrees = if held.size() <= self.signed {
                 own.root_of(held.size())? == held.root()
             } else {
@@ -198,7 +201,7 @@ impl Start {
             }
         }
         self.first_heard_ms.get_or_insert(now_ms);
-        let (held, trusted, checkpoint) = (answer.held, answer.trusted, answer.checkpoint);
+        let (held, checkpoint) = (answer.held, answer.checkpoint);
         self.heard.insert(
             peer.to_owned(),
             Heard {

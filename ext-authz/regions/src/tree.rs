@@ -100,7 +100,9 @@ impl Tree {
     /// The tree of whole blocks, to which the rest is pushed.
     pub(crate) fn of_blocks(blocks: Vec<Hash>) -> Self {
         let mut frontier = Frontier::default();
-        blocks.iter().for_each(|root| frontier.push_block(*root));
+        for root in &blocks {
+            frontier.push_block(*root);
+        }
         Self { frontier, blocks }
     }
 
@@ -204,13 +206,11 @@ impl HashReader for Nodes<'_> {
 
 /// The root over a power of two of nodes.
 fn perfect(nodes: &[Hash]) -> Node {
-    match nodes {
-        [node] => Node(*node),
-        _ => {
-            let (left, right) = nodes.split_at(nodes.len() / 2);
-            node_hash(perfect(left), perfect(right))
-        }
+    if let [node] = nodes {
+        return Node(*node);
     }
+    let (left, right) = nodes.split_at(nodes.len() / 2);
+    node_hash(perfect(left), perfect(right))
 }
 
 fn to_usize(number: u64) -> usize {

@@ -73,7 +73,7 @@ impl AtRest {
     pub fn keys(&self) -> Vec<PublicKey> {
         let bytes = read_whole(self.storage.as_ref(), KEYS_PATH, MAX_FILE_BYTES).unwrap_or_default();
         let ring = Keyring::from_bytes(&bytes);
-        let keys = ring.iter().flat_map(|ring| ring.keys());
+        let keys = ring.iter().flat_map(Keyring::keys);
         keys.map(|it| it.key.clone()).collect()
     }
 }

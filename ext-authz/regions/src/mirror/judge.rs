@@ -68,7 +68,7 @@ impl Held<'_> {
             return Err(self.fork(size, shown, now_unix_ms)?);
         }
         if size > self.head.size() {
-            self.check_turn(standing, batch)?;
+            check_turn(standing, batch)?;
         }
         let growing = self.grow(batch)?;
         self.step(batch, growing)
@@ -170,17 +170,6 @@ impl Held<'_> {
         Err(self.fork(from, shown, now_unix_ms)?)
     }
 
-    /// Whose turn it is: the key that signed last, or one that it announced.
-    fn check_turn(&self, standing: Standing, batch: &Batch<'_>) -> Result<(), Refusal> {
-        match standing {
-            Standing::Current | Standing::Next => Ok(()),
-            Standing::Retired | Standing::Unknown => Err(Refusal::OldKey {
-                key: batch.key.to_string(),
-                size: batch.checkpoint.size(),
-            }),
-        }
-    }
-
     /// Parses the entries that are new, commits to them, and checks that they lead to the checkpoint.
     fn grow(&self, batch: &Batch<'_>) -> Result<Growing, Refusal> {
         let (held, end, size) = (self.tree.size(), batch.end(), batch.checkpoint.size());
@@ -267,23 +256,19 @@ impl Held<'_> {
             });
         }
         if now_held >= size && size > self.head.size() {
-            let (head, keep) = self.taken(batch, &step.announced)?;
-            let head = Head {
+            let taken = self.taken(batch, &step.announced)?;
+            step.head = Some(Head {
                 announced: log_keys,
-                ..head
-            };
-            (step.head, step.keep) = (Some(head), keep);
+                ..taken.head
+            });
+            step.keep = taken.keep;
         }
         Ok(step)
     }
 
     /// The checkpoint is the newest one now: all entries that it covers are here. Those at which a key takes over are kept, and
     /// such that the sender has only as kept ones.
-    fn taken(
-        &self,
-        batch: &Batch<'_>,
-        announced: &[(u64, Announced)],
-    ) -> Result<(Head, Vec<SignedCheckpoint>), Refusal> {
+    fn taken(&self, batch: &Batch<'_>, announced: &[(u64, Announced)]) -> Result<Taken, Refusal> {
         let size = batch.checkpoint.size();
         let covered = self.uncovered.iter().chain(announced);
         let covered = covered.filter(|(index, _)| *index < size).map(|(_, it)| it);
@@ -308,7 +293,7 @@ impl Held<'_> {
             lead: self.head.lead.clone().filter(beyond),
             ..self.head.clone()
         };
-        Ok((head, keep))
+        Ok(Taken { head, keep })
     }
 
     fn root_of(&self, size: u64) -> Result<Hash, Refusal> {
@@ -337,7 +322,7 @@ impl Held<'_> {
     }
 
     /// A signed checkpoint over the first `size` entries here, and the proof that its tree begins with them, where there is one.
-    fn signed_over(&self, size: u64) -> Result<Option<(SignedCheckpoint, Option<Vec<Hash>>)>, Refusal> {
+    fn signed_over(&self, size: u64) -> Result<Option<SignedOver>, Refusal> {
         if let Some(checkpoint) = self.head.checkpoint.as_ref().filter(|it| size <= it.size()) {
             let proof = self.tree.consistency(size, checkpoint.size(), self.leaves);
             let proof = proof.map_err(|error| storage("read the entries of", error))?;
@@ -378,11 +363,32 @@ impl Growing {
     }
 }
 
+/// A checkpoint, and the proof that its tree begins as it should, where that is known.
+type SignedOver = (SignedCheckpoint, Option<Vec<Hash>>);
+
+/// A checkpoint that was taken.
+struct Taken {
+    head: Head,
+    keep: Vec<SignedCheckpoint>,
+}
+
 /// What is shown of a tree's beginning.
+#[derive(Clone, Copy)]
 struct Shown<'s> {
     checkpoint: &'s SignedCheckpoint,
     root: Hash,
     proof: &'s [Hash],
+}
+
+/// Whose turn it is: the key that signed last, or one that it announced.
+fn check_turn(standing: Standing, batch: &Batch<'_>) -> Result<(), Refusal> {
+    match standing {
+        Standing::Current | Standing::Next => Ok(()),
+        Standing::Retired | Standing::Unknown => Err(Refusal::OldKey {
+            key: batch.key.to_string(),
+            size: batch.checkpoint.size(),
+        }),
+    }
 }
 
 /// Whether the checkpoint's tree begins with the tree of this size and root.
@@ -405,8 +411,8 @@ fn leads(proof: &[Hash], size: u64, root: Hash, checkpoint: &SignedCheckpoint) -
 }
 
 fn shown(key: &KeyId) -> String {
-    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+    key.iter()
+        .fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn storage(action: &'static str, error: io::Error) -> Refusal {

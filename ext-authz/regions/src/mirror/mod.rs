@@ -77,13 +77,13 @@ impl Mirror {
             .clone()
             .unwrap_or_else(|| Head::new(&of.region, &of.origin, Trust::new(of.pin)));
         head.trust = head.trust.pinned(of.pin);
-        if known.as_ref() != Some(&head) {
-            save(storage.as_ref(), &head)?;
-        } else {
+        if known.as_ref() == Some(&head) {
             // It may be there by a rename that is not durable yet.
             storage
                 .sync_dir(MIRROR_DIR)
                 .map_err(io_error("sync", MIRROR_DIR))?;
+        } else {
+            save(storage.as_ref(), &head)?;
         }
         let replica = Replica::open(Arc::clone(&storage), &of.origin)?;
         let (tree, uncovered) = read_tree(storage.as_ref(), &replica, &head)?;
@@ -331,13 +331,12 @@ fn save(storage: &dyn Storage, head: &Head) -> Result<(), LogError> {
     replace(storage, HEAD_PATH, &head.to_bytes()).map_err(io_error("write", HEAD_PATH))
 }
 
+/// The tree, and what entries behind the newest checkpoint announce.
+type Read = (Tree, Vec<(u64, Announced)>);
+
 /// The tree of all entries, and what those behind the newest checkpoint announce. Whole blocks under the checkpoint come from their
 /// file where that leads to the checkpoint's root, and else from the entries.
-fn read_tree(
-    storage: &dyn Storage,
-    replica: &Replica,
-    head: &Head,
-) -> Result<(Tree, Vec<(u64, Announced)>), LogError> {
+fn read_tree(storage: &dyn Storage, replica: &Replica, head: &Head) -> Result<Read, LogError> {
     if replica.size() < head.size() {
         let (wanted, found) = (head.size(), replica.size());
         return Err(damaged(format!(
@@ -363,11 +362,7 @@ fn read_tree(
 }
 
 /// Adds the entries that are missing in the tree. `None` where they do not lead to the checkpoint's root.
-fn grown(
-    mut tree: Tree,
-    replica: &Replica,
-    head: &Head,
-) -> Result<Option<(Tree, Vec<(u64, Announced)>)>, LogError> {
+fn grown(mut tree: Tree, replica: &Replica, head: &Head) -> Result<Option<Read>, LogError> {
     let (mut growth, mut uncovered) = (tree.growth(), Vec::new());
     let signed = head.checkpoint.as_ref();
     let mut agrees = signed.is_none_or(|it| it.size() != tree.size() || it.root() == tree.root());
@@ -387,7 +382,7 @@ fn leaves(replica: &Replica, block: u64) -> io::Result<Vec<Hash>> {
     let mut leaves = Vec::new();
     replica
         .each(block * BLOCK, (block + 1) * BLOCK, |_, entry, _| {
-            leaves.push(leaf_hash(entry))
+            leaves.push(leaf_hash(entry));
         })
         .map_err(io::Error::other)?;
     Ok(leaves)

@@ -122,7 +122,9 @@ impl Refused {
             .chars()
             .map(|c| if c.is_control() { ' ' } else { c })
             .collect();
-        one_line.truncate(one_line.floor_char_boundary(MAX_DETAIL_BYTES));
+        while one_line.len() > MAX_DETAIL_BYTES {
+            one_line.pop();
+        }
         Self {
             label: label
                 .chars()

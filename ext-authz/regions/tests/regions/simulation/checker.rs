@@ -24,7 +24,7 @@ impl Copy {
     pub(crate) fn read(storage: &ModelStorage) -> Result<Self, String> {
         let mut leaves = Vec::new();
         let mut names = storage.list("log/segments").map_err(|e| e.to_string())?;
-        names.retain(|name| name.ends_with(".seg"));
+        names.retain(|name| name.strip_suffix(".seg").is_some());
         let last = names.last().cloned();
         for name in names {
             let bytes = whole(storage, &format!("log/segments/{name}"))?;
@@ -257,7 +257,9 @@ fn merkle(leaves: &[Hash]) -> Hash {
 
 fn sha256(parts: &[&[u8]]) -> Hash {
     let mut hasher = Sha256::new();
-    parts.iter().for_each(|part| hasher.update(part));
+    for part in parts {
+        hasher.update(part);
+    }
     hasher.finalize().into()
 }
 

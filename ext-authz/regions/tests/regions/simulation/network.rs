@@ -128,7 +128,7 @@ fn forge(bytes: &mut Vec<u8>, rng: &mut SmallRng) {
     };
     let seed = rng.random_range(1..200);
     let forger = knhk_regions::AckSigner::open(&ModelStorage::new(), "x", &move |bytes: &mut [u8]| {
-        bytes.fill(seed)
+        bytes.fill(seed);
     })
     .expect("a key");
     let Some(held) = answer.checkpoint.clone() else {

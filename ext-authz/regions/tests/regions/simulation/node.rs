@@ -540,6 +540,8 @@ impl Node {
                 return Ok(());
             }
             Err(Refusal::Storage(error)) => return Err(Ended(error.to_string())),
+            // A peer without a checkpoint named a key that was changed on the way: all are asked again.
+            Err(Refusal::UnknownKey { .. }) => return self.start(setup, now),
             // Damaged on the way: it is asked for again.
             Err(_) => return Ok(()),
         }

@@ -166,7 +166,8 @@ impl World {
                 self.tell(at);
             }
         }
-        self.bury()
+        self.bury();
+        Ok(())
     }
 
     /// At most one disk is lost before all regions are equal again: a quorum of two promises no more.
@@ -341,13 +342,12 @@ impl World {
     }
 
     /// Machines that died.
-    fn bury(&mut self) -> Result<(), String> {
+    fn bury(&mut self) {
         for at in 0..self.nodes.len() {
             if self.nodes[at].disk.is_dead() {
                 self.crash(at);
             }
         }
-        Ok(())
     }
 
     fn flush(&mut self, at: usize) -> Result<(), String> {
@@ -367,7 +367,7 @@ impl World {
                     Ok(out) => self.carry_out(to, out)?,
                     Err(ended) => self.end(to, &ended),
                 }
-                self.bury()?;
+                self.bury();
             }
             for at in 0..self.nodes.len() {
                 if self.restarts.get(&at).is_some_and(|at| *at <= self.now) {
@@ -379,7 +379,7 @@ impl World {
                     Err(ended) => self.end(at, &ended),
                 }
             }
-            self.bury()?;
+            self.bury();
         }
         Ok(())
     }
@@ -417,18 +417,18 @@ impl World {
         }
         if let Some((size, root)) = out.committed {
             let region = self.nodes[at].name.clone();
-            self.promised(Promise { region, size, root })?;
+            self.promised(&Promise { region, size, root })?;
         }
         Ok(())
     }
 
     /// A quorum is claimed. What the machines would have left of it if all died now is looked at.
-    fn promised(&mut self, promise: Promise) -> Result<(), String> {
+    fn promised(&mut self, promise: &Promise) -> Result<(), String> {
         self.seen.promises += 1;
         let first = self.promises.insert(promise.clone());
         if first && self.rng.random_ratio(1, 3) {
             let copies = self.copies(&promise.region, |it| it.copy().crash(Crash::LoseAll, 0))?;
-            is_kept(&promise, &copies, self.setup.quorum.saturating_sub(self.lost))?;
+            is_kept(promise, &copies, self.setup.quorum.saturating_sub(self.lost))?;
         }
         Ok(())
     }
@@ -557,7 +557,7 @@ impl World {
         let paths = storage.paths();
         let path = paths
             .iter()
-            .find(|path| path.ends_with(".seg"))
+            .find(|path| path.strip_suffix(".seg").is_some())
             .expect("a segment");
         storage.flip_bit(path, 16 + 8 + 90, 2);
     }
