@@ -126,3 +126,60 @@ fn notes(kept: &Reader, file: u64) -> Result<Vec<SignedCheckpoint>, LogError> {
     }
     Ok(notes)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::checkpoint::Unsigned;
+    use crate::kept::NOTES_A_FILE;
+    use crate::log::kept::Kept;
+    use crate::storage::ModelStorage;
+    use crate::testing::TestSigner;
+
+    /// Every third size, over three files.
+    fn filled() -> (Vec<u64>, Kept) {
+        let storage = Arc::new(ModelStorage::new());
+        let found = Kept::find(storage.as_ref(), "knhk.dev/log/test").expect("nothing");
+        let mut kept = Kept::repair(storage, &found).expect("nothing to repair");
+        let signer = TestSigner::new(1);
+        let sizes: Vec<_> = (1..=2 * NOTES_A_FILE + 9).map(|n| 3 * n).collect();
+        for &size in &sizes {
+            let unsigned = Unsigned {
+                origin: "knhk.dev/log/test".to_owned(),
+                size,
+                root: [7; 32],
+            };
+            let signature = signer.sign(&unsigned.digest());
+            let signed = unsigned.signed(&signer.public_key(), signature).expect("signed");
+            kept.keep(&signed).expect("kept");
+        }
+        (sizes, kept)
+    }
+
+    #[test]
+    fn kept_checkpoints_are_found_in_whichever_file_they_are() {
+        let (sizes, kept) = filled();
+        let reader = kept.reader();
+        let last = *sizes.last().expect("many");
+        let any_range = (0..last + 5, 0..last + 5, 1..70_usize);
+        let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig::with_cases(60));
+        let checked = runner.run(&any_range, |(above, up_to, most)| {
+            let found = kept_between(&reader, above, up_to, most).expect("reads");
+            let found: Vec<_> = found.iter().map(SignedCheckpoint::size).collect();
+            let expected = sizes
+                .iter()
+                .copied()
+                .filter(|size| *size > above && *size <= up_to);
+            prop_assert_eq!(found, expected.take(most).collect::<Vec<_>>());
+            Ok(())
+        });
+        checked.expect("as a search through all of them");
+        let edge = 3 * NOTES_A_FILE;
+        for size in [3, edge, edge + 3, 2 * edge, 2 * edge + 3, last] {
+            let found = kept_between(&reader, size - 1, size, 1).expect("reads");
+            assert_eq!(found.first().map(SignedCheckpoint::size), Some(size));
+        }
+    }
+}

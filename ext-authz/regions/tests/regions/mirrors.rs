@@ -88,6 +88,9 @@ fn a_duplicate_changes_nothing_and_a_gap_is_named() {
     let steps = copy.steps();
     receive(&mut it, &first.bytes).expect("taken before");
     assert_eq!((copy.steps(), it.held()), (steps, first.end));
+    // The first entry always goes, whatever its size, and no more bytes than are asked for.
+    let one = packed(&log, first.end, Some(1), 1);
+    assert_eq!(one.end - one.from, 1);
     // One that overlaps brings what is new.
     let overlapping = packed(&log, first.end - 5, Some(1), 3000);
     receive(&mut it, &overlapping.bytes).expect("taken");

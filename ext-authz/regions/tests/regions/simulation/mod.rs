@@ -64,6 +64,20 @@ fn five_regions_keep_what_they_promise() {
     assert!(seen.is_worth_something(), "{seen:?}");
 }
 
+#[test]
+#[ignore = "long: make soak"]
+fn three_regions_over_thousands_of_schedules() {
+    let seen = run_all(3, 5_000, 60);
+    assert!(seen.is_worth_something(), "{seen:?}");
+}
+
+#[test]
+#[ignore = "long: make soak"]
+fn five_regions_over_thousands_of_schedules() {
+    let seen = run_all(5, 2_000, 60);
+    assert!(seen.is_worth_something(), "{seen:?}");
+}
+
 /// A mirror that acknowledges before it has synced. The machine's next crash takes what it acknowledged.
 #[test]
 fn the_checker_finds_an_acknowledgement_of_what_is_not_durable() {
