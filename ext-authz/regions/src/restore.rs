@@ -7,7 +7,7 @@ use knhk_receipts::cose::RootSignature;
 use knhk_receipts::storage::Storage;
 use knhk_receipts::{LogError, SignedCheckpoint, SignedRoot};
 
-use crate::mirror::{Mirror, Mirrored, Refusal};
+use crate::mirror::{Mirror, Mirrored, Refusal, mirrored};
 use crate::wire::Batch;
 
 /// A restoration under way. Blocking.
@@ -61,6 +61,13 @@ impl Restore {
     pub fn open(storage: Arc<dyn Storage>, of: &Mirrored, wanted: u64) -> Result<Self, LogError> {
         let mirror = Mirror::open(storage, of)?;
         Ok(Self { mirror, wanted })
+    }
+
+    /// Goes on with what was interrupted, where no peer holds more of it: [`Restore::finish`] is all that is left. `None` where
+    /// nothing was being restored.
+    pub fn resume(storage: Arc<dyn Storage>) -> Result<Option<Self>, LogError> {
+        let of = mirrored(storage.as_ref())?;
+        of.map(|of| Self::open(storage, &of, 0)).transpose()
     }
 
     /// Whether all is there that peers hold under a checkpoint.

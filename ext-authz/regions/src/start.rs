@@ -140,9 +140,11 @@ pub enum Decision {
         /// No peer answered in time: to be said in a warning.
         unheard: bool,
     },
-    /// Restore the log, from the first of these peers that gives it.
+    /// Restore the log, from the first of these peers that gives it. Where none does, begin a new start: what a peer says that it
+    /// holds behind its checkpoint is only its word.
     Restore {
-        /// Peers that hold more than the disk, those that hold most first.
+        /// Peers that hold more than the disk, those that hold most first. None: a restoration that was interrupted has nothing
+        /// more to get, and is to be finished as it is ([`crate::Restore::resume`]).
         from: Vec<Holding>,
     },
     /// Sign nothing.
@@ -241,6 +243,8 @@ impl Start {
             _ if !from.is_empty() => Decision::Restore { from },
             OwnLog::There => Decision::GoOn { unheard },
             OwnLog::Empty => Decision::Begin,
+            // It was interrupted when it was done, or began for what nobody holds: what was signed is there.
+            OwnLog::Restoring if self.signed > 0 => Decision::Restore { from },
             // Somebody held what was restored so far: they have to come back, or an operator begins a new log.
             OwnLog::Restoring => Decision::Wait {
                 until_ms: None,
@@ -249,15 +253,14 @@ impl Start {
         }
     }
 
-    /// Peers that hold more than what was signed here, those that hold most first. Where restoring was interrupted, all that hold
-    /// something: it is not known to be whole.
+    /// Peers that hold more than what was signed here, those that hold most first.
     fn ahead(&self) -> Vec<Holding> {
-        let here = match self.own {
-            OwnLog::Restoring => 0,
-            OwnLog::Empty | OwnLog::There => self.signed,
-        };
         let signed = |it: &Heard| it.checkpoint.as_ref().map_or(0, SignedCheckpoint::size);
-        let mut ahead: Vec<_> = self.heard.iter().filter(|(_, it)| it.held > here).collect();
+        let mut ahead: Vec<_> = self
+            .heard
+            .iter()
+            .filter(|(_, it)| it.held > self.signed)
+            .collect();
         ahead.sort_by_key(|(_, it)| std::cmp::Reverse((it.held, signed(it))));
         let holding = |(peer, it): (&String, &Heard)| Holding {
             peer: peer.clone(),

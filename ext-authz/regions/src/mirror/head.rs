@@ -83,7 +83,7 @@ impl Head {
         Some(SignedRoot {
             checkpoint: self.checkpoint.clone()?,
             cose: RootSignature {
-                kid: self.trust.key_id(),
+                kid: self.trust.current.as_ref()?.key_id(),
                 signature: self.cose?,
             },
         })

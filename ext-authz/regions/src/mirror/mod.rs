@@ -311,19 +311,33 @@ pub(crate) fn is_mirror(storage: &dyn Storage) -> Result<bool, LogError> {
     }
 }
 
+/// Whose log the storage mirrors, if it does.
+pub(crate) fn mirrored(storage: &dyn Storage) -> Result<Option<Mirrored>, LogError> {
+    let head = load_head(storage)?;
+    Ok(head.map(|head| Mirrored {
+        region: head.region,
+        origin: head.origin,
+        pin: head.trust.pin,
+    }))
+}
+
 fn read_head(storage: &dyn Storage, of: &Mirrored) -> Result<Option<Head>, LogError> {
+    match load_head(storage)? {
+        Some(head) if head.origin != of.origin || head.region != of.region => Err(LogError::OtherLog {
+            found: head.origin,
+            wanted: of.origin.clone(),
+        }),
+        head => Ok(head),
+    }
+}
+
+fn load_head(storage: &dyn Storage) -> Result<Option<Head>, LogError> {
     let bytes = match read_whole(storage, HEAD_PATH, MAX_HEAD_BYTES) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(io_error("read", HEAD_PATH)(e)),
     };
     let head = Head::from_bytes(&bytes).map_err(|e| damaged(format!("`{HEAD_PATH}`: {e}")))?;
-    if head.origin != of.origin || head.region != of.region {
-        return Err(LogError::OtherLog {
-            found: head.origin,
-            wanted: of.origin.clone(),
-        });
-    }
     Ok(Some(head))
 }
 

@@ -235,6 +235,7 @@ impl Node {
         let mut out = Out::default();
         let Some(up) = &mut self.up else { return Ok(out) };
         let peers: Vec<_> = up.mirrors.keys().cloned().collect();
+        let mut gives_up = false;
         match &mut up.stage {
             Stage::Starting { start, own } => {
                 if now >= up.ask_at_ms {
@@ -252,6 +253,7 @@ impl Node {
                     // One that does not answer is left after some times.
                     let peer = from[*asked / 4 % from.len()].peer.clone();
                     *asked += 1;
+                    gives_up = *asked > 8 * from.len();
                     out.packets
                         .push((peer, Body::AskEntries { from: restore.next() }));
                 }
@@ -302,6 +304,10 @@ impl Node {
             }
             Stage::Stopped => {}
         }
+        // Nobody gives it: all are asked again what they hold.
+        if gives_up {
+            self.start(setup, now)?;
+        }
         Ok(out)
     }
 
@@ -322,6 +328,17 @@ impl Node {
                 self.open_log(setup, rt, now, out)
             }
             Decision::GoOn { .. } => self.open_log(setup, rt, now, out),
+            Decision::Restore { from } if from.is_empty() => {
+                let data: Arc<dyn Storage> = Arc::new(self.disk.data.clone());
+                let restore = Restore::resume(data).map_err(ended("restore"))?;
+                let restore = restore.expect("it was interrupted");
+                up.stage = Stage::Restoring {
+                    restore,
+                    from,
+                    asked: 0,
+                };
+                self.finish(setup, rt, now, out)
+            }
             Decision::Restore { from } => {
                 let of = Mirrored {
                     region: self.name.clone(),
@@ -522,14 +539,13 @@ impl Node {
         now: u64,
         out: &mut Out,
     ) -> Result<(), Ended> {
-        let at = self.at;
-        let keys = self.keys;
         let Some(up) = &mut self.up else { return Ok(()) };
-        let Stage::Restoring { restore, .. } = &mut up.stage else {
+        let Stage::Restoring { restore, asked, .. } = &mut up.stage else {
             return Ok(());
         };
         match restore.receive(bytes, now) {
             Ok(true) => {
+                *asked -= *asked % 4;
                 up.ask_at_ms = now;
                 return Ok(());
             }
@@ -545,6 +561,13 @@ impl Node {
             // Damaged on the way: it is asked for again.
             Err(_) => return Ok(()),
         }
+        self.finish(setup, rt, now, out)
+    }
+
+    /// Puts the restored log in place and opens it.
+    fn finish(&mut self, setup: &Setup, rt: &Runtime, now: u64, out: &mut Out) -> Result<(), Ended> {
+        let (at, keys) = (self.at, self.keys);
+        let Some(up) = &mut self.up else { return Ok(()) };
         let Stage::Restoring { restore, .. } = std::mem::replace(&mut up.stage, Stage::Stopped) else {
             return Ok(());
         };
