@@ -152,8 +152,8 @@ mod tests {
                 root: [7; 32],
             };
             let signature = signer.sign(&unsigned.digest());
-            let signed = unsigned.signed(&signer.public_key(), signature).expect("signed");
-            kept.keep(&signed).expect("kept");
+            let note = unsigned.signed(&signer.public_key(), signature).expect("signed");
+            kept.keep(&note).expect("kept");
         }
         (sizes, kept)
     }
