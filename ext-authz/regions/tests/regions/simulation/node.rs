@@ -543,7 +543,11 @@ impl Node {
         let Stage::Restoring { restore, asked, .. } = &mut up.stage else {
             return Ok(());
         };
-        match restore.receive(bytes, now) {
+        let taken = restore.receive(bytes, now);
+        if std::env::var_os("KNHK_TRACE").is_some() {
+            eprintln!("{:>7} {} restores: {taken:?}", now, self.name);
+        }
+        match taken {
             Ok(true) => {
                 *asked -= *asked % 4;
                 up.ask_at_ms = now;

@@ -485,10 +485,12 @@ impl World {
                 self.flush(at)?;
                 self.tell(at);
             }
-            let settled = |node: &Node| self.is_done(node) || self.may_differ(&node.name);
-            if self.nodes.iter().all(settled) && self.rollouts_agree() {
-                self.until(1_000)?;
-                return Ok(());
+            if self.is_settled() {
+                // What was doubled long ago may still arrive.
+                self.until(6_000)?;
+                if self.is_settled() {
+                    return Ok(());
+                }
             }
         }
         Ok(())
@@ -503,6 +505,11 @@ impl World {
         });
         let came_back = self.old.contains(region) || self.wiped.contains(region);
         came_back && (node.is_stopped() || alarmed)
+    }
+
+    fn is_settled(&self) -> bool {
+        let settled = |node: &Node| self.is_done(node) || self.may_differ(&node.name);
+        self.nodes.iter().all(settled) && self.rollouts_agree()
     }
 
     fn rollouts_agree(&self) -> bool {
