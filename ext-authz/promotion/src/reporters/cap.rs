@@ -57,14 +57,12 @@ impl Cap {
 /// the right one.
 pub(super) fn ceiling(descending: impl Iterator<Item = u64>, sum: u128, parts: usize) -> Option<u64> {
     let mut rest = sum;
-    let mut cut = 0;
-    for largest in descending.map(u128::from).take(parts) {
+    for (cut, largest) in descending.map(u128::from).enumerate().take(parts) {
         let most = rest / (parts - cut) as u128;
         if largest <= most {
             return (cut > 0).then(|| u64::try_from(most).unwrap_or(u64::MAX));
         }
         rest = rest.saturating_sub(largest);
-        cut += 1;
     }
     Some(0)
 }
