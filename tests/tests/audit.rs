@@ -293,6 +293,23 @@ async fn one_changed_bit_on_the_way_is_found_and_its_file_named() {
     assert_eq!(audit(&gone, &[]).await.code, 1, "no such region");
 }
 
+/// Waits for a receipt, which there is none of before a checkpoint.
+async fn signed_once(service: &Service) {
+    let channel = connect(service.addresses().grpc)
+        .await
+        .expect("the service is there");
+    let id = check(channel, "/first").await.expect("a receipt");
+    let file = service.directory().join("first.receipt");
+    let out = file.display().to_string();
+    let got = service
+        .cli()
+        .expect("the command line")
+        .run(&["receipt", "get", &id, "--out", &out])
+        .await
+        .expect("it runs");
+    assert_eq!((got.code, got.stderr.as_str()), (0, ""));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_was_full_leaves_a_log_that_is_clean_and_whole() {
     let disk = SmallDisk::mount().expect("a small disk");
@@ -302,6 +319,7 @@ async fn a_disk_that_was_full_leaves_a_log_that_is_clean_and_whole() {
         .await
         .expect("it connects");
     more_than(&recording, 300).await;
+    signed_once(&service).await;
     // Full in the midst of appends, signatures and tiles; and again, and again.
     let mut acknowledged = Vec::new();
     let mut recording = Some(recording);
