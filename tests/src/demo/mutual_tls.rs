@@ -111,11 +111,11 @@ pub(super) async fn introduce(
     scene: &mut Scene,
     timeline: &mut Timeline<impl Write>,
 ) -> Result<(), DemoError> {
-    let (svid, _) = service_svid(scene).await?;
-    let proxy = scene.envoy.certificates().await?;
-    let Some(secured) = &mut scene.secured else {
+    let Some(mut secured) = scene.secured.take() else {
         return Ok(());
     };
+    let (svid, _) = service_svid(scene).await?;
+    let proxy = scene.envoy.certificates().await?;
     let spire = &secured.cast.spire;
     check(svid.spiffe_id == spire.id(SERVICE), || {
         format!("the service is {}", svid.spiffe_id)
@@ -131,6 +131,7 @@ pub(super) async fn introduce(
     timeline.detail(&format!("the operator {}", spire.id(OPERATOR)))?;
     secured.service = svid.serial;
     secured.proxy = serials(proxy);
+    scene.secured = Some(secured);
     Ok(())
 }
 
