@@ -42,13 +42,15 @@ fn path(number: u8) -> String {
     format!("/edge/{number}")
 }
 
-/// Runs a rollout that these proxies report on, the first of them the liar's tale, until `wanted` holds.
+/// Runs a rollout that these proxies report on, the first of them the liar's tale, until `wanted` holds. Gives its status, and
+/// as the command line shows it.
 async fn rollout_with(
+    spec: &RolloutFile,
     liar: Tale,
     others: Tale,
     what: &str,
     wanted: impl Fn(&Status) -> bool,
-) -> (Status, Value) {
+) -> (Status, String) {
     let cast = Cast::start(HOUR).await.expect("SPIRE");
     let mut service = Service::stopped().expect("a service");
     let filters = json!([{ "id": cast.spire.id("/edge/*"), "hosts": [HOST] }]);
@@ -62,7 +64,6 @@ async fn rollout_with(
         let tale = if number == 0 { liar } else { others };
         edges.spawn(tell(who, service.addresses().grpc, number, tale));
     }
-    let spec = RolloutFile::new(&[(20.0, "1s"), (50.0, "1s")]);
     let file = spec.write(&service).expect("a file");
     let cli = service.cli().expect("a command line");
     cli.json(&[
@@ -75,7 +76,7 @@ async fn rollout_with(
     .expect("it is applied");
     let status = service.rollouts().until(NAME, what, LATEST, wanted).await;
     let status = status.expect("it comes to that");
-    let shown = cli.json(&["rollout", "status", NAME]).await.expect("its status");
+    let shown = cli.text(&["rollout", "status", NAME]).await.expect("its status");
     edges.shutdown().await;
     (status, shown)
 }
@@ -123,6 +124,11 @@ async fn tell(who: Connector, grpc: std::net::SocketAddr, number: u8, tale: Tale
     }
 }
 
+/// Two steps of a second each.
+fn quick() -> RolloutFile {
+    RolloutFile::new(&[(20.0, "1s"), (50.0, "1s")])
+}
+
 fn ended(status: &Status) -> bool {
     status.phase == "Succeeded" || status.phase == "Failed"
 }
@@ -135,7 +141,7 @@ async fn a_proxy_that_claims_failures_takes_no_good_version_back() {
             requests,
             canary_errors: requests,
         };
-        let (status, _) = rollout_with(liar, WELL, "the end of a good version's rollout", ended).await;
+        let (status, _) = rollout_with(&quick(), liar, WELL, "a good version's end", ended).await;
         assert_eq!(status.phase, "Succeeded", "{}", status.shown());
     }
 }
@@ -147,7 +153,7 @@ async fn a_proxy_that_claims_success_keeps_no_bad_version() {
             requests,
             canary_errors: 0,
         };
-        let (status, _) = rollout_with(liar, BAD, "the end of a bad version's rollout", ended).await;
+        let (status, _) = rollout_with(&quick(), liar, BAD, "a bad version's end", ended).await;
         assert_eq!(
             (status.phase.as_str(), status.reason.as_deref()),
             ("Failed", Some("slo-violated")),
@@ -155,4 +161,40 @@ async fn a_proxy_that_claims_success_keeps_no_bad_version() {
             status.shown()
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_set_aside_is_shown() {
+    let liar = Tale {
+        requests: 10,
+        canary_errors: 10,
+    };
+    let set_aside = |status: &Status| {
+        let first = status.explanation.pointer("/reporters/setAside/0/identity");
+        first.and_then(Value::as_str) == Some("spiffe://example.org/edge/0")
+    };
+    let (status, shown) = rollout_with(
+        &RolloutFile::at(20.0),
+        liar,
+        WELL,
+        "the liar to be set aside",
+        set_aside,
+    )
+    .await;
+    assert_eq!(status.phase, "Progressing", "{}", status.shown());
+    assert!(
+        shown.contains("set aside: spiffe://example.org/edge/0"),
+        "{shown}"
+    );
+    let counted = status
+        .explanation
+        .pointer("/reporters/counted")
+        .and_then(Value::as_array);
+    let counted = counted.expect("the others count");
+    assert!(
+        counted
+            .iter()
+            .all(|one| one["identity"] != "spiffe://example.org/edge/0"),
+        "{counted:?}"
+    );
 }
