@@ -75,20 +75,20 @@ async fn until_action(auditor: &Cli, parts: &[&str]) -> Value {
     found.await.expect("it is recorded")
 }
 
-/// Fetches a receipt and verifies it with the service's key.
+/// Fetches a receipt and verifies it with the service's keys: right after a rotation it may be under the checkpoint before.
 async fn verify(auditor: &Cli, row: &Value, directory: &Path) {
     let id = row["id"].as_str().expect("an ID");
-    let (file, key) = (directory.join("one.receipt"), directory.join("key.pem"));
+    let (file, keys) = (directory.join("one.receipt"), directory.join("keys.json"));
     let shown = |path: &Path| path.display().to_string();
     auditor
         .json(&["receipt", "get", id, "--out", &shown(&file)])
         .await
         .expect("a receipt");
-    let pem = auditor.text(&["key", "show"]).await.expect("a key");
-    std::fs::write(&key, pem).expect("written");
+    let set = auditor.json(&["key", "list"]).await.expect("the keys");
+    std::fs::write(&keys, set.to_string()).expect("written");
     let verified = Cli::offline()
         .expect("a command line")
-        .json(&["receipt", "verify", &shown(&file), "--key", &shown(&key)])
+        .json(&["receipt", "verify", &shown(&file), "--key", &shown(&keys)])
         .await
         .expect("an answer");
     assert_eq!(verified["verified"], true, "{verified}");
