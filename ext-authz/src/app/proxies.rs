@@ -64,7 +64,7 @@ impl Proxies {
                 .require(&peer.id, &[Role::Filter])
                 .err()
                 .map_or_else(String::new, |denied| denied.to_string());
-            return Err(self.refuse(&peer.id, door, denied));
+            return Err(self.tell(Who::Proven(peer.id.clone()), door, target(door), denied));
         };
         let proxy = Arc::new(Proxy {
             identity: Some(peer.id.to_string().into()),
@@ -82,25 +82,26 @@ impl Proxies {
             return Ok(());
         }
         let reason = format!(
-            "`{}` is not among the hosts of this proxy in spiffe.allow.filters; add it there if it should be",
+            "`{}` is not among its hosts in spiffe.allow.filters; add it there if it should be",
             in_one_line(&host)
         );
+        Err(self.refuse(proxy, door, "about another's host", &reason))
+    }
+
+    /// Refuses a proxy that was let in at this door, for what it says or asks there. `what` is one of few.
+    pub(crate) fn refuse(&self, proxy: &Proxy, door: AccessDoor, what: &str, reason: &str) -> Status {
         let id = proxy.identity.as_deref().and_then(|id| SpiffeId::new(id).ok());
-        self.refusals.tell(Refused {
-            door,
-            who: id.map_or(Who::Unproven(None), Who::Proven),
-            target: format!("{} about another's host", target(door)),
-            reason: reason.clone(),
-        });
-        Err(Status::permission_denied(reason))
+        let who = id.map_or(Who::Unproven(None), Who::Proven);
+        let reason = format!("{who}: {reason}");
+        self.tell(who, door, &format!("{} {what}", target(door)), reason)
     }
 
     /// Tells of a refusal, and gives the answer.
-    fn refuse(&self, id: &SpiffeId, door: AccessDoor, reason: String) -> Status {
+    fn tell(&self, who: Who, door: AccessDoor, target: &str, reason: String) -> Status {
         self.refusals.tell(Refused {
             door,
-            who: Who::Proven(id.clone()),
-            target: target(door).to_owned(),
+            who,
+            target: target.to_owned(),
             reason: reason.clone(),
         });
         Status::permission_denied(reason)

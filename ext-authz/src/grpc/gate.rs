@@ -84,7 +84,11 @@ async fn run(
             .connected(&greeting, app.clock.mono())
             .map_err(|refused| match &refused {
                 NotTaken::TooMany => Status::resource_exhausted(refused.to_string()),
-                NotTaken::AnothersNonce => Status::permission_denied(refused.to_string()),
+                NotTaken::AnothersNonce => {
+                    let reason = refused.to_string();
+                    app.proxies
+                        .refuse(&proxy, AccessDoor::Gate, "with another's nonce", &reason)
+                }
             })?;
     let _open = app.metrics.stream_opened();
     let running = greeting
