@@ -132,3 +132,50 @@ fn target(door: AccessDoor) -> &'static str {
         AccessDoor::Http => "HTTP",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use knhk_identity::FilterRule;
+    use knhk_telemetry::ServiceMetrics;
+
+    #[test]
+    fn a_proxy_asks_for_its_hosts_and_a_refusal_names_it_and_is_counted() {
+        let text = "spiffe://example.org/ns/shop/sa/web";
+        let rule = FilterRule {
+            id: text.parse().expect("a pattern"),
+            hosts: vec!["shop.example".parse().expect("a host")],
+        };
+        let roles = Roles::new(vec![rule], []);
+        let id = SpiffeId::new(text).expect("an ID");
+        let proxy = Proxy {
+            identity: Some(text.into()),
+            hosts: Arc::new(roles.hosts(&id).expect("a filter")),
+        };
+        let metrics = Arc::new(ServiceMetrics::new("0.1.0"));
+        let (refusals, _waiting) = Refusals::new(Arc::clone(&metrics));
+        let proxies = Proxies::new(Some(roles), refusals);
+        let asks = |host: &[u8]| proxies.admit_host(&proxy, AccessDoor::Check, host);
+        asks(b"SHOP.example:8080").expect("its own");
+        let refused = asks(b"pay.example").expect_err("another's");
+        assert_eq!(refused.code(), tonic::Code::PermissionDenied);
+        assert!(refused.message().starts_with(text), "{}", refused.message());
+        assert!(
+            metrics
+                .expose()
+                .contains("knhk_access_refused_total{door=\"check\"} 1\n")
+        );
+    }
+
+    #[test]
+    fn a_call_without_an_identity_is_let_in_only_where_none_is_asked_for() {
+        let metrics = Arc::new(ServiceMetrics::new("0.1.0"));
+        let (refusals, _waiting) = Refusals::new(metrics);
+        let admit =
+            |roles| Proxies::new(roles, refusals.clone()).admit(&Extensions::default(), AccessDoor::Gate);
+        let anybody = admit(None).expect("loopback");
+        assert!(anybody.identity.is_none() && anybody.hosts.holds("any.example"));
+        let refused = admit(Some(Roles::default())).expect_err("it proves nothing");
+        assert_eq!(refused.code(), tonic::Code::Unauthenticated);
+    }
+}
