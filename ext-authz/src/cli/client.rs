@@ -87,7 +87,10 @@ impl Client {
 
     /// Sends a request and reads its body.
     pub(crate) async fn bytes(&self, request: RequestBuilder) -> Result<Vec<u8>, Failure> {
-        let response = request.send().await.map_err(|error| self.unreachable(&error))?;
+        let response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => return Err(self.unreachable(&error).await),
+        };
         let status = response.status();
         let body = self.body(response).await?;
         if status.is_success() {
@@ -104,7 +107,12 @@ impl Client {
 
     async fn body(&self, mut response: Response) -> Result<Vec<u8>, Failure> {
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.unreachable(&error))? {
+        loop {
+            let chunk = match response.chunk().await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => return Ok(body),
+                Err(error) => return Err(self.unreachable(&error).await),
+            };
             if body.len() + chunk.len() > MAX_ANSWER_BYTES {
                 return Err(Failure::new(format!(
                     "{}: the answer exceeds {MAX_ANSWER_BYTES} bytes",
@@ -113,14 +121,11 @@ impl Client {
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(body)
     }
 
-    fn unreachable(&self, error: &reqwest::Error) -> Failure {
-        if let Some(why) = self
-            .credentials
-            .as_ref()
-            .and_then(|credentials| credentials.why(error))
+    async fn unreachable(&self, error: &reqwest::Error) -> Failure {
+        if let Some(credentials) = &self.credentials
+            && let Some(why) = credentials.why(error, &self.base).await
         {
             return Failure::new(format!("{}: {why}", self.shown));
         }

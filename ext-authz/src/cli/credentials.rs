@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use clap::Args;
 use knhk_identity::{
-    Allow, Alpn, ClientCertificate, ENDPOINT_VARIABLE, Env, HandshakeError, IdPattern, Identity,
+    Allow, Alpn, ClientCertificate, Connector, ENDPOINT_VARIABLE, Env, HandshakeError, IdPattern, Identity,
     MAX_PEM_BYTES, Observer, PeerError, Refresh, Roles, Side, SourceError, SpiffeConfig, SpiffeId,
     WorkloadApi,
 };
+use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -18,6 +19,9 @@ use super::{Failure, input};
 /// How long an SVID is waited for. An agent answers at once, unless the registration entry is so new that it does not know
 /// it yet.
 const IDENTITY_WITHIN: Duration = Duration::from_secs(10);
+
+/// A service that refuses us says so at once after the handshake.
+const REFUSED_WITHIN: Duration = Duration::from_secs(2);
 
 /// With which identity `https` is spoken, and with whom.
 #[derive(Debug, Clone, Args)]
@@ -88,8 +92,8 @@ impl Credentials {
         client.tls_backend_preconfigured(config).https_only(true)
     }
 
-    /// What went wrong, where identities or TLS are the reason.
-    pub(super) fn why(&self, error: &(dyn std::error::Error + 'static)) -> Option<String> {
+    /// What went wrong with a request to `base`, where identities or TLS are the reason.
+    pub(super) async fn why(&self, error: &reqwest::Error, base: &str) -> Option<String> {
         if let Some(refused) = self.seen.refused() {
             return Some(format!(
                 "the service is not trusted: {refused}; look at --server, and at --server-id if the service has another SPIFFE ID"
@@ -98,7 +102,29 @@ impl Credentials {
         if let Err(none) = self.identity.current() {
             return Some(none.to_string());
         }
-        HandshakeError::within(error).map(|why| format!("no connection as {}: {why}", self.id))
+        let why = match HandshakeError::within(error) {
+            Some(why) => why,
+            None if error.is_timeout() => return None,
+            None => self.asked_again(base).await?,
+        };
+        Some(format!("no connection as {}: {why}", self.id))
+    }
+
+    /// The service's refusal, which the HTTP client may lose: in TLS 1.3 it comes after the handshake, and if it comes before
+    /// the request is written, the client says no more than that the connection is gone.
+    async fn asked_again(&self, base: &str) -> Option<HandshakeError> {
+        let url = reqwest::Url::parse(base).ok()?;
+        let address = format!("{}:{}", url.host_str()?, url.port_or_known_default()?);
+        let connector = Connector::new(self.identity.clone(), self.allow.clone(), Alpn::Http1);
+        let mut connection = match connector.connect(&address).await {
+            Ok(connection) => connection,
+            Err(error) => return matches!(error, HandshakeError::RefusedByPeer(_)).then_some(error),
+        };
+        // Nothing is asked, so whoever lets us in says nothing.
+        match tokio::time::timeout(REFUSED_WITHIN, connection.read_u8()).await {
+            Ok(Err(error)) => HandshakeError::refused_later(&error),
+            Ok(Ok(_)) | Err(_) => None,
+        }
     }
 }
 
