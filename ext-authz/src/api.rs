@@ -27,6 +27,9 @@ pub(crate) struct RolloutSummary {
     pub(crate) version: String,
     /// Percent of the matched keys that the new version serves.
     pub(crate) weight: f64,
+    /// The region that advances it, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) home: Option<String>,
 }
 
 /// Answer of `GET /v1/rollouts/{name}` and of every operator's action on it.
@@ -123,6 +126,9 @@ pub(crate) struct KeySet {
     /// Every key that signs or signed this region's log, oldest first.
     pub(crate) keys: Vec<KeyInfo>,
     pub(crate) rotation: RotationInfo,
+    /// The key that this region acknowledges other regions' logs with; none where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) acknowledges_with: Option<AckKey>,
 }
 
 /// A public key that signs or signed this region's log.
@@ -284,4 +290,108 @@ fn decision_summary(decision: &DecisionReceipt) -> String {
         evidence.host,
         decision.via.as_str()
     )
+}
+
+/// Answer of `GET /v1/regions`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct RegionsInfo {
+    /// This one.
+    pub(crate) region: String,
+    /// How many regions, this one included, have to hold a receipt.
+    pub(crate) quorum: usize,
+    /// Entries of this region's log under its newest checkpoint.
+    pub(crate) signed: u64,
+    /// Entries of it that a quorum holds.
+    pub(crate) committed: u64,
+    /// Why this region signs nothing any more; none where it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stopped: Option<Stopped>,
+    pub(crate) acknowledges_with: AckKey,
+    pub(crate) peers: Vec<PeerInfo>,
+}
+
+/// Why a region signs nothing any more.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Stopped {
+    /// `behind` or `forked`.
+    pub(crate) label: String,
+    /// One line.
+    pub(crate) reason: String,
+}
+
+/// The key that a region acknowledges other regions' logs with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct AckKey {
+    /// `sha256:` and the SHA-256 of the SPKI DER.
+    pub(crate) id: String,
+    /// SPKI in PEM.
+    pub(crate) pem: String,
+}
+
+/// Another region.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PeerInfo {
+    pub(crate) region: String,
+    pub(crate) url: String,
+    /// Entries of this region's log that it has acknowledged.
+    pub(crate) acknowledged: u64,
+    /// Signed entries that it has not.
+    pub(crate) lag_entries: u64,
+    /// For how long the oldest of those waits.
+    pub(crate) lag_ms: u64,
+    /// How long ago it last took something, or said that it has everything; none before that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_success_ms_ago: Option<u64>,
+    /// Why it failed last, if it did not succeed since.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) last_error: Option<PeerError>,
+    /// `closed`, `open` or `half_open`.
+    pub(crate) breaker: String,
+    /// Rollouts whose newest state it has not taken yet.
+    pub(crate) rollouts_behind: usize,
+    /// What is held here of its log.
+    pub(crate) mirror: MirrorInfo,
+}
+
+/// Why sending to a peer failed.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PeerError {
+    /// A stable label.
+    pub(crate) label: String,
+    /// One line.
+    pub(crate) reason: String,
+}
+
+/// What is held of another region's log.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct MirrorInfo {
+    /// Entries.
+    pub(crate) held: u64,
+    /// Of those, the ones under the newest checkpoint that all entries of are held.
+    pub(crate) signed: u64,
+    /// The region has shown two histories, and no operator has cleared that: nothing is taken and acknowledged.
+    pub(crate) is_alarmed: bool,
+    /// The evidence of it.
+    pub(crate) split_views: Vec<SplitView>,
+}
+
+/// Two histories of one log.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SplitView {
+    /// When it was found, RFC 3339.
+    pub(crate) seen: String,
+    /// Of so many first entries two roots are signed.
+    pub(crate) size: u64,
+    /// Entries of the checkpoint that was held.
+    pub(crate) held: u64,
+    /// Entries of the one that was shown.
+    pub(crate) shown: u64,
+}
+
+/// Answer of `POST /v1/regions/{region}/clear`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Cleared {
+    pub(crate) region: String,
+    /// Whether there was something to clear.
+    pub(crate) was_alarmed: bool,
 }

@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use knhk_identity::Keeper;
@@ -17,7 +18,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::journal::look_after;
-use crate::app::{App, Opened, StartError};
+use crate::app::regions::Regions;
+use crate::app::regions::sending::Sending;
+use crate::app::regions::start::Waiting;
+use crate::app::{App, Begin, Ground, Opened, StartError};
 use crate::config::{Config, ConfigError, Provider};
 use listeners::Listeners;
 
@@ -61,27 +65,39 @@ fn remedy(error: &io::Error) -> &'static str {
     }
 }
 
-/// Runs the service until SIGTERM or SIGINT.
-pub(crate) async fn serve(config: &Path, log: &str) -> Result<(), ServeError> {
-    let config = Config::load(config)?;
+/// Runs the service until SIGTERM or SIGINT. With `new_log` under that region's name, with a log that begins.
+pub(crate) async fn serve(config: &Path, log: &str, new_log: Option<&str>) -> Result<(), ServeError> {
+    let (config, begin) = match new_log {
+        Some(region) => (Config::load(config)?.of_region(region)?, Begin::ANewLog),
+        None => (Config::load(config)?, Begin::WhereItWas),
+    };
     knhk_telemetry::logging::init(log)?;
     rustix::process::umask(Mode::from_raw_mode(OTHERS_MAY_NOTHING));
-    let signals = Signals::listen()?;
+    let mut signals = Signals::listen()?;
+    let (ground, keeper) = Ground::lay(&config, begin).await?;
+    let listeners = Listeners::bind(&config).await?;
+    warn_of_development_settings(&config);
+
+    let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
+    // Whoever asks other regions shows who it is.
+    let identity = spawn(never_fails(keep(keeper, stop.clone())));
+    let waiting = Waiting::default();
+    let doors = listeners.open(&config, &ground, &waiting, &draining)?;
+    let opened = tokio::select! {
+        () = signals.received() => return Ok(()),
+        opened = start(&config, ground, &waiting) => opened?,
+    };
     let Opened {
         app,
         driver,
         saver,
         rotator,
         clerk,
-        keeper,
-    } = App::open(&config).await?;
-    let listeners = Listeners::bind(&config).await?;
-    warn_of_development_settings(&config);
-
-    let (draining, stop) = (CancellationToken::new(), CancellationToken::new());
+        sending,
+    } = opened;
     // Without the saver a start takes longer, and that is all: it may end by itself, and says so.
     let saver = tokio::spawn(saver.run(stop.clone()));
-    let inner = Tasks::of([
+    let mut inner = vec![
         (
             "the rollouts' driver",
             spawn(never_fails(driver.run(stop.clone()))),
@@ -95,9 +111,13 @@ pub(crate) async fn serve(config: &Path, log: &str) -> Result<(), ServeError> {
             "the receipts of refusals",
             spawn(never_fails(clerk.run(stop.clone()))),
         ),
-        ("the identity", spawn(never_fails(keep(keeper, stop.clone())))),
-    ]);
-    let servers = listeners.serve(&config, &app, &draining)?;
+        ("the identity", identity),
+    ];
+    if let (Some(regions), Some(sending)) = (&app.regions, sending) {
+        inner.extend(between_regions(&app, regions, sending, &stop));
+    }
+    let inner = Tasks::new(inner);
+    let servers = doors.serve(&config, &app, &draining)?;
     tracing::info!(
         region = config.region,
         version = env!("CARGO_PKG_VERSION"),
@@ -129,6 +149,42 @@ pub(crate) async fn serve(config: &Path, log: &str) -> Result<(), ServeError> {
         }
     }
     ended
+}
+
+/// Opens the log, once other regions agree that it is to be opened.
+async fn start(config: &Config, ground: Ground, waiting: &Waiting) -> Result<Opened, StartError> {
+    if let Some(regions) = &ground.regions {
+        let signer = ground.signer(config);
+        regions.prepare(&ground.storage, signer.as_ref(), waiting).await?;
+    }
+    App::open_on(config, ground).await
+}
+
+/// What goes on between regions, for as long as the service runs.
+fn between_regions(
+    app: &Arc<App>,
+    regions: &Arc<Regions>,
+    sending: Sending,
+    stop: &CancellationToken,
+) -> Vec<(&'static str, Task)> {
+    let hurry = {
+        let (regions, log, stop) = (Arc::clone(regions), app.log.clone(), stop.clone());
+        async move { regions.hurry(log, stop).await }
+    };
+    let mut tasks = vec![
+        ("sending to the peers", spawn(never_fails(sending.run(stop.clone())))),
+        ("the flushes that are hurried", spawn(never_fails(hurry))),
+    ];
+    for peer in regions.peer_names() {
+        let relay = {
+            let (regions, peer, stop) = (Arc::clone(regions), peer.clone(), stop.clone());
+            async move { regions.relay_to(&peer, stop).await }
+        };
+        tasks.push(("passing reports on", spawn(never_fails(relay))));
+        let meet = Arc::clone(regions).meet(peer, Arc::clone(app), stop.clone());
+        tasks.push(("telling a peer about rollouts", spawn(never_fails(meet))));
+    }
+    tasks
 }
 
 /// Without `spiffe` there is no identity to keep.
@@ -173,7 +229,7 @@ impl Signals {
         })
     }
 
-    async fn received(mut self) {
+    async fn received(&mut self) {
         tokio::select! {
             _ = self.term.recv() => {}
             _ = self.int.recv() => {}
@@ -191,8 +247,8 @@ fn spawn<E: std::fmt::Display + 'static>(task: impl Future<Output = Result<(), E
 struct Tasks(tokio::sync::Mutex<Vec<(&'static str, Task)>>);
 
 impl Tasks {
-    fn of<const N: usize>(tasks: [(&'static str, Task); N]) -> Self {
-        Self(tokio::sync::Mutex::new(tasks.into()))
+    fn new(tasks: Vec<(&'static str, Task)>) -> Self {
+        Self(tokio::sync::Mutex::new(tasks))
     }
 
     /// Resolves when a task ends by itself, also by a panic. None should, and the service is not whole without it.
@@ -232,7 +288,7 @@ mod tests {
     async fn a_task_that_panics_ends_the_service_and_is_named() {
         let waits = spawn(never_fails(std::future::pending()));
         let panics = spawn(never_fails(async { panic!("a bug") }));
-        let tasks = Tasks::of([("the one", waits), ("the other", panics)]);
+        let tasks = Tasks::new(vec![("the one", waits), ("the other", panics)]);
         let message = tasks.ended().await.expect_err("ended").to_string();
         assert!(
             message.starts_with("the other ended by itself: ") && message.contains("a bug"),
@@ -242,7 +298,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_does_not_end_is_cut_off_at_the_limit() {
-        let tasks = Tasks::of([("the one", spawn(never_fails(std::future::pending())))]);
+        let tasks = Tasks::new(vec![("the one", spawn(never_fails(std::future::pending())))]);
         tasks.finished("it", Duration::ZERO).await;
     }
 }

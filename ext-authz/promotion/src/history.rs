@@ -77,6 +77,8 @@ pub enum What {
     RolledBack,
     /// A new generation began with `retry`.
     Retried,
+    /// Another region became its home, in a new generation.
+    Adopted,
 }
 
 impl What {
@@ -93,6 +95,7 @@ impl What {
             Self::Aborted => "aborted",
             Self::RolledBack => "rolled_back",
             Self::Retried => "retried",
+            Self::Adopted => "adopted",
         }
     }
 }

@@ -19,6 +19,7 @@ mod lived;
 mod phase;
 mod place;
 mod refusal;
+mod region;
 mod reporters;
 mod rollout;
 pub mod sequential;

@@ -32,6 +32,9 @@ pub struct Rollout {
     pub(crate) lived: Lived,
     /// The version that last succeeded; until one has, the stable of the first `apply`.
     pub(crate) succeeded: String,
+    /// The region that advances it, where there are several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) home: Option<String>,
     /// Entries ever recorded; the history keeps the last of them.
     pub(crate) recorded: u64,
     pub(crate) history: Arc<Vec<HistoryEntry>>,
@@ -51,6 +54,7 @@ pub fn create(spec: RolloutSpec, by: &str, now: Now) -> (Rollout, Vec<Effect>) {
         place: Place::default(),
         window: now.wall_ms.max(1),
         lived: Lived::from(now),
+        home: None,
         recorded: 0,
         history: Arc::default(),
     };

@@ -5,10 +5,12 @@
 //! - [`Log`]: an append-only log of one region on local disk: durable appends, C2SP tiles, signed
 //!   [`checkpoint`]s, [`cose`] receipts, keys that follow each other.
 //! - [`audit`]: the whole log against itself, from its directory or from what it publishes, [`bundle`]s of payloads included.
+//! - [`Ack`]: another region's word that it holds the log ([`acknowledgement`]).
 //! - [`ReceiptFile`]: one entry with its proof and checkpoint, verified offline with public keys alone ([`receipt`]).
 //!
 //! The log's files sit behind [`storage::Storage`], signatures behind [`Signer`], time and randomness in [`Env`].
 
+pub mod acknowledgement;
 pub mod audit;
 pub mod bundle;
 pub mod cbor;
@@ -29,6 +31,7 @@ pub mod storage;
 pub mod testing;
 mod tree;
 
+pub use acknowledgement::{Ack, Acknowledged};
 pub use checkpoint::{CheckpointError, SignedCheckpoint};
 pub use cose::{CoseReceipt, RootSignature};
 pub use env::{Env, FillRandom};
@@ -36,7 +39,7 @@ pub use key::{KeyError, MAX_KEYS, MAX_PEM_BYTES, PublicKey};
 pub use log::{
     AtRest, DEFAULT_FLUSH_ENTRIES, KeyState, Log, LogError, LogKey, LogOptions, LogStatus, MAX_APPEND_BYTES,
     MAX_FLUSH, MAX_WAITING_BYTES, MAX_WHO_BYTES, MIN_FLUSH, Payloads, Replica, RotateError, SIGN_TIMEOUT,
-    Scan, SignError,
+    Scan, SignError, take_lock,
 };
 pub use payload::{
     ActionReceipt, DecisionReceipt, DecodeError, Genesis, KeyReceipt, MAX_PAYLOAD_BYTES, Payload,

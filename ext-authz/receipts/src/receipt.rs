@@ -12,8 +12,7 @@
 //! | 5 | inclusion proof: array of 32-byte hashes from the leaf's sibling to the root's child (RFC 6962) |
 //! | 6 | checkpoint: the signed note, bytes |
 //! | 7 | COSE receipt (RFC 9942) for the same entry under the same root, bytes, see [`crate::cose`] |
-//!
-//! Key 8 (acknowledgements of other regions) is reserved.
+//! | 8 | optional: acknowledgements of other regions, at most 15, each region once: array, see [`crate::acknowledgement`] |
 
 use std::fmt;
 
@@ -21,6 +20,7 @@ use minicbor::Decoder;
 use serde::Serialize;
 use tlog_tiles::{Hash, check_record};
 
+use crate::acknowledgement::{Acknowledged, MAX_ACKNOWLEDGED, MAX_ACKNOWLEDGED_BYTES};
 use crate::checkpoint::{CheckpointError, MAX_CHECKPOINT_BYTES, SignedCheckpoint};
 use crate::cose::{CoseReceipt, MAX_COSE_BYTES, MAX_PATH_HASHES};
 use crate::entry::{Commitment, SALT_LEN, Salt, commit, leaf_hash};
@@ -35,7 +35,7 @@ pub const RECEIPT_VERSION: u64 = 1;
 
 /// The largest receipt file that is read, in bytes.
 pub const MAX_RECEIPT_BYTES: usize =
-    MAX_PAYLOAD_BYTES + MAX_CHECKPOINT_BYTES + MAX_COSE_BYTES + MAX_PATH_HASHES * 40 + 1024;
+    MAX_PAYLOAD_BYTES + MAX_CHECKPOINT_BYTES + MAX_COSE_BYTES + MAX_PATH_HASHES * 40 + MAX_ACKNOWLEDGED * MAX_ACKNOWLEDGED_BYTES + 1024;
 
 /// Names an entry of a region's log: `us-east-1/42`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -96,12 +96,14 @@ pub struct ReceiptFile {
     pub checkpoint: SignedCheckpoint,
     /// The same inclusion, for verifiers of COSE receipts.
     pub cose: CoseReceipt,
+    /// Regions that hold the entry, each with its word for it.
+    pub acknowledged: Vec<Acknowledged>,
 }
 
 /// One thing that was verified.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Check {
-    /// What: `payload`, `commitment`, `inclusion`, `signature`, `cose` or `origin`.
+    /// What: `payload`, `commitment`, `inclusion`, `signature`, `cose`, `origin` or `acknowledgement`.
     pub name: &'static str,
     /// One line for a person, with the values.
     pub detail: String,
@@ -162,6 +164,14 @@ pub enum VerifyError {
         /// The log.
         origin: String,
     },
+    /// A region's acknowledgement is not one of this entry, or not the region's.
+    #[error("acknowledgement: of `{region}`: {reason}")]
+    Acknowledgement {
+        /// The region that is to hold the entry.
+        region: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
 }
 
 impl VerifyError {
@@ -174,6 +184,7 @@ impl VerifyError {
             Self::Signature(_) => "signature",
             Self::Cose { .. } => "cose",
             Self::Origin { .. } => "origin",
+            Self::Acknowledgement { .. } => "acknowledgement",
         }
     }
 }
@@ -182,7 +193,7 @@ impl ReceiptFile {
     /// The file's bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
         in_memory(self.payload.len() + 2048, |e| {
-            e.map(8)?;
+            e.map(8 + u64::from(!self.acknowledged.is_empty()))?;
             e.u8(0)?.u64(RECEIPT_VERSION)?;
             e.u8(1)?.bytes(&self.payload)?;
             e.u8(2)?.bytes(&self.salt)?;
@@ -194,6 +205,10 @@ impl ReceiptFile {
             }
             e.u8(6)?.bytes(self.checkpoint.as_bytes())?;
             e.u8(7)?.bytes(&self.cose.to_bytes())?;
+            if !self.acknowledged.is_empty() {
+                e.u8(8)?.array(self.acknowledged.len() as u64)?;
+                self.acknowledged.iter().try_for_each(|it| it.put(e))?;
+            }
             Ok(())
         })
     }
@@ -226,6 +241,7 @@ impl ReceiptFile {
                     CoseReceipt::from_bytes(bytes)
                 })?
                 .ok_or(DecodeError::Missing { field: "cose" })?,
+            acknowledged: map.optional_with(8, acknowledged)?.unwrap_or_default(),
         };
         map.finish()?;
         if receipt.to_bytes() != bytes {
@@ -235,8 +251,14 @@ impl ReceiptFile {
     }
 
     /// Checks everything that can be checked with these public keys alone: no network, no clock, no other file.
-    /// The checkpoint must be signed by one of `keys`.
+    /// The checkpoint must be signed by one of `keys`. Who signed acknowledgements is not checked.
     pub fn verify(&self, keys: &[PublicKey]) -> Result<Verified, VerifyError> {
+        self.verify_held(keys, &[])
+    }
+
+    /// The same, and acknowledgements must be signed by their keys as far as those are among `acks`. The check of one whose key is
+    /// not there says that it was not checked.
+    pub fn verify_held(&self, keys: &[PublicKey], acks: &[PublicKey]) -> Result<Verified, VerifyError> {
         let mut checks = Vec::with_capacity(6);
         let mut passed = |name, detail| checks.push(Check { name, detail });
 
@@ -290,6 +312,9 @@ impl ReceiptFile {
             });
         }
         passed("origin", format!("log {origin}, region {region}"));
+        for held in &self.acknowledged {
+            passed("acknowledgement", self.check_acknowledged(held, acks)?);
+        }
 
         let id = ReceiptId {
             region: region.to_owned(),
@@ -300,6 +325,29 @@ impl ReceiptFile {
 }
 
 impl ReceiptFile {
+    /// What a region's acknowledgement says, for a person.
+    fn check_acknowledged(&self, held: &Acknowledged, keys: &[PublicKey]) -> Result<String, VerifyError> {
+        let ack = &held.ack;
+        let refuse = |reason| VerifyError::Acknowledgement {
+            region: ack.peer.clone(),
+            reason,
+        };
+        if let Some(reason) = held.does_not_fit(self.index, &self.checkpoint) {
+            return Err(refuse(reason));
+        }
+        let (region, size) = (&ack.peer, ack.size);
+        let Some(key) = keys.iter().find(|key| key.key_id() == ack.kid) else {
+            return Ok(format!(
+                "{region} says that it holds {size} entries: not checked, no key sha256:{} is given",
+                to_hex(&ack.kid)
+            ));
+        };
+        if !ack.is_signed_by(key) {
+            return Err(refuse("its signature is not the key's"));
+        }
+        Ok(format!("{region} holds {size} entries, key {key}"))
+    }
+
     /// The COSE receipt must say the same as proof and checkpoint, and be signed by the same key.
     fn check_cose(&self, key: &PublicKey) -> Result<(), VerifyError> {
         let refuse = |reason| Err(VerifyError::Cose { reason });
@@ -318,6 +366,23 @@ impl ReceiptFile {
         }
         Ok(())
     }
+}
+
+/// Acknowledgements, each region once.
+fn acknowledged(d: &mut Decoder<'_>) -> Result<Vec<Acknowledged>, DecodeError> {
+    let len = array_len(d, "acknowledgements")?;
+    if len == 0 || len > MAX_ACKNOWLEDGED as u64 {
+        let reason = format_args!("there are {len}, and 1 to {MAX_ACKNOWLEDGED} are read");
+        return Err(DecodeError::malformed("acknowledgements", &reason));
+    }
+    let read: Result<Vec<_>, _> = (0..len).map(|_| Acknowledged::read(d)).collect();
+    let read = read?;
+    let mut peers: Vec<_> = read.iter().map(|it| &it.ack.peer).collect();
+    peers.sort_unstable();
+    if peers.windows(2).any(|pair| pair.first() == pair.last()) {
+        return Err(DecodeError::malformed("acknowledgements", &"a region is there twice"));
+    }
+    Ok(read)
 }
 
 fn proof(d: &mut Decoder<'_>) -> Result<Vec<[u8; 32]>, DecodeError> {

@@ -45,6 +45,11 @@ impl Journal {
         self.hangs.load(Ordering::Relaxed)
     }
 
+    /// The region whose log it is.
+    pub(crate) fn region(&self) -> &str {
+        self.log.region()
+    }
+
     /// Resolves once the payloads are durable, with their indexes.
     pub(crate) async fn append(&self, payloads: Vec<Payload>) -> Result<Vec<u64>, LogError> {
         let started = self.clock.mono();

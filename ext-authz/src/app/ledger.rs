@@ -11,17 +11,21 @@ use std::path::{Path, PathBuf};
 use knhk_decision::PolicyId;
 use knhk_promotion::Rollout;
 use knhk_receipts::{ActionReceipt, Payload};
+use knhk_regions::announce::ACK_KEY_ACTION;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::recorder::MAX_WATERMARKS;
+use super::rollouts::{Recorded, Tombstones};
 use super::snapshots::KEPT_SNAPSHOTS;
 use super::workers::Nonce;
 
 /// Version of the shortcut's form; another one is ignored.
-const STATE_VERSION: u32 = 1;
+const STATE_VERSION: u32 = 2;
 /// What actions on rollouts begin with.
 pub(crate) const ROLLOUT_ACTIONS: &str = "rollout.";
+/// The action by which a rollout is gone.
+pub(crate) const DELETED_ACTION: &str = "rollout.deleted";
 /// The shortcut's name in the data directory.
 const STATE_FILE: &str = "state.json";
 
@@ -38,6 +42,10 @@ pub(crate) struct Ledger {
     pub(crate) rollouts: BTreeMap<String, Rollout>,
     /// The last policies, ascending: number and document.
     pub(crate) policies: VecDeque<(PolicyId, String)>,
+    /// Rollouts that were deleted, where there are other regions.
+    pub(crate) tombstones: Tombstones,
+    /// The key that this log announces its region to acknowledge other logs with, `sha256:...`.
+    pub(crate) ack_key: Option<String>,
     /// Highest recorded sequence number of each worker VM, by the nonce in hex.
     watermarks: HashMap<String, u64>,
 }
@@ -65,6 +73,8 @@ impl Default for Ledger {
             last_action: None,
             rollouts: BTreeMap::new(),
             policies: VecDeque::new(),
+            tombstones: Tombstones::default(),
+            ack_key: None,
             watermarks: HashMap::new(),
         }
     }
@@ -100,6 +110,9 @@ impl Ledger {
                     self.raise_watermark(nonce, seq);
                 }
             }
+            Payload::Action(action) if action.what == ACK_KEY_ACTION => {
+                self.ack_key = Some(action.target.clone());
+            }
             Payload::Action(_) | Payload::Genesis(_) | Payload::Key(_) => {}
         }
         self.through = index.saturating_add(1);
@@ -108,15 +121,22 @@ impl Ledger {
 
     fn apply_action(&mut self, index: u64, action: &ActionReceipt) -> Result<(), LedgerError> {
         self.last_action = Some(index);
-        let Some(after) = &action.after else {
-            self.rollouts.remove(&action.target);
-            return Ok(());
-        };
-        let rollout: Rollout = serde_json::from_slice(after).map_err(|error| LedgerError::State {
+        let unreadable = |error: serde_json::Error| LedgerError::State {
             index,
             rollout: action.target.clone(),
             reason: error.to_string(),
-        })?;
+        };
+        let deleted = action.what == DELETED_ACTION;
+        let Some(after) = action.after.as_ref().filter(|_| !deleted) else {
+            self.rollouts.remove(&action.target);
+            if let Some(tombstone) = &action.after {
+                let tombstone = serde_json::from_slice(tombstone).map_err(unreadable)?;
+                self.tombstones.insert(&action.target, tombstone);
+            }
+            return Ok(());
+        };
+        let rollout: Rollout = serde_json::from_slice(after).map_err(unreadable)?;
+        self.tombstones.remove(&action.target);
         // A receipt holds the newest transition only; the ones before it are in the receipts before it.
         let rollout = match self.rollouts.get(&action.target) {
             Some(before) => rollout.continuing(before),
@@ -134,6 +154,15 @@ impl Ledger {
         }
         let mark = self.watermarks.entry(hex(nonce)).or_insert(0);
         *mark = seq.max(*mark);
+    }
+
+    /// What the driver goes on from.
+    pub(crate) fn recorded(&self) -> Recorded {
+        Recorded {
+            rollouts: self.rollouts.clone(),
+            tombstones: self.tombstones.clone(),
+            last_action: self.last_action,
+        }
     }
 
     /// What each worker VM has durable.

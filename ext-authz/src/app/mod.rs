@@ -2,13 +2,16 @@
 
 pub(crate) mod clock;
 pub(crate) mod evidence;
+mod ground;
 mod identity;
 pub(crate) mod journal;
 pub(crate) mod keys;
 pub(crate) mod ledger;
+mod new_log;
 pub(crate) mod proxies;
 pub(crate) mod recorder;
 pub(crate) mod refusals;
+pub(crate) mod regions;
 pub(crate) mod rollouts;
 pub(crate) mod saver;
 pub(crate) mod snapshots;
@@ -17,17 +20,15 @@ pub(crate) mod workers;
 #[cfg(test)]
 mod tests;
 
-use std::fs;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use knhk_decision::{PolicyDoc, PolicyId};
-use knhk_identity::{Env as IdentityEnv, Identity, Keeper, Readiness as IdentityReadiness};
-use knhk_kms::Kms;
-use knhk_receipts::storage::Storage;
-use knhk_receipts::{DiskStorage, Log, LogError, LogOptions, Payload, PolicyReceipt};
+use knhk_identity::{Identity, Readiness as IdentityReadiness};
+use knhk_receipts::storage::{LockGuard, Storage};
+use knhk_receipts::{ActionReceipt, Log, LogError, LogOptions, Payload, PolicyReceipt, Signer};
+use knhk_regions::announce::ack_key_action;
 use knhk_telemetry::ServiceMetrics;
 use thiserror::Error;
 
@@ -35,13 +36,17 @@ use crate::api::{Readiness, RolloutStatus};
 use crate::config::Config;
 use clock::{Clock, wall_ms};
 use evidence::Evidence;
-use identity::Watching;
+pub(crate) use ground::{Begin, Ground};
 use journal::Journal;
-use keys::{Keys, KmsSigner, Metered, ProviderError, RotationParts, Rotator, Trouble};
+use keys::{Keys, ProviderError, RotationParts, Rotator, Trouble};
 use ledger::Ledger;
+use new_log::NewLogError;
 use proxies::Proxies;
 use recorder::Recorder;
 use refusals::{Clerk, Refusals};
+use regions::sending::Sending;
+use regions::start::StartRefused;
+use regions::{Regions, RegionsError};
 use rollouts::{CommandError, Driver, DriverParts, Rollouts};
 use saver::{SaveError, Saver};
 use snapshots::{Snapshot, Snapshots};
@@ -63,6 +68,8 @@ pub(crate) struct App {
     pub(crate) workers: WorkerTable,
     pub(crate) recorder: Recorder,
     pub(crate) rollouts: Rollouts,
+    /// None without `regions`.
+    pub(crate) regions: Option<Arc<Regions>>,
     pub(crate) metrics: Arc<ServiceMetrics>,
     draining: AtomicBool,
 }
@@ -74,8 +81,8 @@ pub(crate) struct Opened {
     pub(crate) saver: Saver,
     pub(crate) rotator: Rotator,
     pub(crate) clerk: Clerk,
-    /// None without `spiffe`.
-    pub(crate) keeper: Option<Keeper>,
+    /// None without `regions`.
+    pub(crate) sending: Option<Sending>,
 }
 
 /// Why the service did not start.
@@ -97,31 +104,41 @@ pub(crate) enum StartError {
     Policy(#[from] knhk_decision::PolicyError),
     #[error("a recorded rollout cannot go on: {0}")]
     Rollout(#[from] CommandError),
+    #[error(transparent)]
+    Regions(#[from] RegionsError),
+    #[error(transparent)]
+    NewLog(#[from] NewLogError),
+    #[error(transparent)]
+    Refused(#[from] StartRefused),
+    #[error("{0}")]
+    Broken(String),
 }
 
 impl App {
     /// Opens `data`, reads what it holds, and goes on from there.
+    #[cfg(test)]
     pub(crate) async fn open(config: &Config) -> Result<Opened, StartError> {
-        create_private(&config.data)?;
-        let storage = DiskStorage::open(&config.data).map_err(|source| StartError::DataDirectory {
-            path: config.data.clone(),
-            source,
-        })?;
-        let kms = keys::open(&config.kms.provider, &config.data)?;
-        Self::open_on(config, Arc::new(storage), kms).await
+        let (ground, _) = Ground::lay(config, Begin::WhereItWas).await?;
+        Self::open_on(config, ground).await
     }
 
-    /// As [`App::open`], in a directory that is there, with its log on `storage`, signed by `kms`.
-    async fn open_on(
-        config: &Config,
-        storage: Arc<dyn Storage>,
-        kms: Arc<dyn Kms>,
-    ) -> Result<Opened, StartError> {
-        let clock = Clock::start();
-        let metrics = Arc::new(ServiceMetrics::new(env!("CARGO_PKG_VERSION")));
-        let kms: Arc<dyn Kms> = Arc::new(Metered::new(kms, clock, Arc::clone(&metrics)));
+    /// The same in a directory that is ours, where other regions agree that its log is to be opened.
+    pub(crate) async fn open_on(config: &Config, ground: Ground) -> Result<Opened, StartError> {
+        let signer = ground.signer(config);
+        let Ground {
+            clock,
+            metrics,
+            storage,
+            lock,
+            kms,
+            refusals,
+            waiting_refusals,
+            identity,
+            roles,
+            regions,
+        } = ground;
         let provider = config.kms.provider.as_str();
-        let log = open_log(config, storage, KmsSigner::new(Arc::clone(&kms), provider)).await?;
+        let log = open_log(config, lock, Arc::clone(&storage), signer).await?;
         let signs = log.active_key().provider;
         if signs != provider {
             return Err(StartError::OtherProvider {
@@ -131,6 +148,13 @@ impl App {
         }
         let (ledger, snapshots) = recover(config, &log).await?;
         let journal = Journal::new(log.clone(), clock, Arc::clone(&metrics));
+        let sending = match &regions {
+            Some(regions) => {
+                announce(regions, &ledger, &journal).await?;
+                Some(Sending::open(regions, &log, &storage).await?)
+            }
+            None => None,
+        };
         let evidence = Arc::new(Evidence::default());
         let recorder = Recorder::new(
             config.region.clone(),
@@ -146,8 +170,9 @@ impl App {
             snapshots: Arc::clone(&snapshots),
             evidence: Arc::clone(&evidence),
             metrics: Arc::clone(&metrics),
+            regions: regions.clone(),
         };
-        let (driver, rollouts) = Driver::new(parts, ledger.rollouts.clone(), ledger.last_action)?;
+        let (driver, rollouts) = Driver::new(parts, ledger.recorded())?;
         let (rotator, keys) = Rotator::new(RotationParts {
             region: config.region.clone(),
             kms,
@@ -158,18 +183,7 @@ impl App {
             metrics: Arc::clone(&metrics),
             rotate_every: config.kms.rotate_every,
         });
-        let (refusals, waiting) = Refusals::new(Arc::clone(&metrics));
-        let clerk = Clerk::new(config.region.clone(), clock, journal.clone(), waiting);
-        let watching = Watching {
-            metrics: Arc::clone(&metrics),
-            refusals: refusals.clone(),
-        };
-        let (identity, keeper) = config
-            .spiffe
-            .as_ref()
-            .map(|spiffe| Identity::new(spiffe, IdentityEnv::system(), Arc::new(watching)))
-            .unzip();
-        let roles = config.spiffe.as_ref().map(|spiffe| spiffe.roles.clone());
+        let clerk = Clerk::new(config.region.clone(), clock, journal.clone(), waiting_refusals);
         let saver = Saver::new(ledger, log.clone(), rollouts.book(), config.data.clone());
         let app = Self {
             region: config.region.clone(),
@@ -185,6 +199,7 @@ impl App {
             workers: WorkerTable::default(),
             recorder,
             rollouts,
+            regions,
             metrics,
             draining: AtomicBool::new(false),
         };
@@ -194,7 +209,7 @@ impl App {
             saver,
             rotator,
             clerk,
-            keeper,
+            sending,
         })
     }
 
@@ -209,6 +224,22 @@ impl App {
             workers: self.workers.summary(newest, self.clock.mono()),
             policy: newest.to_string(),
         })
+    }
+
+    /// An operator has cleared a region's alarm, which the log is to say.
+    pub(crate) async fn region_cleared(&self, region: &str, by: String) -> Result<(), LogError> {
+        let receipt = ActionReceipt {
+            region: self.region.clone(),
+            time_unix_ms: wall_ms(),
+            who: by,
+            what: "region.cleared".to_owned(),
+            target: region.to_owned(),
+            before: None,
+            after: None,
+            reason: "an operator has looked at two histories of its log; the evidence stays".to_owned(),
+        };
+        self.journal.append(vec![Payload::Action(receipt)]).await?;
+        Ok(())
     }
 
     /// Ready: can decide, can record, and has an identity where it is to have one.
@@ -240,6 +271,7 @@ impl App {
             ));
         }
         detail.extend(self.keys.trouble().as_ref().map(Trouble::in_short));
+        detail.extend(self.regions.as_ref().and_then(|regions| regions.trouble()));
         Readiness { ready, detail }
     }
 
@@ -269,24 +301,29 @@ fn why_unsigned(error: &LogError) -> &'static str {
     }
 }
 
-fn create_private(data: &Path) -> Result<(), StartError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(data)
-        .map_err(|source| StartError::DataDirectory {
-            path: data.to_owned(),
-            source,
-        })
-}
-
-async fn open_log(config: &Config, storage: Arc<dyn Storage>, signer: KmsSigner) -> Result<Log, StartError> {
+async fn open_log(
+    config: &Config,
+    lock: LockGuard,
+    storage: Arc<dyn Storage>,
+    signer: Arc<dyn Signer>,
+) -> Result<Log, StartError> {
     let options = LogOptions {
         flush: config.flush,
         flush_entries: config.flush_entries,
         ..LogOptions::new(&config.region)
     };
-    Ok(Log::open(storage, options, Arc::new(signer), knhk_receipts::Env::system()).await?)
+    let env = knhk_receipts::Env::system();
+    Ok(Log::open_locked(lock, storage, options, signer, env).await?)
+}
+
+/// The log says which key its region acknowledges others with, before anybody is to believe it.
+async fn announce(regions: &Regions, ledger: &Ledger, journal: &Journal) -> Result<(), LogError> {
+    if ledger.ack_key.as_ref() == Some(&regions.ack_key().to_string()) {
+        return Ok(());
+    }
+    let announced = ack_key_action(journal.region(), regions.ack_key(), wall_ms());
+    journal.append(vec![Payload::Action(announced)]).await?;
+    Ok(())
 }
 
 /// The ledger at the log's end, and the snapshots that it names. A new log gets its first, empty policy.

@@ -27,14 +27,14 @@ pub(crate) struct Proxy {
 #[derive(Debug)]
 pub(crate) struct Proxies {
     /// None without `spiffe`.
-    roles: Option<Roles>,
+    roles: Option<Arc<Roles>>,
     anybody: Arc<Proxy>,
     known: Mutex<HashMap<SpiffeId, Arc<Proxy>>>,
     refusals: Refusals,
 }
 
 impl Proxies {
-    pub(crate) fn new(roles: Option<Roles>, refusals: Refusals) -> Self {
+    pub(crate) fn new(roles: Option<Arc<Roles>>, refusals: Refusals) -> Self {
         let anybody = Proxy {
             identity: None,
             hosts: Arc::new(Hosts::every()),
@@ -154,7 +154,7 @@ mod tests {
         };
         let metrics = Arc::new(ServiceMetrics::new("0.1.0"));
         let (refusals, _waiting) = Refusals::new(Arc::clone(&metrics));
-        let proxies = Proxies::new(Some(roles), refusals);
+        let proxies = Proxies::new(Some(Arc::new(roles)), refusals);
         let asks = |host: &[u8]| proxies.admit_host(&proxy, AccessDoor::Check, host);
         asks(b"SHOP.example:8080").expect("its own");
         let refused = asks(b"pay.example").expect_err("another's");

@@ -4,19 +4,22 @@ mod backlog;
 mod book;
 mod change;
 mod driver;
+mod tombstones;
 
 use std::sync::Arc;
 
 use knhk_decision::PolicyError;
 use knhk_promotion::{Command, Refusal, Rollout};
 use knhk_receipts::LogError;
+use knhk_regions::wire::RolloutState;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::RolloutSummary;
 
 pub(crate) use book::Book;
-pub(crate) use driver::{Driver, DriverParts};
+pub(crate) use driver::{Driver, DriverParts, Recorded};
+pub(crate) use tombstones::{Tombstone, Tombstones};
 
 /// Rollouts at once; each is in every snapshot.
 pub(crate) const MAX_ROLLOUTS: usize = knhk_decision::limits::MAX_ROLLOUTS;
@@ -42,6 +45,10 @@ struct Request {
 enum Action {
     Command(Box<Command>),
     Delete,
+    /// This region becomes the home.
+    Adopt,
+    /// Another region's state of it, which is later than ours.
+    Follow(Box<RolloutState>),
 }
 
 /// Why a command changed nothing.
@@ -65,6 +72,20 @@ pub(crate) enum CommandError {
         "rollout `{0}`: it was rolled back or aborted while this waited for the log, and stays so; see its history"
     )]
     Overtaken(String),
+    #[error(
+        "rollout `{name}`: its home is region {home}, which alone advances it: act there, or take it over with `knhk rollout adopt {name}`; `abort` works everywhere"
+    )]
+    NotHome { name: String, home: String },
+    #[error("rollout `{name}`: {region} is its home already")]
+    IsHome { name: String, region: String },
+    #[error("rollout `{0}`: there are no other regions; see `regions` in docs/regions.md")]
+    OneRegion(String),
+    #[error("rollout `{name}`: what region {from} says of it cannot be read: {reason}; run the same `knhk` everywhere")]
+    Unreadable {
+        name: String,
+        from: String,
+        reason: String,
+    },
     #[error("nothing was changed: the service is stopping")]
     Stopping,
 }
@@ -80,6 +101,10 @@ impl CommandError {
             Self::NotRecorded(_) => "not_recorded",
             Self::Behind => "log_behind",
             Self::Overtaken(_) => "overtaken",
+            Self::NotHome { .. } => "not_home",
+            Self::IsHome { .. } => "is_home",
+            Self::OneRegion(_) => "one_region",
+            Self::Unreadable { .. } => "unreadable",
             Self::Stopping => "stopping",
         }
     }
@@ -123,6 +148,17 @@ impl Rollouts {
         self.send(name, by, Action::Delete).await
     }
 
+    /// Makes this region a rollout's home.
+    pub(crate) async fn adopt(&self, name: String, by: String) -> Result<(), CommandError> {
+        self.send(name, by, Action::Adopt).await
+    }
+
+    /// Takes over what another region says of a rollout, unless something later is known by now.
+    pub(crate) async fn follow(&self, from: &str, state: RolloutState) -> Result<(), CommandError> {
+        let (name, by) = (state.name.clone(), format!("region:{from}"));
+        self.send(name, by, Action::Follow(Box::new(state))).await
+    }
+
     async fn send(&self, name: String, by: String, action: Action) -> Result<(), CommandError> {
         let (done, answer) = oneshot::channel();
         let request = Request {
@@ -149,5 +185,6 @@ pub(crate) fn summary(rollout: &Rollout) -> RolloutSummary {
         stable: rollout.spec().stable().to_owned(),
         version: rollout.spec().version().to_owned(),
         weight: rollout.weight().percent(),
+        home: rollout.home().map(str::to_owned),
     }
 }

@@ -3,6 +3,7 @@
 mod faults;
 mod keys;
 mod proxies;
+mod regions;
 mod reporters;
 
 use std::sync::Arc;
@@ -11,12 +12,13 @@ use knhk_decision::PolicyId;
 use knhk_identity::Hosts;
 use knhk_promotion::{Command, RolloutSpec};
 use knhk_proto::v1;
+use knhk_kms::Kms;
 use knhk_receipts::Payload;
+use knhk_receipts::storage::Storage;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::App;
-use super::Opened;
+use super::{App, Begin, Ground, Opened, StartError};
 use super::proxies::Proxy;
 use super::recorder::{Batch, Reporter};
 use super::rollouts::CommandError;
@@ -36,6 +38,12 @@ spec:
   analysis:
     slos: [ { metric: request-success-rate, min: 99 } ]
 ";
+
+/// A service with its log on `storage`, signed by `kms`.
+async fn open_on(config: &Config, storage: Arc<dyn Storage>, kms: Arc<dyn Kms>) -> Result<Opened, StartError> {
+    let (ground, _) = Ground::on(config, Begin::WhereItWas, storage, kms).await?;
+    App::open_on(config, ground).await
+}
 
 /// A service on a directory; `stop` ends its tasks, dropping it is like kill -9.
 struct Running {
@@ -84,7 +92,7 @@ impl Running {
         let spec = RolloutSpec::from_yaml(spec).expect("valid");
         self.app
             .rollouts
-            .command("checkout".into(), "someone".into(), Command::Apply(spec))
+            .command(spec.name().into(), "someone".into(), Command::Apply(spec))
             .await
     }
 

@@ -11,6 +11,7 @@ mod key;
 mod output;
 mod published;
 mod receipt;
+mod region;
 mod rollout;
 mod trusted;
 
@@ -46,6 +47,9 @@ enum Verb {
         /// What is logged: error, warn, info, debug, trace, or a list such as `info,knhk=debug`.
         #[arg(long, value_name = "FILTER", default_value = "info", env = "KNHK_LOG")]
         log: String,
+        /// Set the log in `data` aside, and begin a new one as this region: when it was lost or forked, and is not to be restored.
+        #[arg(long, value_name = "NAME")]
+        new_log: Option<String>,
     },
     /// Work with the service's configuration.
     #[command(subcommand)]
@@ -64,6 +68,9 @@ enum Verb {
     /// Show and rotate the keys that sign receipts.
     #[command(subcommand)]
     Key(key::KeyVerb),
+    /// Watch the other regions.
+    #[command(subcommand)]
+    Region(region::RegionVerb),
     /// Show the service's own identity.
     #[command(subcommand)]
     Identity(identity::IdentityVerb),
@@ -155,13 +162,16 @@ pub(crate) fn run() -> ExitCode {
 
 async fn dispatch(verb: Verb) -> Result<(), Failure> {
     match verb {
-        Verb::Serve { config, log } => serve::serve(&config, &log).await.map_err(failed),
+        Verb::Serve { config, log, new_log } => serve::serve(&config, &log, new_log.as_deref())
+            .await
+            .map_err(failed),
         Verb::Config(ConfigVerb::Check { file, output }) => check_config(&file, output),
         Verb::Rollout(verb) => rollout::run(verb).await,
         Verb::Decide(decide) => decide::run(&decide),
         Verb::Flag(verb) => flag::run(&verb),
         Verb::Receipt(verb) => receipt::run(verb).await,
         Verb::Key(verb) => key::run(verb).await,
+        Verb::Region(verb) => region::run(verb).await,
         Verb::Identity(verb) => identity::run(verb).await,
     }
 }

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use knhk_decision::limits::MAX_POLICY_BYTES;
 use knhk_decision::{Policy, ReplayedVerdict, replay};
 use knhk_receipts::receipt::MAX_RECEIPT_BYTES;
-use knhk_receipts::{Check, Payload, ReceiptFile, ReceiptId, Verified};
+use knhk_receipts::{Acknowledged, Check, Payload, PublicKey, ReceiptFile, ReceiptId, Verified};
 use reqwest::Method;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -131,13 +131,19 @@ async fn get(id: &str, out: Option<&Path>, server: &ServerArgs, format: OutputAr
             "payload": payload,
             "treeSize": receipt.checkpoint.size(),
             "origin": receipt.checkpoint.origin(),
+            "acknowledgements": receipt.acknowledged.iter().map(acknowledgement).collect::<Vec<_>>(),
         });
         return output::print(format, &answer, || {
+            let held = receipt.acknowledged.iter().map(|it| {
+                let (region, size) = (&it.ack.peer, it.ack.size);
+                format!("\n  held by {region} ({size} entries)")
+            });
             format!(
-                "{id}  {}  {}\n{}",
+                "{id}  {}  {}\n{}{}",
                 rfc3339(payload.time_unix_ms()),
                 payload.kind(),
-                summary(&payload)
+                summary(&payload),
+                held.collect::<String>()
             )
         });
     };
@@ -149,10 +155,16 @@ async fn get(id: &str, out: Option<&Path>, server: &ServerArgs, format: OutputAr
     })
 }
 
+/// A region that holds the entry, for programs.
+fn acknowledgement(held: &Acknowledged) -> serde_json::Value {
+    json!({ "region": held.ack.peer, "treeSize": held.ack.size })
+}
+
 fn verify(file: &Path, keys: &[PathBuf], format: OutputArgs) -> Result<(), Failure> {
     let trusted = trusted::read(keys)?;
     let receipt = read_receipt(file)?;
-    let mut verified = verify_with(&receipt, &trusted)
+    let acks = trusted::acknowledging(keys)?;
+    let mut verified = verify_with(&receipt, &trusted, &acks)
         .map_err(|reason| Failure::new(format!("{}: NOT VERIFIED: {reason}", file.display())))?;
     verified.checks.extend(validity(&receipt, &trusted));
     let answer = json!({ "verified": true, "id": verified.id.to_string(), "checks": verified.checks });
@@ -172,11 +184,11 @@ fn verify(file: &Path, keys: &[PathBuf], format: OutputArgs) -> Result<(), Failu
 }
 
 /// With the keys that can have signed a tree of its size, or the reason why not.
-fn verify_with(receipt: &ReceiptFile, trusted: &[Trusted]) -> Result<Verified, String> {
+fn verify_with(receipt: &ReceiptFile, trusted: &[Trusted], acks: &[PublicKey]) -> Result<Verified, String> {
     let size = receipt.checkpoint.size();
     let (valid, others): (Vec<_>, Vec<_>) = trusted.iter().partition(|it| it.is_valid_at(size));
     let keys = |of: &[&Trusted]| of.iter().map(|it| it.key.clone()).collect::<Vec<_>>();
-    receipt.verify(&keys(&valid)).map_err(|error| {
+    receipt.verify_held(&keys(&valid), acks).map_err(|error| {
         let out_of_turn = keys(&others);
         let by = receipt.checkpoint.verify(&out_of_turn).ok();
         let late = by.and_then(|by| others.iter().find(|it| it.key == *by));

@@ -59,6 +59,8 @@ pub(crate) enum RolloutVerb {
     Abort(Named),
     /// Start the failed version again from its first step.
     Retry(Named),
+    /// Make this region the rollout's home, in a new generation: when its home is lost, or is to be another.
+    Adopt(Named),
     /// Remove a rollout; its requests go to stable.
     Delete(Named),
     /// Show every transition with its reason and numbers.
@@ -98,6 +100,7 @@ pub(crate) async fn run(verb: RolloutVerb) -> Result<(), Failure> {
         RolloutVerb::Resume(named) => act(&named, "/resume").await,
         RolloutVerb::Abort(named) => act(&named, "/abort").await,
         RolloutVerb::Retry(named) => act(&named, "/retry").await,
+        RolloutVerb::Adopt(named) => act(&named, "/adopt").await,
         RolloutVerb::Delete(named) => delete(&named).await,
         RolloutVerb::History(named) => history(&named).await,
     }

@@ -20,6 +20,14 @@ pub(super) struct Trusted {
 #[derive(Debug, Deserialize)]
 struct Set {
     keys: Vec<Listed>,
+    acknowledges_with: Option<Acknowledging>,
+}
+
+/// The key that a region acknowledges other regions' logs with. It signs no log.
+#[derive(Debug, Deserialize)]
+struct Acknowledging {
+    id: String,
+    pem: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -72,6 +80,28 @@ impl Trusted {
     }
 }
 
+/// The keys by which acknowledgements of these files' regions are checked: those that key sets name, and every bare PEM, which does
+/// not say what it is for.
+pub(super) fn acknowledging(files: &[PathBuf]) -> Result<Vec<PublicKey>, Failure> {
+    let mut keys = Vec::new();
+    for path in files {
+        let text = input::text(path, MAX_PEM_BYTES)?;
+        keys.extend(acknowledging_in(&text).map_err(|reason| located(path, &reason))?);
+    }
+    Ok(keys)
+}
+
+fn acknowledging_in(text: &str) -> Result<Vec<PublicKey>, String> {
+    if !text.trim_start().starts_with('{') {
+        return PublicKey::from_pem(text).map_err(|error| error.to_string());
+    }
+    let set: Set = read_set(text)?;
+    let Some(named) = set.acknowledges_with else {
+        return Ok(Vec::new());
+    };
+    one_key(&named.id, &named.pem).map(|key| vec![key])
+}
+
 /// Reads every key of these files: PEM, or the JSON of `GET /v1/keys`.
 pub(super) fn read(files: &[PathBuf]) -> Result<Vec<Trusted>, Failure> {
     Ok(by_file(files)?.into_iter().flatten().collect())
@@ -119,23 +149,34 @@ fn parse(text: &str) -> Result<Vec<Trusted>, String> {
         let bare = |key| Trusted { key, signed: None };
         return Ok(keys.into_iter().map(bare).collect());
     }
-    let set: Set = serde_json::from_str(text)
-        .map_err(|error| format!("it is not a key set as `GET /v1/keys` answers it: {error}"))?;
+    let set = read_set(text)?;
     if set.keys.is_empty() {
         return Err("the key set has no key".to_owned());
     }
     set.keys.iter().map(listed).collect()
 }
 
-fn listed(listed: &Listed) -> Result<Trusted, String> {
-    let in_it = |reason: &str| format!("the key `{}` in it: {reason}", listed.id);
-    let keys = PublicKey::from_pem(&listed.pem).map_err(|error| in_it(&error.to_string()))?;
+fn read_set(text: &str) -> Result<Set, String> {
+    serde_json::from_str(text)
+        .map_err(|error| format!("it is not a key set as `GET /v1/keys` answers it: {error}"))
+}
+
+/// The key in a PEM, which has to be the one of this ID.
+fn one_key(id: &str, pem: &str) -> Result<PublicKey, String> {
+    let in_it = |reason: &str| format!("the key `{id}` in it: {reason}");
+    let keys = PublicKey::from_pem(pem).map_err(|error| in_it(&error.to_string()))?;
     let [key] = keys
         .try_into()
         .map_err(|_| in_it("its `pem` has more than one key"))?;
-    if key.to_string() != listed.id {
+    if key.to_string() != id {
         return Err(in_it(&format!("its `pem` is the key {key}")));
     }
+    Ok(key)
+}
+
+fn listed(listed: &Listed) -> Result<Trusted, String> {
+    let in_it = |reason: &str| format!("the key `{}` in it: {reason}", listed.id);
+    let key = one_key(&listed.id, &listed.pem)?;
     let signed = match (listed.first_size, listed.last_size) {
         // It has taken over, and its first tree came after the set.
         (None, None) if listed.state == State::Active => {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use knhk_identity::{ENDPOINT_VARIABLE, SpiffeConfig, SpiffeSection};
+use knhk_regions::{RegionsConfig, RegionsSection};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -42,6 +43,8 @@ pub(crate) struct Config {
     pub(crate) kms: KmsSettings,
     /// Where the service's identity comes from, and who may do what. None: no TLS, and loopback only.
     pub(crate) spiffe: Option<SpiffeConfig>,
+    /// The other regions. None: this one is alone.
+    pub(crate) regions: Option<RegionsConfig>,
     /// How often new receipts are covered by a signed checkpoint.
     pub(crate) flush: Duration,
     /// So many new receipts are covered at once, without waiting for `flush`.
@@ -103,6 +106,23 @@ impl Config {
         let file: File = serde_saphyr::from_str(text).map_err(|error| Refusal::syntax(&error))?;
         file.refuse_what_is_not_supported()?;
         file.validate(environment)
+    }
+
+    /// The same configuration for a region of another name.
+    pub(crate) fn of_region(self, region: &str) -> Result<Self, ConfigError> {
+        let refused = |reason| ConfigError::Field {
+            path: "--new-log".to_owned(),
+            field: "region".into(),
+            reason,
+        };
+        let region = parse_region(region.to_owned()).map_err(|refusal| match refusal {
+            Refusal::Syntax(reason) | Refusal::Field(_, reason) => refused(reason),
+        })?;
+        let peers = self.regions.iter().flat_map(|regions| &regions.peers);
+        if peers.clone().any(|peer| peer.region == region) {
+            return Err(refused(format!("`{region}` is one of `regions.peers`; give a name of its own")));
+        }
+        Ok(Self { region, ..self })
     }
 
     /// The same where the environment says nothing.
@@ -171,7 +191,7 @@ struct File {
     #[serde(default)]
     receipts: FileReceipts,
     spiffe: Option<SpiffeSection>,
-    regions: Option<serde_json::Value>,
+    regions: Option<RegionsSection>,
     retention: Option<serde_json::Value>,
     telemetry: Option<serde_json::Value>,
 }
@@ -249,7 +269,6 @@ impl File {
     fn refuse_what_is_not_supported(&self) -> Result<(), Refusal> {
         let absent = "is not supported by this version; remove it";
         for (field, given) in [
-            ("regions", self.regions.is_some()),
             ("retention", self.retention.is_some()),
             ("telemetry", self.telemetry.is_some()),
         ] {
@@ -289,6 +308,14 @@ impl File {
             return Err(Refusal::field("insecure_dev", reason));
         }
         self.listen.are_distinct()?;
+        let regions = self
+            .regions
+            .map(|section| section.validate(&region))
+            .transpose()
+            .map_err(|error| Refusal::field(error.field, error.reason))?;
+        if let Some(regions) = &regions {
+            peers_are_proven(regions, spiffe.is_some())?;
+        }
         Ok(Config {
             region,
             listen: Listen {
@@ -300,10 +327,34 @@ impl File {
             insecure_dev: self.insecure_dev,
             kms,
             spiffe,
+            regions,
             flush,
             flush_entries: entries,
         })
     }
+}
+
+/// Other regions show who they are, or are on this machine.
+fn peers_are_proven(regions: &RegionsConfig, over_tls: bool) -> Result<(), Refusal> {
+    for (index, peer) in regions.peers.iter().enumerate() {
+        let host = peer.url.strip_prefix("http://");
+        let reason = match host {
+            Some(_) if over_tls => "with `spiffe` peers show who they are: write https://",
+            Some(host) if is_loopback(host) => continue,
+            None if over_tls => continue,
+            Some(_) | None => "without `spiffe` a peer is on this machine: write http://127.0.0.1:PORT",
+        };
+        let reason = format!("`{}`: {reason}", peer.url);
+        return Err(Refusal::field(format!("regions.peers[{index}].url"), reason));
+    }
+    Ok(())
+}
+
+/// Of an authority without a user: `127.0.0.1:9192`, `[::1]:9192`.
+fn is_loopback(authority: &str) -> bool {
+    authority
+        .parse::<SocketAddr>()
+        .is_ok_and(|address| address.ip().is_loopback())
 }
 
 fn parse_region(region: String) -> Result<String, Refusal> {

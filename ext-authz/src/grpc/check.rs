@@ -103,7 +103,9 @@ impl CheckService {
                 seen: None,
             };
             match (
-                self.recording.record(own, proxy, options.wait_timeout).await,
+                self.recording
+                    .record(own, proxy, options.wait, options.wait_timeout)
+                    .await,
                 options.on_error,
             ) {
                 (Ok(receipt), _) => {
@@ -253,7 +255,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_why_in_a_header_and_in_the_status() {
-        let answer = refused(NotRecorded("resource_exhausted").into(), None);
+        let answer = refused(NotRecorded::by("resource_exhausted").into(), None);
         assert_eq!(
             answer.status.expect("a status").code,
             i32::from(Code::ResourceExhausted)

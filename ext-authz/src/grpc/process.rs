@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::recording::Recording;
-use super::route_options::{BadOption, RouteOptions};
+use super::route_options::{BadOption, RouteOptions, Wait};
 use super::seldom::Seldom;
 use crate::app::clock::wall_ms;
 use crate::app::proxies::Proxy;
@@ -176,8 +176,12 @@ impl Session<'_> {
         let Effect::Record(own) = effect else {
             return Ok(reply(effect));
         };
-        let limit = self.exchange.wait_timeout();
-        let recorded = self.shared.recording.record(*own, self.proxy, limit).await;
+        let (wait, limit) = self.exchange.wait();
+        let recorded = self
+            .shared
+            .recording
+            .record(*own, self.proxy, wait, limit)
+            .await;
         let now = app.clock.mono();
         let effect = self.step(Event::Recorded(recorded), now)?;
         app.metrics.exchange_answered(now.saturating_sub(arrived));
@@ -191,7 +195,7 @@ impl Session<'_> {
             let recorded = self
                 .shared
                 .recording
-                .record(*own, self.proxy, RECORD_AT_END_WITHIN)
+                .record(*own, self.proxy, Wait::Local, RECORD_AT_END_WITHIN)
                 .await;
             let _ = self.step(Event::Recorded(recorded), clock.mono());
         }

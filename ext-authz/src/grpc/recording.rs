@@ -7,7 +7,7 @@ use knhk_decision::headers::PEER_NOT_ALLOWED;
 use knhk_proto::envoy::pb::envoy::r#type::v3::StatusCode;
 use tonic::Code;
 
-use super::route_options::BadOption;
+use super::route_options::{BadOption, Wait};
 use super::seldom::Seldom;
 use crate::app::App;
 use crate::app::proxies::Proxy;
@@ -33,29 +33,58 @@ impl Recording {
         &self.app
     }
 
-    /// Waits at most `limit` for a decision that `proxy` asked for to be durable. Returns the receipt's ID. A decision that is given up may
-    /// still become durable later.
+    /// Waits at most `limit` for a decision that `proxy` asked for to be as durable as the route wants. Returns the receipt's ID. A
+    /// decision that is given up may still become durable later.
     pub(super) async fn record(
         &self,
         own: OwnDecision,
         proxy: &Proxy,
+        wait: Wait,
         limit: Duration,
     ) -> Result<String, NotRecorded> {
         let via = own.via;
-        let why = match tokio::time::timeout(limit, self.app.recorder.record_own(own, proxy)).await {
-            Ok(Ok(index)) => return Ok(format!("{}/{index}", self.app.region)),
-            Ok(Err(error)) => NotRecorded(error.label()),
-            Err(_) => NotRecorded("wait_timeout"),
+        let started = self.app.clock.mono();
+        let mut why = match tokio::time::timeout(limit, self.app.recorder.record_own(own, proxy)).await {
+            Ok(Ok(index)) => {
+                let left = limit.saturating_sub(self.app.clock.mono().saturating_sub(started));
+                match self.held(index, wait, left).await {
+                    Ok(()) => return Ok(format!("{}/{index}", self.app.region)),
+                    Err(why) => why,
+                }
+            }
+            Ok(Err(error)) => NotRecorded::by(error.label()),
+            Err(_) => NotRecorded::by("wait_timeout"),
         };
         if let Some(suppressed) = self.not_recorded.due(self.app.clock.mono()) {
             tracing::warn!(
-                failure = why.0,
+                failure = why.label,
+                detail = why.detail.take(),
                 via = via.as_str(),
                 suppressed,
                 "a decision could not be recorded in time"
             );
         }
         Err(why)
+    }
+
+    /// Whether the entry, which is durable here, is held by as many as the route wants.
+    async fn held(&self, index: u64, wait: Wait, limit: Duration) -> Result<(), NotRecorded> {
+        match (wait, &self.app.regions) {
+            (Wait::Local, _) => Ok(()),
+            (Wait::Quorum, Some(regions)) => {
+                regions
+                    .committed(index, limit)
+                    .await
+                    .map_err(|error| NotRecorded {
+                        label: error.label(),
+                        detail: Some(error.to_string()),
+                    })
+            }
+            (Wait::Quorum, None) => Err(NotRecorded {
+                label: NO_QUORUM,
+                detail: Some("a route waits for a quorum, and this service has no `regions`".to_owned()),
+            }),
+        }
     }
 
     /// Says in the log that a route's options are wrong.
@@ -70,9 +99,24 @@ impl Recording {
     }
 }
 
-/// Why a decision is not recorded: the label of the log's error, or `wait_timeout`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct NotRecorded(pub(super) &'static str);
+/// The label where there can be no quorum.
+const NO_QUORUM: &str = "no_quorum";
+
+/// Why a decision is not recorded as a route wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct NotRecorded {
+    /// The label of the log's error, `wait_timeout`, `quorum_not_reached` or `no_quorum`.
+    label: &'static str,
+    /// For the service's own log, where there is more to say.
+    detail: Option<String>,
+}
+
+impl NotRecorded {
+    /// For a reason that its label says.
+    pub(super) fn by(label: &'static str) -> Self {
+        Self { label, detail: None }
+    }
+}
 
 /// An answer of the service in the upstream's place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,13 +144,19 @@ impl Refusal {
 }
 
 impl From<NotRecorded> for Refusal {
-    fn from(NotRecorded(label): NotRecorded) -> Self {
-        match label {
+    fn from(why: NotRecorded) -> Self {
+        match why.label {
             "resource_exhausted" => Self {
                 status: StatusCode::ServiceUnavailable,
                 reason: "resource_exhausted",
                 code: Code::ResourceExhausted,
                 body: "too many decisions wait for the disk\n".to_owned(),
+            },
+            "quorum_not_reached" => Self {
+                status: StatusCode::ServiceUnavailable,
+                reason: "quorum_not_reached",
+                code: Code::Unavailable,
+                body: "the decision is durable here, and not yet in as many regions as this route asks for\n".to_owned(),
             },
             _ => Self {
                 status: StatusCode::ServiceUnavailable,
@@ -148,7 +198,7 @@ mod tests {
     #[test]
     fn too_much_that_waits_is_told_apart_from_a_log_that_fails() {
         let of = |label| {
-            let refusal = Refusal::from(NotRecorded(label));
+            let refusal = Refusal::from(NotRecorded::by(label));
             (refusal.reason, refusal.code)
         };
         assert_eq!(

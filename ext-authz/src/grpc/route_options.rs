@@ -26,6 +26,7 @@ const WAIT_RANGE: std::ops::RangeInclusive<Duration> = Duration::from_millis(1).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RouteOptions {
     pub(crate) record: RecordWhen,
+    pub(crate) wait: Wait,
     pub(crate) wait_timeout: Duration,
     pub(crate) on_error: OnError,
     pub(crate) peer: PeerSource,
@@ -39,6 +40,15 @@ pub(crate) enum RecordWhen {
     Always,
     /// Of this share of the requests, chosen by their `x-request-id`.
     Sample(Weight),
+}
+
+/// What a recorded decision waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// The local disk.
+    Local,
+    /// A quorum of regions.
+    Quorum,
 }
 
 /// Where the caller's SPIFFE ID is read.
@@ -70,6 +80,7 @@ impl Default for RouteOptions {
     fn default() -> Self {
         Self {
             record: RecordWhen::Always,
+            wait: Wait::Local,
             wait_timeout: DEFAULT_WAIT,
             on_error: OnError::Closed,
             peer: PeerSource::Certificate,
@@ -110,7 +121,7 @@ impl RouteOptions {
     fn set(&mut self, option: &str, value: &str) -> Result<(), String> {
         match option {
             "record" => self.record = parse_record(value)?,
-            "wait" => parse_wait(value)?,
+            "wait" => self.wait = parse_wait(value)?,
             "wait_timeout" => self.wait_timeout = parse_timeout(value)?,
             "on_error" => self.on_error = parse_on_error(value)?,
             "peer" => self.peer = parse_peer(value)?,
@@ -144,11 +155,11 @@ fn parse_record(value: &str) -> Result<RecordWhen, String> {
     }
 }
 
-fn parse_wait(value: &str) -> Result<(), String> {
+fn parse_wait(value: &str) -> Result<Wait, String> {
     match value {
-        "local" => Ok(()),
-        "quorum" => Err("`quorum` is not supported by this version; use `local`".to_owned()),
-        _ => Err(format!("`{value}` is not `local`")),
+        "local" => Ok(Wait::Local),
+        "quorum" => Ok(Wait::Quorum),
+        _ => Err(format!("`{value}` is neither `local` nor `quorum`")),
     }
 }
 
@@ -203,7 +214,7 @@ mod tests {
         for parse in [extensions, metadata] {
             let options = parse(&[
                 ("record", "sample:0.5"),
-                ("wait", "local"),
+                ("wait", "quorum"),
                 ("wait_timeout", "80ms"),
                 ("on_error", "open"),
                 ("peer", "xfcc"),
@@ -213,7 +224,10 @@ mod tests {
                 options.record,
                 RecordWhen::Sample(Weight::from_percent(0.5).expect("valid"))
             );
-            assert_eq!(options.wait_timeout, Duration::from_millis(80));
+            assert_eq!(
+                (options.wait, options.wait_timeout),
+                (Wait::Quorum, Duration::from_millis(80))
+            );
             assert_eq!(options.on_error, OnError::Open);
             assert_eq!(options.peer, PeerSource::Xfcc);
             assert_eq!(parse(&[]).expect("valid"), RouteOptions::default());
@@ -226,7 +240,6 @@ mod tests {
             ("record", "some"),
             ("record", "sample:101"),
             ("record", "sample:"),
-            ("wait", "quorum"),
             ("wait", "remote"),
             ("wait_timeout", "1h"),
             ("wait_timeout", "soon"),

@@ -18,9 +18,8 @@ use knhk_telemetry::attribute::AccessDoor;
 use tokio::net::{TcpListener, UnixListener};
 
 use super::{Api, ApiError};
-use crate::app::App;
 use crate::app::clock::wall_ms;
-use crate::app::refusals::{Refused, Who};
+use crate::app::refusals::{Refusals, Refused, Who};
 
 /// What a listener lets its callers do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +49,11 @@ pub(super) enum Need {
     ReadReceipts,
     /// To read the log: its tree, and the payloads in it.
     ReadLog,
+    /// To hand over another region's log and rollouts, and to ask for one's own. Without roles whoever reaches the listener: what
+    /// is handed over is proven by its signatures.
+    Replicate,
+    /// To clear the alarm of a region that showed two histories.
+    ClearRegion,
 }
 
 impl Need {
@@ -61,13 +65,15 @@ impl Need {
             Self::RotateKeys => &[Role::KeyAdmin],
             Self::ReadReceipts => &[Role::Auditor],
             Self::ReadLog => &[Role::Auditor, Role::Peer],
+            Self::Replicate => &[Role::Peer],
+            Self::ClearRegion => &[Role::KeyAdmin, Role::Custodian],
         }
     }
 
     fn writes(self) -> bool {
         match self {
-            Self::Deploy | Self::RotateKeys => true,
-            Self::Look | Self::ReadReceipts | Self::ReadLog => false,
+            Self::Deploy | Self::RotateKeys | Self::ClearRegion => true,
+            Self::Look | Self::ReadReceipts | Self::ReadLog | Self::Replicate => false,
         }
     }
 }
@@ -118,7 +124,7 @@ impl std::fmt::Display for PeerIdentity {
 /// A route's guard: what it needs, on a listener of this access.
 #[derive(Clone)]
 pub(super) struct Guard {
-    pub(super) app: Arc<App>,
+    pub(super) refusals: Refusals,
     pub(super) access: Access,
     pub(super) need: Need,
 }
@@ -155,7 +161,7 @@ impl Guard {
             (Access::Workloads(roles), PeerIdentity::Workload { id, .. }) => {
                 roles.require(id, self.need.roles()).map_err(|denied| {
                     let reason = denied.to_string();
-                    self.app.refusals.tell(Refused {
+                    self.refusals.tell(Refused {
                         door: AccessDoor::Http,
                         who: Who::Proven(id.clone()),
                         target,

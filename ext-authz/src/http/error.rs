@@ -9,11 +9,12 @@ use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use knhk_receipts::LogError;
+use knhk_telemetry::ServiceMetrics;
 
 use super::Api;
 use crate::api::ErrorBody;
-use crate::app::App;
 use crate::app::keys::RotateError;
+use crate::app::regions::PeerRequestError;
 use crate::app::rollouts::CommandError;
 
 /// A refusal: status, stable label, one line.
@@ -73,8 +74,14 @@ impl From<CommandError> for ApiError {
     fn from(error: CommandError) -> Self {
         let status = match &error {
             CommandError::NoSuchRollout(_) => StatusCode::NOT_FOUND,
-            CommandError::Refused { .. } | CommandError::Overtaken(_) => StatusCode::CONFLICT,
-            CommandError::Policy(_) | CommandError::TooMany(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            CommandError::Refused { .. }
+            | CommandError::Overtaken(_)
+            | CommandError::NotHome { .. }
+            | CommandError::IsHome { .. }
+            | CommandError::OneRegion(_) => StatusCode::CONFLICT,
+            CommandError::Policy(_) | CommandError::TooMany(_) | CommandError::Unreadable { .. } => {
+                StatusCode::UNPROCESSABLE_ENTITY
+            }
             CommandError::NotRecorded(_) | CommandError::Behind | CommandError::Stopping => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -95,6 +102,17 @@ impl From<RotateError> for ApiError {
     }
 }
 
+impl From<PeerRequestError> for ApiError {
+    fn from(error: PeerRequestError) -> Self {
+        let (status, label) = match error {
+            PeerRequestError::Log(error) => return error.into(),
+            PeerRequestError::UnknownRegion(_) => (StatusCode::NOT_FOUND, "unknown_region"),
+            PeerRequestError::Nothing(_) => (StatusCode::NOT_FOUND, "not_found"),
+        };
+        Self::new(status, label, error.to_string())
+    }
+}
+
 impl From<LogError> for ApiError {
     fn from(error: LogError) -> Self {
         let status = match &error {
@@ -109,14 +127,14 @@ impl From<LogError> for ApiError {
 
 /// Counts every answer by its route.
 pub(super) async fn count(
-    State(app): State<Arc<App>>,
+    State(metrics): State<Arc<ServiceMetrics>>,
     route: Option<MatchedPath>,
     request: Request,
     next: Next,
 ) -> Response {
     let response = next.run(request).await;
     let route = route.as_ref().map_or("unknown", MatchedPath::as_str);
-    app.metrics.http_request(route, response.status().as_u16());
+    metrics.http_request(route, response.status().as_u16());
     response
 }
 
@@ -127,7 +145,9 @@ const MAX_REFUSAL_BYTES: usize = 4 * 1024;
 pub(super) async fn in_our_form(response: Response) -> Response {
     let status = response.status();
     let kind = response.headers().get(header::CONTENT_TYPE);
-    let is_ours = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    // Regions read a refusal in their own format.
+    let ours: [&[u8]; 2] = [b"application/json", b"application/cbor"];
+    let is_ours = kind.is_some_and(|kind| ours.iter().any(|it| kind.as_bytes().starts_with(it)));
     if is_ours || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }

@@ -7,7 +7,11 @@ use super::{Api, ApiError, Caller};
 use crate::api::{KeyInfo, KeySet};
 
 pub(super) async fn list(State(api): State<Api>) -> Json<KeySet> {
-    Json(api.app.keys.set())
+    let acknowledges_with = api.app.regions.as_ref().map(|regions| regions.ack_info());
+    Json(KeySet {
+        acknowledges_with,
+        ..api.app.keys.set()
+    })
 }
 
 /// Answers with the key that signs from now on.

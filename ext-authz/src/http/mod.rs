@@ -2,11 +2,13 @@
 
 mod access;
 mod error;
+mod front;
 mod identity;
 mod keys;
 mod log;
 mod probe;
 mod receipts;
+mod regions;
 mod rollouts;
 
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use tokio::sync::Semaphore;
 pub(crate) use access::{Access, Caller, PeerIdentity};
 use access::{Guard, Need};
 pub(crate) use error::ApiError;
+pub(crate) use front::{Early, Front};
 pub(crate) use probe::probe_routes;
 
 use crate::app::App;
@@ -45,7 +48,7 @@ pub(crate) fn api_routes(app: &Arc<App>, access: &Access) -> Router {
     };
     let guarded = |need, routes: Router<Api>| {
         let guard = Guard {
-            app: Arc::clone(app),
+            refusals: app.refusals.clone(),
             access: access.clone(),
             need,
         };
@@ -56,12 +59,28 @@ pub(crate) fn api_routes(app: &Arc<App>, access: &Access) -> Router {
         .merge(guarded(Need::RotateKeys, rotate_keys()))
         .merge(guarded(Need::ReadReceipts, read_receipts()))
         .merge(guarded(Need::ReadLog, read_log()))
+        .merge(guarded(Need::Look, regions::look()))
+        .merge(guarded(Need::ClearRegion, regions::clear_routes()))
+        .merge(guarded(Need::Replicate, regions::told()))
         .layer(DefaultBodyLimit::max(MAX_SPEC_BYTES))
-        .layer(from_fn_with_state(Arc::clone(app), error::count))
         .with_state(api)
+        .merge(peers(app, access))
+        .layer(from_fn_with_state(Arc::clone(&app.metrics), error::count))
         .merge(probe_routes(Arc::clone(app)))
         .fallback(error::no_such_route)
         .layer(map_response(error::in_our_form));
+    not_for_web_pages(routes, access)
+}
+
+/// What other regions ask, where there are any.
+fn peers(app: &App, access: &Access) -> Router {
+    match &app.regions {
+        Some(regions) => regions::peer_routes(regions, &app.refusals, access),
+        None => Router::new(),
+    }
+}
+
+fn not_for_web_pages(routes: Router, access: &Access) -> Router {
     match access {
         Access::Operators | Access::LocalReaders => routes,
         Access::Workloads(_) => routes.layer(from_fn(access::not_from_a_web_page)),
@@ -91,6 +110,7 @@ fn deploy() -> Router<Api> {
         .route("/v1/rollouts/{name}/resume", post(rollouts::resume))
         .route("/v1/rollouts/{name}/abort", post(rollouts::abort))
         .route("/v1/rollouts/{name}/retry", post(rollouts::retry))
+        .route("/v1/rollouts/{name}/adopt", post(rollouts::adopt))
 }
 
 fn rotate_keys() -> Router<Api> {

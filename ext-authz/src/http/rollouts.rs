@@ -82,6 +82,11 @@ pub(super) async fn retry(State(api): State<Api>, Path(name): Path<String>, call
     act(&api, name, caller, Command::Retry).await
 }
 
+pub(super) async fn adopt(State(api): State<Api>, Path(name): Path<String>, caller: Caller) -> Answer {
+    api.app.rollouts.adopt(name.clone(), caller.0).await?;
+    Ok(Json(api.app.rollout_status(&name)?))
+}
+
 pub(super) async fn delete(
     State(api): State<Api>,
     Path(name): Path<String>,

@@ -17,17 +17,18 @@ use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::external_processor_serv
 use knhk_proto::v1::gate_server::GateServer;
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 
 use super::{ServeError, Task, Tasks, spawn};
-use crate::app::App;
 use crate::app::ledger::replace;
+use crate::app::regions::start::Waiting;
+use crate::app::{App, Ground};
 use crate::config::Config;
 use crate::grpc::{CheckService, GateService, MAX_MESSAGE_BYTES, ProcessService, Recording};
-use crate::http::{Access, PeerIdentity, api_routes, probe_routes};
+use crate::http::{Access, Early, Front, PeerIdentity, api_routes, probe_routes};
 
 /// Largest message of a filter, in bytes: 1 MiB of recorded decisions and some room.
 const MAX_UP_BYTES: usize = 2 * 1024 * 1024;
@@ -36,109 +37,148 @@ const MAX_CONNECTION_AGE: Duration = Duration::from_secs(30 * 60);
 /// Streams that one connection of a proxy may have under way; beyond, Envoy opens another connection. `ext_proc` holds one
 /// for as long as its request lasts.
 const MAX_STREAMS: u32 = 1_024;
+/// Connections of proxies that wait to be accepted.
+const BACKLOG: u32 = 1_024;
 /// Idle HTTP/2 connections are probed this often, so that dead proxies are noticed.
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
 /// Bound sockets: from here on nothing about addresses can fail.
 pub(super) struct Listeners {
-    grpc: TcpListener,
+    /// Bound, and not listening before the service is whole: until then a proxy is told at once that nobody is there.
+    grpc: TcpSocket,
     http: TcpListener,
     probe: TcpListener,
     socket: UnixListener,
 }
 
+/// Listeners over HTTP that are served, by what there is already.
+pub(super) struct Doors {
+    grpc: TcpSocket,
+    addresses: serde_json::Value,
+    http: Front,
+    probe: Front,
+    socket: Front,
+    tasks: Vec<(&'static str, Task)>,
+}
+
 impl Listeners {
     pub(super) async fn bind(config: &Config) -> Result<Self, ServeError> {
-        let listeners = Self {
-            grpc: bind_tcp("listen.grpc", config.listen.grpc).await?,
+        Ok(Self {
+            grpc: bind_later("listen.grpc", config.listen.grpc)?,
             http: bind_tcp("listen.http", config.listen.http).await?,
             probe: bind_tcp("listen.probe", config.listen.probe).await?,
             socket: bind_socket(&config.data.join("knhk.sock"))?,
-        };
-        listeners.publish_addresses(&config.data)?;
-        Ok(listeners)
-    }
-
-    /// Port 0 in the configuration took a free port; `data/addresses.json` says which.
-    fn publish_addresses(&self, data: &Path) -> Result<(), ServeError> {
-        let path = data.join("addresses.json");
-        let written = || {
-            let addresses = json!({
-                "grpc": self.grpc.local_addr()?,
-                "http": self.http.local_addr()?,
-                "probe": self.probe.local_addr()?,
-            });
-            replace(&path, format!("{addresses}\n").as_bytes())
-        };
-        written().map_err(|source| ServeError::Data {
-            path: path.clone(),
-            source,
         })
     }
 
-    pub(super) fn serve(
+    /// Answers what can be answered before the log is open: whether the service is ready, and what other regions ask.
+    pub(super) fn open(
         self,
         config: &Config,
-        app: &Arc<App>,
+        ground: &Ground,
+        waiting: &Waiting,
         draining: &CancellationToken,
-    ) -> Result<Tasks, ServeError> {
+    ) -> Result<Doors, ServeError> {
+        let addresses = self.addresses().map_err(|source| ServeError::Data {
+            path: config.data.clone(),
+            source,
+        })?;
         let Self {
             grpc,
             http,
             probe,
             socket,
         } = self;
-        let ([grpc, http], operators) =
-            if let (Some(identity), Some(spiffe)) = (&app.identity, &config.spiffe) {
-                let roles = Arc::new(spiffe.roles.clone());
-                let grpc = secured("listen.grpc", grpc, identity, &roles, Alpn::Http2)?;
-                let http = secured("listen.http", http, identity, &roles, Alpn::Http1)?;
-                let access = Access::Workloads(roles);
-                // The socket's users show no SPIFFE ID, so there they only read.
-                (
-                    serve_both(grpc, http, app, &access, draining),
-                    Access::LocalReaders,
-                )
-            } else {
-                // Of an incoming stream the builder's own setting is ignored; without it an answer waits 40 ms for an
-                // acknowledgement.
-                let grpc = TcpIncoming::from(grpc).with_nodelay(Some(true));
-                let access = if config.insecure_dev {
-                    Access::AnybodyWrites
-                } else {
-                    Access::Readers
-                };
-                (serve_both(grpc, http, app, &access, draining), Access::Operators)
-            };
-        let probe = serve_http(probe, probe_routes(Arc::clone(app)), draining);
-        let socket = serve_http(socket, api_routes(app, &operators), draining);
-        Ok(Tasks::of([
-            ("the gRPC listener", grpc),
-            ("the HTTP listener", http),
-            ("the probe listener", probe),
-            ("the socket's listener", socket),
-        ]))
+        let early = Early { ground, waiting };
+        let (access, operators) = access(config);
+        let (front, at_socket) = (
+            Front::new(early.api_routes(&access)),
+            Front::new(early.api_routes(&operators)),
+        );
+        let at_probe = Front::new(early.probe_routes());
+        let http = match (&ground.identity, &access) {
+            (Some(identity), Access::Workloads(roles)) => {
+                let http = secured("listen.http", http, identity, roles, Alpn::Http1)?;
+                serve_http(http, front.routes(), draining)
+            }
+            _ => serve_http(http, front.routes(), draining),
+        };
+        Ok(Doors {
+            grpc,
+            addresses,
+            tasks: vec![
+                ("the HTTP listener", http),
+                ("the probe listener", serve_http(probe, at_probe.routes(), draining)),
+                ("the socket's listener", serve_http(socket, at_socket.routes(), draining)),
+            ],
+            http: front,
+            probe: at_probe,
+            socket: at_socket,
+        })
+    }
+
+    fn addresses(&self) -> io::Result<serde_json::Value> {
+        Ok(json!({
+            "grpc": self.grpc.local_addr()?,
+            "http": self.http.local_addr()?,
+            "probe": self.probe.local_addr()?,
+        }))
     }
 }
 
-fn serve_both<S, C, L>(
-    grpc: S,
-    http: L,
-    app: &Arc<App>,
-    access: &Access,
-    draining: &CancellationToken,
-) -> [Task; 2]
-where
-    S: Stream<Item = io::Result<C>> + Send + 'static,
-    C: AsyncRead + AsyncWrite + tonic::transport::server::Connected + Unpin + Send + 'static,
-    L: Listener,
-    L::Addr: std::fmt::Debug,
-    PeerIdentity: for<'a> Connected<IncomingStream<'a, L>>,
-{
-    [
-        spawn(serve_grpc(grpc, Arc::clone(app), draining.clone())),
-        serve_http(http, api_routes(app, access), draining),
-    ]
+impl Doors {
+    /// The service is whole: everything is answered, and proxies are let in.
+    pub(super) fn serve(
+        self,
+        config: &Config,
+        app: &Arc<App>,
+        draining: &CancellationToken,
+    ) -> Result<Tasks, ServeError> {
+        let (access, operators) = access(config);
+        self.http.exchange(api_routes(app, &access));
+        self.socket.exchange(api_routes(app, &operators));
+        self.probe.exchange(probe_routes(Arc::clone(app)));
+        let grpc = self.grpc.listen(BACKLOG).map_err(|source| ServeError::Listen {
+            field: "listen.grpc",
+            address: config.listen.grpc.to_string(),
+            source,
+        })?;
+        let grpc = match (&app.identity, &access) {
+            (Some(identity), Access::Workloads(roles)) => {
+                let grpc = secured("listen.grpc", grpc, identity, roles, Alpn::Http2)?;
+                spawn(serve_grpc(grpc, Arc::clone(app), draining.clone()))
+            }
+            // Of an incoming stream the builder's own setting is ignored; without it an answer waits 40 ms for an
+            // acknowledgement.
+            _ => {
+                let grpc = TcpIncoming::from(grpc).with_nodelay(Some(true));
+                spawn(serve_grpc(grpc, Arc::clone(app), draining.clone()))
+            }
+        };
+        publish_addresses(&self.addresses, &config.data)?;
+        let mut tasks = self.tasks;
+        tasks.push(("the gRPC listener", grpc));
+        Ok(Tasks::new(tasks))
+    }
+}
+
+/// What callers may do: over TCP, and through the socket.
+fn access(config: &Config) -> (Access, Access) {
+    match &config.spiffe {
+        // The socket's users show no SPIFFE ID, so there they only read.
+        Some(spiffe) => (
+            Access::Workloads(Arc::new(spiffe.roles.clone())),
+            Access::LocalReaders,
+        ),
+        None if config.insecure_dev => (Access::AnybodyWrites, Access::Operators),
+        None => (Access::Readers, Access::Operators),
+    }
+}
+
+/// Port 0 in the configuration took a free port; `data/addresses.json` says which.
+fn publish_addresses(addresses: &serde_json::Value, data: &Path) -> Result<(), ServeError> {
+    let path = data.join("addresses.json");
+    replace(&path, format!("{addresses}\n").as_bytes()).map_err(|source| ServeError::Data { path, source })
 }
 
 /// Connections over mutual TLS, of whoever has any role: each call asks for its own.
@@ -174,6 +214,23 @@ where
             .with_graceful_shutdown(draining.clone().cancelled_owned())
             .into_future(),
     )
+}
+
+fn bind_later(field: &'static str, address: SocketAddr) -> Result<TcpSocket, ServeError> {
+    let bound = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(socket)
+    };
+    bound().map_err(|source| ServeError::Listen {
+        field,
+        address: address.to_string(),
+        source,
+    })
 }
 
 async fn bind_tcp(field: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {

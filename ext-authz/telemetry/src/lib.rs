@@ -4,6 +4,7 @@
 //! [`metric`], and its labels have the types of [`attribute`].
 
 pub mod logging;
+mod regions;
 mod registrar;
 mod service;
 mod typed;
@@ -17,6 +18,7 @@ mod registry {
     include!(concat!(env!("OUT_DIR"), "/registry.rs"));
 }
 
+pub use regions::RegionMetrics;
 pub use registry::{attribute, metric};
 pub use service::{CONTENT_TYPE, Open, ServiceMetrics};
 pub use typed::{Attribute, Definition, Instrument, LabelSet, Metric, kind};

@@ -15,6 +15,7 @@ use crate::attribute::{
 };
 use crate::metric::service as metric;
 use crate::registrar::{CountGauge, RatioGauge, Registrar, Samples};
+use crate::regions::RegionMetrics;
 use crate::typed::Attribute;
 
 /// The media type of [`ServiceMetrics::expose`].
@@ -62,6 +63,8 @@ pub struct ServiceMetrics {
     reporters_set_aside: Samples<(Rollout,), CountGauge>,
     rollbacks: Samples<(Rollout, RollbackReason), Counter>,
     http_requests: Samples<(HttpRoute, HttpStatus), Counter>,
+    /// What happens between regions.
+    pub regions: RegionMetrics,
 }
 
 impl ServiceMetrics {
@@ -117,6 +120,7 @@ impl ServiceMetrics {
             reporters_set_aside: registrar.gauge(&metric::ROLLOUT_REPORTERS_SET_ASIDE),
             rollbacks: registrar.counter(&metric::ROLLBACKS),
             http_requests: registrar.counter(&metric::HTTP_REQUESTS),
+            regions: RegionMetrics::new(&mut registrar),
             registry: registrar.finish(),
         }
     }

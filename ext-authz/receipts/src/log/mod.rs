@@ -154,7 +154,18 @@ impl Log {
         signer: Arc<dyn Signer>,
         env: Env,
     ) -> Result<Self, LogError> {
-        Self::open_with_segments(storage, options, signer, env, SEGMENT_BYTES).await
+        Self::open_with_segments(storage, options, signer, env, SEGMENT_BYTES, None).await
+    }
+
+    /// The same for who has the data directory's lock already, and gives it to the log.
+    pub async fn open_locked(
+        lock: LockGuard,
+        storage: Arc<dyn Storage>,
+        options: LogOptions,
+        signer: Arc<dyn Signer>,
+        env: Env,
+    ) -> Result<Self, LogError> {
+        Self::open_with_segments(storage, options, signer, env, SEGMENT_BYTES, Some(lock)).await
     }
 
     /// The same, with segments of another size.
@@ -164,11 +175,12 @@ impl Log {
         signer: Arc<dyn Signer>,
         env: Env,
         segment_bytes: u64,
+        lock: Option<LockGuard>,
     ) -> Result<Self, LogError> {
         options.check()?;
         let surveying = {
             let origin = options.origin.clone();
-            spawn_blocking(move || survey(&storage, &origin))
+            spawn_blocking(move || survey(&storage, &origin, lock))
         };
         let (lock, survey) = surveying.await.map_err(|_| LogError::Closed)??;
         let first_key = if survey.is_new() {
@@ -333,13 +345,22 @@ impl Drop for Inner {
     }
 }
 
-/// Takes the lock, then looks at what is there.
-fn survey(storage: &Arc<dyn Storage>, origin: &str) -> Result<(LockGuard, recovery::Survey), LogError> {
-    let lock = storage.lock().map_err(|error| match error {
+/// Takes the lock, unless it is held already, then looks at what is there.
+fn survey(
+    storage: &Arc<dyn Storage>,
+    origin: &str,
+    lock: Option<LockGuard>,
+) -> Result<(LockGuard, recovery::Survey), LogError> {
+    let lock = lock.map_or_else(|| take_lock(storage.as_ref()), Ok)?;
+    Ok((lock, recovery::survey(storage, origin)?))
+}
+
+/// Takes the lock of a data directory: of all processes one has it.
+pub fn take_lock(storage: &dyn Storage) -> Result<LockGuard, LogError> {
+    storage.lock().map_err(|error| match error {
         LockError::Held(pid) => LogError::Locked { pid },
         LockError::Io(error) => LogError::io("lock", "lock")(error),
-    })?;
-    Ok((lock, recovery::survey(storage, origin)?))
+    })
 }
 
 /// The key that a new log begins with.

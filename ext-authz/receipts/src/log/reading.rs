@@ -7,6 +7,7 @@ use tokio::task::spawn_blocking;
 use super::error::LogError;
 use super::segments::{Cursor, Segments};
 use super::{CHECKPOINT_PATH, LOG_DIR, Log, tiles};
+use crate::acknowledgement::{Ack, Acknowledged};
 use crate::checkpoint::SignedCheckpoint;
 use crate::payload::Payload;
 use crate::receipt::ReceiptFile;
@@ -31,9 +32,15 @@ impl Log {
     /// Everything to verify the entry with, under the newest checkpoint. [`LogError::NotCovered`] where none covers it yet;
     /// [`Log::covered`] waits for that.
     pub async fn receipt(&self, index: u64) -> Result<ReceiptFile, LogError> {
+        self.receipt_held(index, Vec::new()).await
+    }
+
+    /// The same with those of these acknowledgements that cover the entry. That they are of this log and its root at their size
+    /// is the caller's to know.
+    pub async fn receipt_held(&self, index: u64, acks: Vec<Ack>) -> Result<ReceiptFile, LogError> {
         let root = self.root();
         let segments = Arc::clone(&self.inner.segments);
-        let reading = spawn_blocking(move || receipt(&segments, index, root));
+        let reading = spawn_blocking(move || receipt(&segments, index, root, acks));
         reading.await.map_err(|_| LogError::Closed)?
     }
 
@@ -127,6 +134,7 @@ fn receipt(
     segments: &Arc<Segments>,
     index: u64,
     root: Option<Arc<SignedRoot>>,
+    acks: Vec<Ack>,
 ) -> Result<ReceiptFile, LogError> {
     let size = segments.size();
     if index >= size {
@@ -136,9 +144,22 @@ fn receipt(
         .filter(|it| it.size() > index)
         .ok_or(LogError::NotCovered { index })?;
     let storage = segments.storage().as_ref();
-    let proof = TreeReader::new(root.size(), |tile| tiles::read(storage, tile))
+    let tree = TreeReader::new(root.size(), |tile| tiles::read(storage, tile));
+    let proof = tree
         .inclusion(index)
         .map_err(LogError::io("read the tiles in", LOG_DIR))?;
+    let acks = acks.into_iter().filter(|ack| ack.size > index && ack.size <= root.size());
+    let acknowledged: Result<Vec<_>, _> = acks
+        .map(|ack| {
+            let proof = if ack.size == root.size() {
+                Vec::new()
+            } else {
+                tree.consistency(ack.size)?
+            };
+            Ok(Acknowledged { ack, proof })
+        })
+        .collect();
+    let acknowledged = acknowledged.map_err(LogError::io("read the tiles in", LOG_DIR))?;
     let found = segments.cursor(index).next(|record| ReceiptFile {
         payload: record.payload.to_vec(),
         salt: record.salt,
@@ -147,6 +168,7 @@ fn receipt(
         cose: root.receipt(index, proof.clone()),
         proof,
         checkpoint: root.checkpoint.clone(),
+        acknowledged,
     })?;
     found.ok_or(LogError::NotFound { index, size })
 }

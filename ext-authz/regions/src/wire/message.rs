@@ -19,6 +19,15 @@ const MAX_SEEN: usize = 32;
 /// The largest document of a state, in bytes.
 pub const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
 
+/// The most reports in a message; what is over waits for the next.
+pub const MAX_REPORTS: usize = 1024;
+
+/// The largest report that is passed on, in bytes.
+pub const MAX_REPORT_BYTES: usize = 64 * 1024;
+
+/// The longest SPIFFE ID, in bytes (SPIFFE-ID, 2.3).
+const MAX_IDENTITY_BYTES: usize = 2048;
+
 /// The largest message, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 
@@ -31,6 +40,7 @@ pub const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 /// | 1 | region that sends it, text |
 /// | 2 | states of rollouts, each name once: array, at most 256, see [`RolloutState`] |
 /// | 3 | seen: the newest checkpoint that the sender holds of each log: array of bytes, at most 32 |
+/// | 4 | optional: reports of the sender's filters on rollouts whose home is the receiver: array, at most 1,024, see [`Relayed`] |
 ///
 /// By `seen` regions that were shown different histories of a log find out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +51,24 @@ pub struct Message {
     pub states: Vec<RolloutState>,
     /// Checkpoints, as it holds them.
     pub seen: Vec<SignedCheckpoint>,
+    /// What its filters report.
+    pub reports: Vec<Relayed>,
+}
+
+/// A filter's report, passed on to the home of the rollouts that it is about.
+///
+/// A map: 0 identity of the proxy (text; absent where none was proven), 1 nonce of its worker (16 bytes), 2 the report (bytes, at most
+/// 64 KiB).
+///
+/// Counts in a report are cumulative for the worker, so one that is lost or comes twice changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relayed {
+    /// The SPIFFE ID that the proxy has proven to the region that passes it on.
+    pub identity: Option<String>,
+    /// Which worker it is.
+    pub nonce: [u8; 16],
+    /// The report, which only the service reads.
+    pub report: Vec<u8>,
 }
 
 /// A rollout as the regions agree on it.
@@ -89,7 +117,7 @@ impl Message {
             .filter_map(|it| it.document.as_ref())
             .map(Vec::len);
         in_memory(documents.sum::<usize>() + 1024, |e| {
-            e.map(4)?;
+            e.map(4 + u64::from(!self.reports.is_empty()))?;
             e.u8(0)?.u64(MESSAGE_VERSION)?;
             e.u8(1)?.str(&self.region)?;
             e.u8(2)?.array(self.states.len() as u64)?;
@@ -97,6 +125,10 @@ impl Message {
             e.u8(3)?.array(self.seen.len() as u64)?;
             for seen in &self.seen {
                 e.bytes(seen.as_bytes())?;
+            }
+            if !self.reports.is_empty() {
+                e.u8(4)?.array(self.reports.len() as u64)?;
+                self.reports.iter().try_for_each(|it| put_relayed(e, it))?;
             }
             Ok(())
         })
@@ -120,6 +152,9 @@ impl Message {
             seen: map
                 .optional_with(3, |d| list(d, "seen", MAX_SEEN, |d| checkpoint(d, "seen")))?
                 .ok_or(missing("seen"))?,
+            reports: map
+                .optional_with(4, |d| list(d, "reports", MAX_REPORTS, relayed))?
+                .unwrap_or_default(),
         };
         map.finish()?;
         let mut names: Vec<_> = message.states.iter().map(|it| &it.name).collect();
@@ -145,6 +180,29 @@ fn put_state(e: &mut Encoder<'_>, state: &RolloutState) -> Written {
         e.u8(5)?.bytes(document)?;
     }
     Ok(())
+}
+
+fn put_relayed(e: &mut Encoder<'_>, relayed: &Relayed) -> Written {
+    e.map(2 + u64::from(relayed.identity.is_some()))?;
+    if let Some(identity) = &relayed.identity {
+        e.u8(0)?.str(identity)?;
+    }
+    e.u8(1)?.bytes(&relayed.nonce)?;
+    e.u8(2)?.bytes(&relayed.report)?;
+    Ok(())
+}
+
+fn relayed(d: &mut Decoder<'_>) -> Result<Relayed, DecodeError> {
+    let mut map = MapReader::new(d, "report")?;
+    let identity = map.optional_with(0, |d| short(d, "identity", MAX_IDENTITY_BYTES))?;
+    let relayed = Relayed {
+        identity: identity.map(str::to_owned),
+        nonce: map.array(1, "nonce")?,
+        report: map.bytes(2, "report")?,
+    };
+    bounded(&relayed.report, MAX_REPORT_BYTES)?;
+    map.finish()?;
+    Ok(relayed)
 }
 
 fn state(d: &mut Decoder<'_>) -> Result<RolloutState, DecodeError> {

@@ -8,15 +8,16 @@
 //! Every format is one map with integer keys in ascending order, key 0 its version; an absent optional value has no key. What
 //! was read is encoded again and must give the same bytes.
 
-mod ack;
 mod answer;
 mod batch;
 mod message;
 
-pub use ack::{Ack, MAX_ACK_BYTES};
 pub use answer::{Answer, MAX_ANSWER_BYTES, MAX_DETAIL_BYTES, Refused};
 pub use batch::{Batch, MAX_BATCH_BYTES, MAX_BATCH_ITEMS, MAX_ITEMS_BYTES, MAX_KEPT, RootAt};
-pub use message::{MAX_DOCUMENT_BYTES, MAX_MESSAGE_BYTES, MAX_STATES, Message, RolloutState};
+pub use knhk_receipts::acknowledgement::{Ack, MAX_ACK_BYTES};
+pub use message::{
+    MAX_DOCUMENT_BYTES, MAX_MESSAGE_BYTES, MAX_REPORT_BYTES, MAX_REPORTS, MAX_STATES, Message, Relayed, RolloutState,
+};
 
 /// SHA-256 of a public key's DER.
 pub type KeyId = [u8; 32];
@@ -25,4 +26,4 @@ pub type KeyId = [u8; 32];
 pub type Hash = [u8; 32];
 
 /// The longest name of a region or a rollout, in bytes.
-pub const MAX_NAME_BYTES: usize = 63;
+pub const MAX_NAME_BYTES: usize = knhk_receipts::acknowledgement::MAX_REGION_BYTES;

@@ -55,6 +55,7 @@ async fn a_peer_is_asked_and_told_over_http() {
         region: "us".to_owned(),
         states: Vec::new(),
         seen: Vec::new(),
+        reports: Vec::new(),
     };
     assert_eq!(peer.replicate(&message).await, Ok(message));
     assert_eq!(peer.held("us").await, Ok(answer(7)));

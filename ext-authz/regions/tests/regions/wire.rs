@@ -5,7 +5,7 @@ use knhk_receipts::testing::TestSigner;
 use knhk_receipts::{SignedCheckpoint, bundle};
 use knhk_regions::wire::{
     Ack, Answer, Batch, MAX_ACK_BYTES, MAX_ANSWER_BYTES, MAX_BATCH_BYTES, MAX_DETAIL_BYTES,
-    MAX_MESSAGE_BYTES, Message, Refused, RolloutState, RootAt,
+    MAX_MESSAGE_BYTES, Message, Refused, Relayed, RolloutState, RootAt,
 };
 use proptest::prelude::*;
 
@@ -53,7 +53,10 @@ fn any_message() -> impl Strategy<Value = Message> {
     let document = prop::option::of(prop::collection::vec(any::<u8>(), 0..40));
     let state = ("[a-z]{0,63}", any::<u64>(), any::<u64>(), any::<bool>(), document);
     let states = prop::collection::btree_map("[a-z]{1,5}", state, 0..5);
-    (states, prop::collection::vec((2..99_u64, any_hash()), 0..3)).prop_map(|(states, seen)| {
+    let identity = prop::option::of("spiffe://[a-z]{1,9}");
+    let report = (identity, any::<[u8; 16]>(), prop::collection::vec(any::<u8>(), 0..40));
+    let reports = prop::collection::vec(report, 0..3);
+    (states, prop::collection::vec((2..99_u64, any_hash()), 0..3), reports).prop_map(|(states, seen, reports)| {
         let state = |(name, (home, generation, sequence, aborted, document))| RolloutState {
             name,
             home,
@@ -66,6 +69,14 @@ fn any_message() -> impl Strategy<Value = Message> {
             region: "us".to_owned(),
             states: states.into_iter().map(state).collect(),
             seen: seen.into_iter().map(|(size, root)| signed(size, root)).collect(),
+            reports: reports
+                .into_iter()
+                .map(|(identity, nonce, report)| Relayed {
+                    identity,
+                    nonce,
+                    report,
+                })
+                .collect(),
         }
     })
 }
@@ -227,6 +238,7 @@ fn numbers_that_cannot_be_are_refused() {
         region: "us".to_owned(),
         states: vec![twice.clone(), twice],
         seen: Vec::new(),
+        reports: Vec::new(),
     };
     assert!(Message::from_bytes(&message.to_bytes()).is_err(), "a name twice");
 }

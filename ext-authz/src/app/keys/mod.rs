@@ -141,6 +141,7 @@ impl Keys {
                 next,
                 trouble: self.trouble().as_ref().map(Trouble::in_full),
             },
+            acknowledges_with: None,
         }
     }
 

@@ -7,6 +7,7 @@ use knhk_receipts::{LogError, Payload};
 use tokio::sync::oneshot;
 
 use super::CommandError;
+use super::Tombstone;
 use super::backlog::Append;
 use crate::app::snapshots::Snapshot;
 
@@ -24,6 +25,8 @@ pub(super) struct Change {
     pub(super) entries: Vec<HistoryEntry>,
     /// The receipts of `entries`.
     pub(super) actions: Vec<Payload>,
+    /// What is remembered of a deletion, where there are other regions.
+    pub(super) tombstone: Option<Tombstone>,
     /// The policy, where it becomes another one.
     pub(super) snapshot: Option<Arc<Snapshot>>,
 }

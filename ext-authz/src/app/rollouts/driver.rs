@@ -9,6 +9,7 @@
 //! until the log has answered, and rollbacks go on meanwhile.
 
 mod effect;
+mod home;
 mod receipts;
 
 use std::collections::BTreeMap;
@@ -25,10 +26,11 @@ use tokio_util::sync::CancellationToken;
 use self::effect::{Made, say_that_it_stands_still};
 use super::backlog::{Backlog, RECORD_WITHIN};
 use super::change::{Change, Pending};
-use super::{Action, Book, CommandError, MAX_ROLLOUTS, Request, Rollouts, WAITING_COMMANDS};
+use super::{Action, Book, CommandError, MAX_ROLLOUTS, Request, Rollouts, Tombstones, WAITING_COMMANDS};
 use crate::app::clock::Clock;
 use crate::app::evidence::Evidence;
 use crate::app::journal::Journal;
+use crate::app::regions::Regions;
 use crate::app::snapshots::{Snapshot, Snapshots};
 
 /// How often the evidence is looked at: the rate of false alarms in docs/analysis.md holds for this one.
@@ -44,12 +46,23 @@ pub(crate) struct DriverParts {
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) evidence: Arc<Evidence>,
     pub(crate) metrics: Arc<ServiceMetrics>,
+    /// The other regions; none where there are none.
+    pub(crate) regions: Option<Arc<Regions>>,
+}
+
+/// What the log says of the rollouts.
+pub(crate) struct Recorded {
+    pub(crate) rollouts: BTreeMap<String, Rollout>,
+    pub(crate) tombstones: Tombstones,
+    /// The entry of the last action on a rollout.
+    pub(crate) last_action: Option<u64>,
 }
 
 /// Owns the rollouts.
 pub(crate) struct Driver {
     parts: DriverParts,
     rollouts: BTreeMap<String, Arc<Rollout>>,
+    tombstones: Tombstones,
     book: Book,
     commands: mpsc::Receiver<Request>,
     backlog: Backlog,
@@ -62,24 +75,25 @@ impl Driver {
     /// Takes the recorded rollouts up where they were.
     pub(crate) fn new(
         parts: DriverParts,
-        recorded: BTreeMap<String, Rollout>,
-        last_recorded: Option<u64>,
+        recorded: Recorded,
     ) -> Result<(Self, Rollouts), CommandError> {
         let (sender, commands) = mpsc::channel(WAITING_COMMANDS);
         let book = Book::default();
         let newest = parts.snapshots.newest().id;
         let mut driver = Self {
             rollouts: BTreeMap::new(),
+            tombstones: recorded.tombstones,
             book: book.clone(),
             commands,
             backlog: Backlog::default(),
             pending: None,
             newest,
-            last_recorded,
+            last_recorded: recorded.last_action,
             parts,
         };
         driver.parts.metrics.snapshot_made(newest.n);
-        driver.resume(recorded)?;
+        driver.tell_what_is_recorded(&recorded.rollouts);
+        driver.resume(recorded.rollouts)?;
         Ok((
             driver,
             Rollouts {
@@ -122,8 +136,14 @@ impl Driver {
             action,
             done,
         } = request;
-        let made = match self.prepare(name, by, action) {
-            Ok(change) => self.make(change).await,
+        let prepared = match action {
+            Action::Follow(state) => self.followed(name, by, *state),
+            action => self.prepare(name, by, action).map(Some),
+        };
+        let made = match prepared {
+            Ok(Some(change)) => self.make(change).await,
+            // What another region tells is known.
+            Ok(None) => Made::Now(Ok(())),
             Err(error) => Made::Now(Err(error)),
         };
         match (made, &mut self.pending) {
@@ -149,10 +169,12 @@ impl Driver {
                 return Err(CommandError::TooMany(name));
             }
             let (rollout, effects) = knhk_promotion::create(spec, &by, now);
+            let rollout = self.born_here(rollout);
             return self.changed(name, by, None, rollout, effects);
         };
         match action {
             Action::Command(command) => {
+                self.may(&before, &command)?;
                 let event = Event::Command {
                     by: &by,
                     command: *command,
@@ -160,7 +182,12 @@ impl Driver {
                 let (after, effects) = step(&before, event, now)?;
                 self.changed(name, by, Some(&before), after, effects)
             }
-            Action::Delete => self.deleted(name, by, &before),
+            Action::Delete => {
+                self.is_home_of(&before)?;
+                self.deleted(name, by, &before)
+            }
+            Action::Adopt => self.adopted(by, &before),
+            Action::Follow(_) => unreachable!("see carry_out"),
         }
     }
 
@@ -173,6 +200,10 @@ impl Driver {
             let Some(before) = self.rollouts.get(&name).map(Arc::clone) else {
                 continue;
             };
+            // The home looks at its evidence.
+            if self.is_home_of(&before).is_err() {
+                continue;
+            }
             let evidence = self.parts.evidence.totals(&before, self.parts.clock.mono());
             self.parts
                 .metrics
@@ -228,13 +259,16 @@ impl Driver {
             entries,
             actions,
             snapshot,
+            tombstone: None,
         })
     }
 
     fn deleted(&self, name: String, by: String, before: &Rollout) -> Result<Change, CommandError> {
         let snapshot = self.snapshot_with(&name, None)?;
-        let action = self.deletion(&name, &by, before);
+        let tombstone = self.tombstone_of(before);
+        let action = self.deletion(&name, &by, Some(before), tombstone.as_ref());
         Ok(Change {
+            tombstone,
             name,
             by,
             after: None,

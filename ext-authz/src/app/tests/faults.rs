@@ -111,7 +111,7 @@ async fn start_on(disk: &Arc<MoodyDisk>, data: &Path) -> Running {
     let config = Config::parse(&format!("region: eu-west-1\ndata: {}", data.display())).expect("valid");
     let storage: Arc<dyn Storage> = Arc::clone(disk) as _;
     let kms = crate::app::keys::open(&config.kms.provider, data).expect("a key");
-    Running::run(App::open_on(&config, storage, kms).await.expect("opens"))
+    Running::run(super::open_on(&config, storage, kms).await.expect("opens"))
 }
 
 /// A second rollout beside `checkout`.

@@ -85,7 +85,7 @@ async fn start_with(kms: &Arc<MoodyKms>, data: &Path) -> Running {
     let config = Config::parse(&format!("region: eu-west-1\ndata: {}", data.display())).expect("valid");
     let storage = Arc::new(DiskStorage::open(data).expect("a directory"));
     let kms: Arc<dyn Kms> = Arc::clone(kms) as _;
-    Running::run(App::open_on(&config, storage, kms).await.expect("opens"))
+    Running::run(super::open_on(&config, storage, kms).await.expect("opens"))
 }
 
 /// `version state` of every key.
@@ -275,7 +275,7 @@ async fn a_log_is_not_continued_with_another_provider() {
     );
     let config = Config::parse(&text).expect("valid");
     let storage = Arc::new(DiskStorage::open(data.path()).expect("a directory"));
-    let error = App::open_on(&config, storage, MoodyKms::open(data.path()))
+    let error = super::open_on(&config, storage, MoodyKms::open(data.path()))
         .await
         .err()
         .expect("refused");

@@ -21,7 +21,7 @@ use crate::app::snapshots::Snapshots;
 use crate::grpc::decided::Decided;
 use crate::grpc::headers::HeaderList;
 use crate::grpc::recording::{NotRecorded, Refusal};
-use crate::grpc::route_options::{BadOption, OnError, RouteOptions};
+use crate::grpc::route_options::{BadOption, OnError, RouteOptions, Wait};
 
 /// What an exchange may know of the service when something happens.
 #[derive(Clone, Copy)]
@@ -156,11 +156,11 @@ impl Exchange {
         }
     }
 
-    /// How long a response may wait for its record.
-    pub(super) fn wait_timeout(&self) -> Duration {
+    /// What a response waits for, and for how long.
+    pub(super) fn wait(&self) -> (Wait, Duration) {
         self.options
             .as_ref()
-            .map_or(Duration::ZERO, |options| options.wait_timeout)
+            .map_or((Wait::Local, Duration::ZERO), |options| (options.wait, options.wait_timeout))
     }
 
     /// What an event leads to. After a violation the state is what it was: [`Event::Ended`] comes next.

@@ -27,7 +27,7 @@ pub(super) fn options(flush: Duration) -> LogOptions {
 async fn open(dir: &Path, flush: Duration, signer: &Arc<TestSigner>) -> Result<Log, LogError> {
     let storage = Arc::new(DiskStorage::open(dir).expect("a directory"));
     let signer: Arc<TestSigner> = Arc::clone(signer);
-    Log::open_with_segments(storage, options(flush), signer, still_env(), 40_000).await
+    Log::open_with_segments(storage, options(flush), signer, still_env(), 40_000, None).await
 }
 
 pub(super) struct Fixture {

@@ -9,7 +9,7 @@ use knhk_receipts::Payload;
 use knhk_telemetry::attribute;
 
 use super::Driver;
-use crate::app::rollouts::CommandError;
+use crate::app::rollouts::{CommandError, Tombstone};
 use crate::app::rollouts::backlog::{Append, RECORD_WITHIN};
 use crate::app::rollouts::change::{Appended, Change, Pending};
 use crate::app::snapshots::Snapshot;
@@ -180,15 +180,20 @@ impl Driver {
             after,
             entries,
             snapshot,
+            tombstone,
             ..
         } = change;
         for entry in &entries {
             tracing::info!(rollout = name, by, what = entry.what.label(), why = entry.why, weight = %entry.weight);
         }
         self.count_rollbacks(&name, &entries);
+        // A step's time that goes on is no news to other regions.
+        if after.is_none() || !entries.is_empty() {
+            self.tell(&name, after.as_deref(), tombstone.as_ref());
+        }
         match after {
             Some(after) => self.set(name, after),
-            None => self.remove(&name, &by),
+            None => self.remove(&name, &by, tombstone),
         }
         if let Some(snapshot) = snapshot {
             self.publish(snapshot);
@@ -208,8 +213,11 @@ impl Driver {
         self.rollouts.insert(name, rollout);
     }
 
-    fn remove(&mut self, name: &str, by: &str) {
+    fn remove(&mut self, name: &str, by: &str, tombstone: Option<Tombstone>) {
         tracing::info!(rollout = name, by, "deleted");
+        if let Some(tombstone) = tombstone {
+            self.tombstones.insert(name, tombstone);
+        }
         self.rollouts.remove(name);
         self.book.remove(name, self.last_recorded);
         self.parts.evidence.close(name);

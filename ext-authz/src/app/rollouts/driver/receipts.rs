@@ -4,19 +4,27 @@ use knhk_promotion::{HistoryEntry, Rollout};
 use knhk_receipts::{ActionReceipt, Payload, PolicyReceipt};
 
 use super::{Driver, SERVICE};
-use crate::app::ledger::ROLLOUT_ACTIONS;
+use crate::app::ledger::{DELETED_ACTION, ROLLOUT_ACTIONS};
+use crate::app::rollouts::Tombstone;
 use crate::app::snapshots::Snapshot;
 
 impl Driver {
-    pub(super) fn deletion(&self, name: &str, by: &str, before: &Rollout) -> Payload {
+    pub(super) fn deletion(
+        &self,
+        name: &str,
+        by: &str,
+        before: Option<&Rollout>,
+        tombstone: Option<&Tombstone>,
+    ) -> Payload {
         Payload::Action(ActionReceipt {
             region: self.parts.region.clone(),
             time_unix_ms: self.parts.clock.now().wall_ms,
             who: by.to_owned(),
-            what: format!("{ROLLOUT_ACTIONS}deleted"),
+            what: DELETED_ACTION.to_owned(),
             target: name.to_owned(),
-            before: Some(before.to_receipt_json()),
-            after: None,
+            before: before.map(Rollout::to_receipt_json),
+            // A name and a number: writing them as JSON cannot fail.
+            after: tombstone.and_then(|it| serde_json::to_vec(it).ok()),
             reason: "deleted; its requests go to stable".to_owned(),
         })
     }

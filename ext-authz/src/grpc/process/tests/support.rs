@@ -105,7 +105,7 @@ impl Run {
     }
 
     pub(super) fn fails(&mut self, label: &'static str) -> Effect {
-        self.step(Event::Recorded(Err(NotRecorded(label))))
+        self.step(Event::Recorded(Err(NotRecorded::by(label))))
             .expect("it may come")
     }
 

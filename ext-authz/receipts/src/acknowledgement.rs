@@ -1,14 +1,28 @@
-use knhk_receipts::cbor::{MapReader, in_memory};
-use knhk_receipts::checkpoint::MAX_ORIGIN_BYTES;
-use knhk_receipts::{DecodeError, PublicKey};
+//! Other regions' word that they durably hold a region's log.
+//!
+//! A region keeps copies of others' logs. What it signs for one of them is an [`Ack`]; a receipt carries those that cover its
+//! entry, each as an [`Acknowledged`].
+
 use minicbor::Decoder;
 use sha2::{Digest, Sha256};
+use tlog_tiles::{Hash, check_tree};
 
-use super::{Hash, KeyId, MAX_NAME_BYTES};
-use crate::fields::{bounded, short};
+use crate::checkpoint::{MAX_ORIGIN_BYTES, SignedCheckpoint};
+use crate::cose::MAX_PATH_HASHES;
+use crate::key::PublicKey;
+use crate::payload::{DecodeError, Encoder, MapReader, Written, array_len, fixed_bytes, in_memory};
 
 /// The version of the format.
 const ACK_VERSION: u64 = 1;
+
+/// The longest name of a region, in bytes.
+pub const MAX_REGION_BYTES: usize = 63;
+
+/// The most acknowledgements that a receipt has: one of each region that there may be beside its own.
+pub const MAX_ACKNOWLEDGED: usize = 15;
+
+/// The largest [`Acknowledged`], in bytes.
+pub const MAX_ACKNOWLEDGED_BYTES: usize = MAX_ACK_BYTES + MAX_PATH_HASHES * 40 + 16;
 
 /// Separates what is signed here from everything else that keys sign.
 const DOMAIN: &[u8] = b"knhk-ack/v1\0";
@@ -39,9 +53,9 @@ pub struct Ack {
     /// How many of its entries are held.
     pub size: u64,
     /// The root of those.
-    pub root: Hash,
+    pub root: [u8; 32],
     /// Key ID of the key that signed: one that the peer's own log announces.
-    pub kid: KeyId,
+    pub kid: [u8; 32],
     /// The signature, in ASN.1 DER.
     pub signature: Vec<u8>,
 }
@@ -49,7 +63,7 @@ pub struct Ack {
 impl Ack {
     /// What is signed: SHA-256 of `"knhk-ack/v1"`, a zero byte, the peer, a zero byte, the origin, a zero byte, the size in eight
     /// bytes, big-endian, and the root.
-    pub fn digest(peer: &str, origin: &str, size: u64, root: &Hash) -> [u8; 32] {
+    pub fn digest(peer: &str, origin: &str, size: u64, root: &[u8; 32]) -> [u8; 32] {
         let mut hasher = Sha256::new();
         hasher.update(DOMAIN);
         hasher.update(peer);
@@ -84,11 +98,14 @@ impl Ack {
 
     /// Parses exactly what [`Ack::to_bytes`] makes, at most [`MAX_ACK_BYTES`]. Who signed it is not checked here.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
-        bounded(bytes, MAX_ACK_BYTES)?;
+        let (len, bound) = (bytes.len(), MAX_ACK_BYTES);
+        if len > bound {
+            return Err(DecodeError::TooLarge { len, bound });
+        }
         let mut decoder = Decoder::new(bytes);
         let mut map = MapReader::new(&mut decoder, "ack")?;
         map.version(ACK_VERSION)?;
-        let peer = map.optional_with(1, |d| short(d, "peer", MAX_NAME_BYTES))?;
+        let peer = map.optional_with(1, |d| short(d, "peer", MAX_REGION_BYTES))?;
         let origin = map.optional_with(2, |d| short(d, "origin", MAX_ORIGIN_BYTES))?;
         let ack = Self {
             peer: peer.ok_or(DecodeError::Missing { field: "peer" })?.to_owned(),
@@ -107,6 +124,72 @@ impl Ack {
         }
         Ok(ack)
     }
+}
+
+/// An acknowledgement as a receipt carries it: with the proof that what the peer holds is the beginning of the receipt's tree.
+///
+/// An array of two: the bytes of the [`Ack`], and the consistency proof (RFC 6962, 2.1.2) from its tree to the checkpoint's, an array
+/// of hashes; none where it is the same tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    /// What the peer signed.
+    pub ack: Ack,
+    /// The proof.
+    pub proof: Vec<[u8; 32]>,
+}
+
+impl Acknowledged {
+    /// Why it says nothing of entry `index` under this checkpoint, if that is so. Who signed it is not checked here.
+    pub(crate) fn does_not_fit(&self, index: u64, checkpoint: &SignedCheckpoint) -> Option<&'static str> {
+        let Self { ack, proof } = self;
+        if ack.origin != checkpoint.origin() {
+            return Some("it is of another log");
+        }
+        if ack.size <= index {
+            return Some("it is of a tree without the entry");
+        }
+        if ack.size > checkpoint.size() {
+            return Some("it is of a larger tree than the checkpoint's");
+        }
+        let proof: Vec<_> = proof.iter().copied().map(Hash).collect();
+        let (root, held) = (Hash(checkpoint.root()), Hash(ack.root));
+        let proven = if ack.size == checkpoint.size() {
+            proof.is_empty() && root == held
+        } else {
+            check_tree(&proof, checkpoint.size(), root, ack.size, held).is_ok()
+        };
+        (!proven).then_some("what the peer holds is not the beginning of the checkpoint's tree")
+    }
+
+    pub(crate) fn put(&self, e: &mut Encoder<'_>) -> Written {
+        e.array(2)?.bytes(&self.ack.to_bytes())?;
+        e.array(self.proof.len() as u64)?;
+        self.proof.iter().try_for_each(|hash| e.bytes(hash).map(|_| ()))
+    }
+
+    pub(crate) fn read(d: &mut Decoder<'_>) -> Result<Self, DecodeError> {
+        const FIELD: &str = "acknowledgement";
+        if array_len(d, FIELD)? != 2 {
+            return Err(DecodeError::malformed(FIELD, &"it is not an array of two"));
+        }
+        let bytes = d.bytes().map_err(|e| DecodeError::malformed(FIELD, &e))?;
+        let ack = Ack::from_bytes(bytes)?;
+        let hashes = array_len(d, FIELD)?;
+        if hashes > MAX_PATH_HASHES as u64 {
+            return Err(DecodeError::malformed(FIELD, &"its proof is longer than any"));
+        }
+        let proof: Result<_, _> = (0..hashes).map(|_| fixed_bytes(d, FIELD)).collect();
+        Ok(Self { ack, proof: proof? })
+    }
+}
+
+/// A text of at most so many bytes.
+fn short<'b>(d: &mut Decoder<'b>, field: &'static str, most: usize) -> Result<&'b str, DecodeError> {
+    let text = d.str().map_err(|e| DecodeError::malformed(field, &e))?;
+    if text.len() > most {
+        return Err(DecodeError::malformed(field, &"it is longer than any"));
+    }
+    Ok(text)
 }
 
 #[cfg(test)]

@@ -1,0 +1,155 @@
+//! Rollouts of two regions that tell each other what they know: the services' parts, without a network between them.
+
+use std::path::Path;
+
+use knhk_promotion::{Command, Phase};
+
+use super::{App, Running, SPEC};
+use crate::app::rollouts::CommandError;
+use crate::config::Config;
+
+const EU: &str = "eu-west-1";
+const US: &str = "us-east-1";
+
+/// A region whose only peer is the other one, which it cannot reach.
+async fn region(data: &Path, name: &str) -> Running {
+    let peer = if name == EU { US } else { EU };
+    let text = format!(
+        "region: {name}\ndata: {}\nregions: {{ quorum: 1, peers: [ {{ region: {peer}, url: 'http://127.0.0.1:1', log_key: 'sha256:{}' }} ] }}",
+        data.display(),
+        "00".repeat(32)
+    );
+    let config = Config::parse(&text).expect("valid");
+    Running::run(App::open(&config).await.expect("opens"))
+}
+
+/// What `from` knows and `to` has not taken yet goes there.
+async fn tell(from: &Running, to: &Running) {
+    let replication = from.app.regions.as_ref().expect("regions").replication();
+    let states = replication.to_tell(&to.app.region);
+    for state in &states {
+        let followed = to.app.rollouts.follow(&from.app.region, state.clone()).await;
+        followed.expect("followed");
+    }
+    replication.told(&to.app.region, &states);
+    assert_eq!(replication.behind(&to.app.region), 0);
+}
+
+/// Both ways, until nothing is new.
+async fn meet(one: &Running, other: &Running) {
+    for _ in 0..2 {
+        tell(one, other).await;
+        tell(other, one).await;
+    }
+}
+
+/// Phase, weight, generation and home.
+fn state(of: &Running) -> Option<(Phase, f64, u64, String)> {
+    let rollout = of.app.rollouts.get("checkout").ok()?;
+    let home = rollout.home().expect("a home").to_owned();
+    Some((rollout.phase(), rollout.weight().percent(), rollout.generation(), home))
+}
+
+#[tokio::test]
+async fn a_rollout_is_the_homes_to_change_and_everybodys_to_abort() {
+    let (at_eu, at_us) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
+    eu.apply(SPEC).await.expect("applied");
+    meet(&eu, &us).await;
+    assert_eq!(state(&us), state(&eu));
+    assert_eq!(state(&us).expect("followed").3, EU);
+    let rules = |of: &Running| of.app.snapshots.newest().policy.rules().to_vec();
+    assert_eq!(rules(&us), rules(&eu), "filters decide alike");
+
+    for command in [Command::Pause, Command::Promote { full: false }, Command::Retry] {
+        let refused = us.command(command).await.expect_err("not the home");
+        assert!(matches!(&refused, CommandError::NotHome { home, .. } if home == EU), "{refused}");
+    }
+    let refused = us.app.rollouts.delete("checkout".into(), "someone".into()).await;
+    refused.expect_err("not the home");
+
+    us.command(Command::Abort).await.expect("aborted");
+    eu.command(Command::Promote { full: false }).await.expect("promoted at once");
+    meet(&eu, &us).await;
+    assert_eq!(state(&us), state(&eu));
+    let (phase, weight, ..) = state(&eu).expect("there");
+    assert_eq!((phase.reason(), weight), (Some("aborted"), 0.0));
+    eu.command(Command::Retry).await.expect("the home goes on");
+    meet(&us, &eu).await;
+    assert_eq!(state(&us), state(&eu));
+    assert_eq!(state(&us).expect("there").2, 2);
+}
+
+#[tokio::test]
+async fn what_was_deleted_stays_so_and_a_name_that_is_used_again_is_newer() {
+    let (at_eu, at_us) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
+    eu.apply(SPEC).await.expect("applied");
+    meet(&eu, &us).await;
+    eu.app.rollouts.delete("checkout".into(), "someone".into()).await.expect("deleted");
+    // A region that has not heard of it tells what it knows.
+    us.command(Command::Abort).await.expect("aborted");
+    meet(&us, &eu).await;
+    assert_eq!((state(&eu), state(&us)), (None, None));
+
+    eu.end(at_eu.path(), super::Ending::Killed).await;
+    let eu = region(at_eu.path(), EU).await;
+    us.apply(SPEC).await.expect("applied again, elsewhere");
+    meet(&us, &eu).await;
+    assert_eq!(state(&eu), state(&us));
+    let (_, _, generation, home) = state(&eu).expect("there");
+    assert_eq!((generation, home.as_str()), (3, US));
+}
+
+#[tokio::test]
+async fn a_region_can_take_a_rollout_over() {
+    let (at_eu, at_us) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
+    eu.apply(SPEC).await.expect("applied");
+    meet(&eu, &us).await;
+    let adopt = |of: &Running| {
+        let rollouts = std::sync::Arc::clone(&of.app);
+        async move { rollouts.rollouts.adopt("checkout".into(), "someone".into()).await }
+    };
+    adopt(&eu).await.expect_err("it is the home already");
+    adopt(&us).await.expect("adopted");
+    meet(&eu, &us).await;
+    assert_eq!(state(&eu), state(&us));
+    let (_, _, generation, home) = state(&eu).expect("there");
+    assert_eq!((generation, home.as_str()), (2, US));
+    us.command(Command::Pause).await.expect("the home's to pause");
+    eu.command(Command::Resume).await.expect_err("no longer the home");
+}
+
+#[tokio::test]
+async fn the_same_name_in_two_regions_at_once_ends_in_one_state() {
+    let (at_eu, at_us) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
+    eu.apply(SPEC).await.expect("applied");
+    us.apply(&SPEC.replace("setWeight: 5", "setWeight: 7")).await.expect("applied");
+    meet(&eu, &us).await;
+    assert_eq!(state(&eu), state(&us));
+    assert_eq!(state(&eu).expect("there").1, 7.0, "the larger name of a region wins");
+}
+
+/// A service that starts again tells what is recorded, which everybody has.
+#[tokio::test]
+async fn a_restart_is_no_news() {
+    let (at_eu, at_us) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
+    eu.apply(SPEC).await.expect("applied");
+    us.apply(&SPEC.replace("name: checkout", "name: cart")).await.expect("applied");
+    us.app
+        .rollouts
+        .command("cart".into(), "someone".into(), Command::Abort)
+        .await
+        .expect("aborted");
+    meet(&eu, &us).await;
+    let entries = (eu.app.log.size(), us.app.log.size());
+    eu.end(at_eu.path(), super::Ending::Killed).await;
+    us.end(at_us.path(), super::Ending::Orderly).await;
+    let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
+    meet(&eu, &us).await;
+    assert_eq!((eu.app.log.size(), us.app.log.size()), entries, "nothing is recorded anew");
+    assert_eq!(state(&eu), state(&us));
+}
