@@ -175,7 +175,7 @@ mod tests {
             |roles| Proxies::new(roles, refusals.clone()).admit(&Extensions::default(), AccessDoor::Gate);
         let anybody = admit(None).expect("loopback");
         assert!(anybody.identity.is_none() && anybody.hosts.holds("any.example"));
-        let refused = admit(Some(Roles::default())).expect_err("it proves nothing");
+        let refused = admit(Some(Arc::new(Roles::default()))).expect_err("it proves nothing");
         assert_eq!(refused.code(), tonic::Code::Unauthenticated);
     }
 }

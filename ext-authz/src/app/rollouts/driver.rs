@@ -10,13 +10,14 @@
 
 mod effect;
 mod home;
+mod policy;
 mod receipts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use knhk_decision::{PolicyDoc, PolicyId, RolloutRule};
+use knhk_decision::PolicyId;
 use knhk_promotion::{Command, Effect, Event, LOOK_EVERY_MS, Now, Rollout};
 use knhk_telemetry::ServiceMetrics;
 use tokio::sync::mpsc;
@@ -31,7 +32,7 @@ use crate::app::clock::Clock;
 use crate::app::evidence::Evidence;
 use crate::app::journal::Journal;
 use crate::app::regions::Regions;
-use crate::app::snapshots::{Snapshot, Snapshots};
+use crate::app::snapshots::Snapshots;
 
 /// How often the evidence is looked at: the rate of false alarms in docs/analysis.md holds for this one.
 const LOOK_EVERY: Duration = Duration::from_millis(LOOK_EVERY_MS);
@@ -276,35 +277,6 @@ impl Driver {
             actions: vec![action],
             snapshot: Some(snapshot),
         })
-    }
-
-    /// The rules when `name` becomes `next`, by name.
-    fn rules(&self, name: Option<&str>, next: Option<&Arc<Rollout>>) -> Vec<RolloutRule> {
-        let others = self
-            .rollouts
-            .iter()
-            .filter(|(other, _)| Some(other.as_str()) != name)
-            .map(|(_, rollout)| rollout);
-        let mut rules: Vec<_> = others.chain(next).map(|rollout| rollout.rule()).collect();
-        rules.sort_by(|one, other| one.name.cmp(&other.name));
-        rules
-    }
-
-    /// The snapshot that follows when `name` becomes `next`.
-    fn snapshot_with(&self, name: &str, next: Option<&Arc<Rollout>>) -> Result<Arc<Snapshot>, CommandError> {
-        self.snapshot(self.rules(Some(name), next))
-    }
-
-    fn snapshot(&self, rules: Vec<RolloutRule>) -> Result<Arc<Snapshot>, CommandError> {
-        let document = PolicyDoc::new(self.next_id(), rules);
-        Ok(Arc::new(Snapshot::parse(document.to_bytes())?))
-    }
-
-    fn next_id(&self) -> PolicyId {
-        PolicyId {
-            epoch: self.newest.epoch,
-            n: self.newest.n.saturating_add(1),
-        }
     }
 }
 

@@ -12,7 +12,6 @@ use knhk_receipts::storage::{File, LockError, LockGuard, Storage};
 use knhk_receipts::{ActionReceipt, DiskStorage, Payload};
 
 use super::{Ending, Running, SPEC, reporter};
-use crate::app::App;
 use crate::app::rollouts::CommandError;
 use crate::config::Config;
 

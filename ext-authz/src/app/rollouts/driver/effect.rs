@@ -251,7 +251,8 @@ impl Driver {
     pub(super) async fn restore(&mut self) {
         let newest = self.parts.snapshots.newest();
         let in_force = newest.policy.rules();
-        if in_force == self.rules(None, None) {
+        let wanted = self.snapshot_of_all(None, None);
+        if wanted.is_ok_and(|wanted| wanted.policy.rules() == in_force) {
             return;
         }
         let ahead = self.rollouts.values();
@@ -262,7 +263,7 @@ impl Driver {
 
     /// Publishes a policy of all rollouts as they are.
     async fn publish_all(&mut self, actions: Vec<Payload>) {
-        match self.snapshot(self.rules(None, None)) {
+        match self.snapshot_of_all(None, None) {
             Ok(snapshot) => {
                 if let Some(snapshot) = self.record_at_once(actions, Some(snapshot)).await {
                     self.publish(snapshot);

@@ -110,7 +110,7 @@ impl Driver {
         let after = Arc::new(after);
         let changes_policy = before.map(Rollout::rule) != Some(after.rule());
         let snapshot = changes_policy
-            .then(|| self.snapshot_with(&name, Some(&after)))
+            .then(|| self.snapshot_of_all(Some(&name), Some(&after)))
             .transpose()?;
         let entries: Vec<_> = after.history().last().cloned().into_iter().collect();
         let actions: Vec<_> = entries
@@ -141,7 +141,7 @@ impl Driver {
             deleted_in: state.home.clone(),
             generation: state.generation,
         };
-        let snapshot = before.map(|_| self.snapshot_with(&name, None)).transpose()?;
+        let snapshot = before.map(|_| self.snapshot_of_all(Some(&name), None)).transpose()?;
         let action = self.deletion(&name, &by, before, Some(&tombstone));
         Ok(Change {
             name,
