@@ -28,7 +28,7 @@ pub mod wire;
 pub use acks::AckSigner;
 pub use config::{ConfigError, PeerConfig, RegionsConfig, RegionsSection};
 pub use mirror::{Fork, Mirror, Mirrored, Refusal};
-pub use restore::{Restore, RestoreError};
+pub use restore::{Restore, RestoreError, Restored};
 pub use rollouts::Rollouts;
 pub use sender::{Event, Progress, QuorumError, SavedAcks, Sender, SenderOptions, Stop};
 pub use start::{Decision, OwnLog, Start};

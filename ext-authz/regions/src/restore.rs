@@ -5,10 +5,22 @@ use std::sync::Arc;
 
 use knhk_receipts::cose::RootSignature;
 use knhk_receipts::storage::Storage;
-use knhk_receipts::{LogError, SignedCheckpoint, SignedRoot};
+use knhk_receipts::{LogError, PublicKey, SignedCheckpoint, SignedRoot};
 
-use crate::mirror::{Mirror, Mirrored, Refusal, mirrored};
+use crate::mirror::{Mirror, Refusal, mirrored};
 use crate::wire::Batch;
+
+/// The log that is restored, and by which keys it is known.
+#[derive(Clone, Debug)]
+pub struct Restored {
+    /// Our region.
+    pub region: String,
+    /// The log's name.
+    pub origin: String,
+    /// Our keys, the newest one last ([`crate::start::OwnAtRest::keys`]). Peers hold different parts of the log, and give what any
+    /// of these signed, or a key that an entry under such a checkpoint announces.
+    pub keys: Vec<PublicKey>,
+}
 
 /// A restoration under way. Blocking.
 pub struct Restore {
@@ -56,18 +68,20 @@ impl RestoreError {
 
 impl Restore {
     /// Begins in the data directory of the region, or goes on there. What the log has already is kept and has to be the beginning of
-    /// what comes. `of.pin` is the key that the peers trust now, which has to be one of ours; `wanted` the size of the largest
-    /// checkpoint that one of them holds ([`crate::start::Holding::covered`]).
-    pub fn open(storage: Arc<dyn Storage>, of: &Mirrored, wanted: u64) -> Result<Self, LogError> {
-        let mirror = Mirror::open(storage, of)?;
+    /// what comes. `wanted` is the size of the largest checkpoint that a peer holds ([`crate::start::Holding::covered`]).
+    pub fn open(storage: Arc<dyn Storage>, log: Restored, wanted: u64) -> Result<Self, LogError> {
+        let mirror = Mirror::of_our_own(storage, &log.region, &log.origin, log.keys)?;
         Ok(Self { mirror, wanted })
     }
 
     /// Goes on with what was interrupted, where no peer holds more of it: [`Restore::finish`] is all that is left. `None` where
     /// nothing was being restored.
-    pub fn resume(storage: Arc<dyn Storage>) -> Result<Option<Self>, LogError> {
-        let of = mirrored(storage.as_ref())?;
-        of.map(|of| Self::open(storage, &of, 0)).transpose()
+    pub fn resume(storage: Arc<dyn Storage>, keys: Vec<PublicKey>) -> Result<Option<Self>, LogError> {
+        let Some((region, origin)) = mirrored(storage.as_ref())? else {
+            return Ok(None);
+        };
+        let log = Restored { region, origin, keys };
+        Self::open(storage, log, 0).map(Some)
     }
 
     /// Whether all is there that peers hold under a checkpoint.

@@ -18,7 +18,7 @@ use knhk_receipts::{AtRest, LogError, PublicKey, SignedCheckpoint};
 
 use crate::mirror::is_mirror;
 use crate::sender::Stop;
-use crate::wire::{Answer, Hash, KeyId};
+use crate::wire::{Answer, Hash};
 
 /// After the first answer a region that has its log waits so long for further ones, in milliseconds: they were all asked at once.
 pub const GRACE_MS: u64 = 1_000;
@@ -42,11 +42,15 @@ pub struct OwnAtRest {
 }
 
 impl OwnAtRest {
-    /// Looks at the data directory. `keys` are those that our key service has for us; those that the log lists count too.
-    pub fn find(storage: Arc<dyn Storage>, mut keys: Vec<PublicKey>) -> Result<Self, LogError> {
+    /// Looks at the data directory. `keys` are those that our key service has for us, the newest one last; those that the log
+    /// lists count too.
+    pub fn find(storage: Arc<dyn Storage>, keys: Vec<PublicKey>) -> Result<Self, LogError> {
         let restoring = is_mirror(storage.as_ref())?;
         let at_rest = AtRest::find(storage)?;
-        keys.extend(at_rest.iter().flat_map(AtRest::keys));
+        let listed = at_rest.iter().flat_map(AtRest::keys);
+        let mut listed: Vec<_> = listed.filter(|key| !keys.contains(key)).collect();
+        listed.extend(keys);
+        let keys = listed;
         let found = match &at_rest {
             _ if restoring => OwnLog::Restoring,
             Some(_) => OwnLog::There,
@@ -59,6 +63,11 @@ impl OwnAtRest {
     pub fn found(&self) -> OwnLog {
         self.found
     }
+
+    /// Our keys, those of the key service last: what a restoration is proven by ([`crate::Restored::keys`]).
+    pub fn keys(&self) -> &[PublicKey] {
+        &self.keys
+    }
 }
 
 /// What a region knows of its own log before it opens it.
@@ -67,8 +76,8 @@ pub trait OwnSigned {
     fn signed(&self) -> u64;
     /// The root of the first `size` entries, which are signed.
     fn root_of(&self, size: u64) -> Result<Hash, LogError>;
-    /// Which of our keys signed this checkpoint, if one did.
-    fn signed_by(&self, checkpoint: &SignedCheckpoint) -> Option<KeyId>;
+    /// Whether one of our keys signed this checkpoint.
+    fn is_signed_by_us(&self, checkpoint: &SignedCheckpoint) -> bool;
 }
 
 impl OwnSigned for OwnAtRest {
@@ -83,8 +92,8 @@ impl OwnSigned for OwnAtRest {
         at_rest.root_of(size)
     }
 
-    fn signed_by(&self, checkpoint: &SignedCheckpoint) -> Option<KeyId> {
-        checkpoint.verify(&self.keys).ok().map(PublicKey::key_id)
+    fn is_signed_by_us(&self, checkpoint: &SignedCheckpoint) -> bool {
+        checkpoint.verify(&self.keys).is_ok()
     }
 }
 
@@ -105,7 +114,6 @@ pub struct Start {
 #[derive(Clone, Debug)]
 struct Heard {
     held: u64,
-    trusted: KeyId,
     checkpoint: Option<SignedCheckpoint>,
 }
 
@@ -118,9 +126,6 @@ pub struct Holding {
     pub held: u64,
     /// How many of them its newest checkpoint has.
     pub covered: u64,
-    /// The key of ours that signed that one; where there is none, the key that the peer says it trusts. What is restored is proven
-    /// by it.
-    pub trusted: KeyId,
 }
 
 /// What is to be done.
@@ -187,12 +192,10 @@ impl Start {
         now_ms: u64,
     ) -> Result<(), LogError> {
         self.signed = own.signed();
-        let mut trusted = answer.trusted;
         if let Some(held) = &answer.checkpoint {
-            let Some(by) = own.signed_by(held).filter(|_| held.origin() == self.origin) else {
+            if held.origin() != self.origin || !own.is_signed_by_us(held) {
                 return Ok(());
-            };
-            trusted = by;
+            }
             let agrees = if held.size() <= self.signed {
                 own.root_of(held.size())? == held.root()
             } else {
@@ -204,14 +207,7 @@ impl Start {
         }
         self.first_heard_ms.get_or_insert(now_ms);
         let (held, checkpoint) = (answer.held, answer.checkpoint);
-        self.heard.insert(
-            peer.to_owned(),
-            Heard {
-                held,
-                trusted,
-                checkpoint,
-            },
-        );
+        self.heard.insert(peer.to_owned(), Heard { held, checkpoint });
         Ok(())
     }
 
@@ -266,7 +262,6 @@ impl Start {
             peer: peer.clone(),
             held: it.held,
             covered: signed(it),
-            trusted: it.trusted,
         };
         ahead.into_iter().map(holding).collect()
     }

@@ -22,6 +22,8 @@ pub(crate) struct Held<'h> {
     pub(crate) head: &'h Head,
     /// Over all entries that are here.
     pub(crate) tree: &'h Tree,
+    /// Our own keys, where it is our own log that is being restored.
+    pub(crate) ours: &'h [PublicKey],
     /// What entries behind the newest checkpoint announce.
     pub(crate) uncovered: &'h [(u64, Announced)],
     /// Leaf hashes of a block of entries.
@@ -127,7 +129,7 @@ impl Held<'_> {
     fn check_signed(&self, batch: &Batch<'_>) -> Result<Standing, Refusal> {
         let (checkpoint, key) = (&batch.checkpoint, &batch.key);
         self.check_form(checkpoint)?;
-        let standing = self.head.trust.standing(key);
+        let standing = self.standing(key);
         if standing == Standing::Unknown {
             return Err(Refusal::UnknownKey {
                 key: key.to_string(),
@@ -147,6 +149,13 @@ impl Held<'_> {
                 reason: "the key that it is sent with did not sign it",
             }),
             Err(_) => Err(Refusal::BadSignature),
+        }
+    }
+
+    fn standing(&self, key: &PublicKey) -> Standing {
+        match self.head.trust.standing(key) {
+            Standing::Unknown if self.ours.contains(key) => Standing::Ours,
+            standing => standing,
         }
     }
 
@@ -383,7 +392,7 @@ struct Shown<'s> {
 /// Whose turn it is: the key that signed last, or one that it announced.
 fn check_turn(standing: Standing, batch: &Batch<'_>) -> Result<(), Refusal> {
     match standing {
-        Standing::Current | Standing::Next => Ok(()),
+        Standing::Current | Standing::Next | Standing::Ours => Ok(()),
         Standing::Retired | Standing::Unknown => Err(Refusal::OldKey {
             key: batch.key.to_string(),
             size: batch.checkpoint.size(),

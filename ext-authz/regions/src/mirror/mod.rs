@@ -61,6 +61,8 @@ pub struct Mirror {
     /// What entries behind the newest checkpoint announce.
     uncovered: Vec<(u64, Announced)>,
     evidence: Evidence,
+    /// Our own keys, where it is our own log that is being restored.
+    ours: Vec<PublicKey>,
 }
 
 impl Mirror {
@@ -68,15 +70,41 @@ impl Mirror {
     ///
     /// Refused: a storage that mirrors another log, and one whose entries are not those of its checkpoint.
     pub fn open(storage: Arc<dyn Storage>, of: &Mirrored) -> Result<Self, LogError> {
+        let trust = |known: Option<Trust>| known.unwrap_or_else(|| Trust::new(of.pin)).pinned(of.pin);
+        Self::begin(storage, &of.region, &of.origin, trust, Vec::new())
+    }
+
+    /// The same for a log of our own, of which peers hold parts that any of our keys signed.
+    pub(crate) fn of_our_own(
+        storage: Arc<dyn Storage>,
+        region: &str,
+        origin: &str,
+        keys: Vec<PublicKey>,
+    ) -> Result<Self, LogError> {
+        let begun = Trust::of_our_own(&keys);
+        Self::begin(storage, region, origin, |known| known.unwrap_or(begun), keys)
+    }
+
+    fn begin(
+        storage: Arc<dyn Storage>,
+        region: &str,
+        origin: &str,
+        trust: impl FnOnce(Option<Trust>) -> Trust,
+        ours: Vec<PublicKey>,
+    ) -> Result<Self, LogError> {
         storage
             .create_dir(MIRROR_DIR)
             .map_err(io_error("make", MIRROR_DIR))?;
         let evidence = Evidence::find(storage.as_ref()).map_err(io_error("list", MIRROR_DIR))?;
-        let known = read_head(storage.as_ref(), of)?;
-        let mut head = known
-            .clone()
-            .unwrap_or_else(|| Head::new(&of.region, &of.origin, Trust::new(of.pin)));
-        head.trust = head.trust.pinned(of.pin);
+        let known = read_head(storage.as_ref(), region, origin)?;
+        let trust = trust(known.as_ref().map(|head| head.trust.clone()));
+        let mut head = match &known {
+            Some(head) => Head {
+                trust,
+                ..head.clone()
+            },
+            None => Head::new(region, origin, trust),
+        };
         if known.as_ref() == Some(&head) {
             // It may be there by a rename that is not durable yet.
             storage
@@ -85,7 +113,7 @@ impl Mirror {
         } else {
             save(storage.as_ref(), &head)?;
         }
-        let replica = Replica::open(Arc::clone(&storage), &of.origin)?;
+        let replica = Replica::open(Arc::clone(&storage), origin)?;
         let (tree, uncovered) = read_tree(storage.as_ref(), &replica, &head)?;
         if head.announced.is_empty() {
             // What is there already is a log of our own that is to be restored further.
@@ -99,6 +127,7 @@ impl Mirror {
             tree,
             uncovered,
             evidence,
+            ours,
         };
         mirror.write_blocks(0);
         Ok(mirror)
@@ -241,6 +270,7 @@ impl Mirror {
         judge(&Held {
             head: &self.head,
             tree: &self.tree,
+            ours: &self.ours,
             uncovered: &self.uncovered,
             leaves: &|block| leaves(&self.replica, block),
         })
@@ -311,21 +341,16 @@ pub(crate) fn is_mirror(storage: &dyn Storage) -> Result<bool, LogError> {
     }
 }
 
-/// Whose log the storage mirrors, if it does.
-pub(crate) fn mirrored(storage: &dyn Storage) -> Result<Option<Mirrored>, LogError> {
-    let head = load_head(storage)?;
-    Ok(head.map(|head| Mirrored {
-        region: head.region,
-        origin: head.origin,
-        pin: head.trust.pin,
-    }))
+/// Region and origin of the log that the storage mirrors, if it does.
+pub(crate) fn mirrored(storage: &dyn Storage) -> Result<Option<(String, String)>, LogError> {
+    Ok(load_head(storage)?.map(|head| (head.region, head.origin)))
 }
 
-fn read_head(storage: &dyn Storage, of: &Mirrored) -> Result<Option<Head>, LogError> {
+fn read_head(storage: &dyn Storage, region: &str, origin: &str) -> Result<Option<Head>, LogError> {
     match load_head(storage)? {
-        Some(head) if head.origin != of.origin || head.region != of.region => Err(LogError::OtherLog {
+        Some(head) if head.origin != origin || head.region != region => Err(LogError::OtherLog {
             found: head.origin,
-            wanted: of.origin.clone(),
+            wanted: origin.to_owned(),
         }),
         head => Ok(head),
     }

@@ -31,6 +31,8 @@ pub(crate) enum Standing {
     Next,
     /// It signed before another one took over.
     Retired,
+    /// It is one of our own keys, and the log is ours: a restoration is told of those before it has what leads to them.
+    Ours,
     /// Nothing leads to it.
     Unknown,
 }
@@ -44,6 +46,11 @@ impl Trust {
             retired: Vec::new(),
             ack_keys: Vec::new(),
         }
+    }
+
+    /// What is known of a log of our own, of which any of these keys signed a part: none leads to the others.
+    pub(crate) fn of_our_own(keys: &[PublicKey]) -> Self {
+        Self::new(keys.last().map_or([0; 32], PublicKey::key_id))
     }
 
     /// An operator pinned another key. One that is among those that followed each other here changes nothing; otherwise what led to

@@ -6,10 +6,11 @@ use knhk_receipts::audit::{Audit, Directory, audit};
 use knhk_receipts::storage::{Crash, DiskStorage, ModelStorage, Storage};
 use knhk_receipts::{AtRest, Log};
 use knhk_regions::source::{Order, pack};
-use knhk_regions::{Mirror, OwnLog, Refusal, Restore, RestoreError};
+use knhk_regions::wire::Batch;
+use knhk_regions::{Mirror, OwnLog, Refusal, Restore, RestoreError, Restored};
 
 use crate::mirrors::catch_up;
-use crate::rig::{action, grow, mirrored, open, open_on, rotate, runtime};
+use crate::rig::{action, grow, key, mirrored, open, open_on, origin, rotate, runtime};
 
 /// What a mirror gives who wants its entries from here on.
 fn given(mirror: &Mirror, from: u64) -> Vec<u8> {
@@ -23,6 +24,20 @@ fn given(mirror: &Mirror, from: u64) -> Vec<u8> {
         .expect("reads")
         .expect("it has a checkpoint")
         .bytes
+}
+
+/// The mirror is sent one more batch.
+fn take(log: &Log, mirror: &mut Mirror) {
+    let trusted = mirror.key().cloned().unwrap_or_else(|| key(1)).key_id();
+    let order = Order {
+        from: mirror.held(),
+        covered: mirror.checkpoint().map_or(0, |it| it.size()),
+        trusted: Some(trusted),
+        most_bytes: 3000,
+    };
+    let packed = pack(log, order).expect("reads").expect("signed");
+    let batch = Batch::from_bytes(&packed.bytes).expect("a batch");
+    mirror.receive(&batch, 1).expect("taken");
 }
 
 /// A log of three keys, and a mirror of it that trusts it from the key of this number on.
@@ -45,9 +60,18 @@ fn mirrored_log(pin: u8) -> (ModelStorage, Log, Mirror) {
     (data, log, mirror)
 }
 
+/// Our log, as far as we have these keys.
+fn ours(keys: &[u8]) -> Restored {
+    Restored {
+        region: "us".to_owned(),
+        origin: origin("us"),
+        keys: keys.iter().map(|seed| key(*seed)).collect(),
+    }
+}
+
 fn restored(storage: Arc<dyn Storage>, mirror: &Mirror) -> Result<(), String> {
     let wanted = mirror.checkpoint().expect("one").size();
-    let mut restore = Restore::open(storage, &mirrored("us", 3), wanted).map_err(|e| e.to_string())?;
+    let mut restore = Restore::open(storage, ours(&[3]), wanted).map_err(|e| e.to_string())?;
     while restore
         .receive(&given(mirror, restore.next()), 1)
         .map_err(|e| e.to_string())?
@@ -165,16 +189,14 @@ fn an_old_copy_is_restored_to_what_peers_hold_and_another_history_is_not() {
 fn a_log_that_is_shorter_than_what_peers_hold_is_not_put_in_place() {
     let (_, _, mirror) = mirrored_log(1);
     let wanted = mirror.checkpoint().expect("one").size();
-    let mut restore =
-        Restore::open(Arc::new(ModelStorage::new()), &mirrored("us", 3), wanted).expect("opens");
+    let mut restore = Restore::open(Arc::new(ModelStorage::new()), ours(&[3]), wanted).expect("opens");
     restore.receive(&given(&mirror, 0), 1).expect("a part");
     let refused = restore.finish(None).expect_err("too short");
     assert!(
         matches!(refused, RestoreError::TooShort { has: 0, .. }),
         "{refused}"
     );
-    let mut restore =
-        Restore::open(Arc::new(ModelStorage::new()), &mirrored("us", 3), wanted).expect("opens");
+    let mut restore = Restore::open(Arc::new(ModelStorage::new()), ours(&[3]), wanted).expect("opens");
     let changed = &mut given(&mirror, 0);
     let at = changed.len() / 2;
     changed[at] ^= 1;
@@ -183,4 +205,50 @@ fn a_log_that_is_shorter_than_what_peers_hold_is_not_put_in_place() {
         !matches!(refused, Refusal::Storage(_) | Refusal::Fork(_)),
         "{refused}"
     );
+}
+
+/// Peers of which one was cut off long ago hold what different keys of ours signed, and are asked in any order.
+#[test]
+fn peers_give_what_any_of_our_keys_signed() {
+    let rt = runtime();
+    let _in = rt.enter();
+    let (_, lost, newest) = mirrored_log(1);
+    for cut_off_at in 1..3_u8 {
+        let mut cut_off = Mirror::open(Arc::new(ModelStorage::new()), &mirrored("us", 1)).expect("opens");
+        while cut_off.key() != Some(&key(cut_off_at)) {
+            take(&lost, &mut cut_off);
+        }
+        let orders: [[&Mirror; 3]; 2] = [[&cut_off, &newest, &cut_off], [&newest, &cut_off, &newest]];
+        for peers in orders {
+            let data = ModelStorage::new();
+            let wanted = lost.size();
+            let mut restore = Restore::open(Arc::new(data.clone()), ours(&[1, 2, 3]), wanted).expect("opens");
+            for peer in peers {
+                for _ in 0..2 {
+                    restore.receive(&given(peer, restore.next()), 1).expect("ours");
+                }
+            }
+            while restore.receive(&given(&newest, restore.next()), 1).expect("ours") {}
+            restore.finish(None).expect("whole");
+            let log = rt.block_on(open(&data, "us", 3));
+            assert_eq!((log.size(), log.checkpoint()), (lost.size(), lost.checkpoint()));
+            let root = log.root().expect("signed");
+            assert!(
+                root.cose.verifies(&key(3), &root.checkpoint.root()),
+                "the key that signed"
+            );
+        }
+    }
+}
+
+/// What a stranger signed proves nothing, whatever a peer says of it.
+#[test]
+fn what_no_key_of_ours_signed_is_not_restored() {
+    let rt = runtime();
+    let _in = rt.enter();
+    let (_, lost, mirror) = mirrored_log(1);
+    let mut restore =
+        Restore::open(Arc::new(ModelStorage::new()), ours(&[4, 5]), lost.size()).expect("opens");
+    let refused = restore.receive(&given(&mirror, 0), 1).expect_err("a stranger's");
+    assert_eq!(refused.label(), "unknown_key");
 }

@@ -126,15 +126,14 @@ impl Node {
         let peers: Vec<_> = up.mirrors.keys().cloned().collect();
         let mut gives_up = false;
         match &mut up.stage {
-            Stage::Starting { start, own } => {
+            Stage::Starting { start, .. } => {
                 if now >= up.ask_at_ms {
                     up.ask_at_ms = now + 1_000;
                     out.packets
                         .extend(peers.into_iter().map(|peer| (peer, Body::AskHeld)));
                 }
                 let decision = start.decide(now);
-                let found = own.found();
-                self.decided(decision, found, setup, rt, now, &mut out)?;
+                self.decided(decision, setup, rt, now, &mut out)?;
             }
             Stage::Restoring { restore, from, asked } => {
                 if now >= up.ask_at_ms {

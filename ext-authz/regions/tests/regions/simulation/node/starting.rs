@@ -10,7 +10,8 @@ use knhk_receipts::{Env, Log, LogOptions, MAX_FLUSH, Payload};
 use knhk_regions::announce::ack_key_action;
 use knhk_regions::start::OwnAtRest;
 use knhk_regions::{
-    AckSigner, Decision, Mirror, Mirrored, OwnLog, Refusal, Restore, SavedAcks, Sender, SenderOptions, Start,
+    AckSigner, Decision, Mirror, Mirrored, OwnLog, Refusal, Restore, Restored, SavedAcks, Sender,
+    SenderOptions, Start,
 };
 use tokio::runtime::Runtime;
 
@@ -61,13 +62,16 @@ impl Node {
     pub(super) fn decided(
         &mut self,
         decision: Decision,
-        found: OwnLog,
         setup: &Setup,
         rt: &Runtime,
         now: u64,
         out: &mut Out,
     ) -> Result<(), Ended> {
         let Some(up) = &mut self.up else { return Ok(()) };
+        let Stage::Starting { own, .. } = &up.stage else {
+            return Ok(());
+        };
+        let (found, keys) = (own.found(), own.keys().to_vec());
         match decision {
             Decision::Wait { .. } => Ok(()),
             Decision::Begin => {
@@ -77,7 +81,7 @@ impl Node {
             Decision::GoOn { .. } => self.open_log(setup, rt, now, out),
             Decision::Restore { from } if from.is_empty() => {
                 let data: Arc<dyn Storage> = Arc::new(self.disk.data.clone());
-                let restore = Restore::resume(data).map_err(ended("restore"))?;
+                let restore = Restore::resume(data, keys).map_err(ended("restore"))?;
                 let restore = restore.expect("it was interrupted");
                 up.stage = Stage::Restoring {
                     restore,
@@ -87,14 +91,14 @@ impl Node {
                 self.finish(setup, rt, now, out)
             }
             Decision::Restore { from } => {
-                let of = Mirrored {
+                let own = Restored {
                     region: self.name.clone(),
                     origin: origin(&self.name),
-                    pin: from[0].trusted,
+                    keys,
                 };
                 let data: Arc<dyn Storage> = Arc::new(self.disk.data.clone());
                 let wanted = from.iter().map(|it| it.covered).max().unwrap_or(0);
-                let restore = Restore::open(data, &of, wanted).map_err(ended("restore"))?;
+                let restore = Restore::open(data, own, wanted).map_err(ended("restore"))?;
                 up.ask_at_ms = now;
                 up.stage = Stage::Restoring {
                     restore,
@@ -174,8 +178,6 @@ impl Node {
                 return Ok(());
             }
             Err(Refusal::Storage(error)) => return Err(Ended(error.to_string())),
-            // A peer without a checkpoint named a key that was changed on the way: all are asked again.
-            Err(Refusal::UnknownKey { .. }) => return self.start(setup, now),
             // Damaged on the way: it is asked for again.
             Err(_) => return Ok(()),
         }
