@@ -62,6 +62,8 @@ bench: build harness ## Measure, and print the tables of the README
 	@$(CARGO) bench --quiet -p knhk-identity --features testing --bench handshakes
 	@printf '\nEvaluation of feature flags.\n\n'
 	@$(CARGO) bench --quiet -p knhk-flags --bench flags
+	@printf '\nA region that catches up with another one.\n\n'
+	@$(CARGO) bench --quiet -p knhk-regions --bench catch_up -- "$(BENCH_DISK)"
 
 .PHONY: lint
 lint: tools ## Check format, lints, dependencies and scripts, as CI does first
