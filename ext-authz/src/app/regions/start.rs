@@ -9,7 +9,9 @@ use knhk_receipts::storage::Storage;
 use knhk_receipts::{LogError, LogOptions, PublicKey, SignedCheckpoint, Signer, SignerError};
 use knhk_regions::start::{Holding, OwnAtRest};
 use knhk_regions::wire::Answer;
-use knhk_regions::{Decision, Mirrored, Refusal, Restore, RestoreError, Start, Stop, TransportError};
+use knhk_regions::{
+    Decision, Refusal, Restore, RestoreError, Restored, Start, Stop, TransportError,
+};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -135,7 +137,10 @@ impl Regions {
                     return Ok(Tried::Ready);
                 }
                 Decision::Stop(stop) => return Err(stop.into()),
-                Decision::Restore { from } => return self.restore(storage, from, signer, waiting).await,
+                Decision::Restore { from } => {
+                    let keys = own.keys().to_vec();
+                    return self.restore(storage, from, keys, signer, waiting).await;
+                }
             }
         }
     }
@@ -155,10 +160,11 @@ impl Regions {
         &self,
         storage: &Arc<dyn Storage>,
         from: Vec<Holding>,
+        keys: Vec<PublicKey>,
         signer: &dyn Signer,
         waiting: &Waiting,
     ) -> Result<Tried, StartRefused> {
-        let Some(mut restore) = self.open_restore(storage, &from).await? else {
+        let Some(mut restore) = self.open_restore(storage, &from, keys).await? else {
             return Ok(Tried::Again);
         };
         let wanted = from.iter().map(|it| it.covered).max().unwrap_or(0);
@@ -208,17 +214,21 @@ impl Regions {
         &self,
         storage: &Arc<dyn Storage>,
         from: &[Holding],
+        keys: Vec<PublicKey>,
     ) -> Result<Option<Restore>, StartRefused> {
-        let storage = Arc::clone(storage);
-        let of = from.first().map(|first| Mirrored {
+        let (storage, is_held) = (Arc::clone(storage), !from.is_empty());
+        let wanted = from.iter().map(|it| it.covered).max().unwrap_or(0);
+        let log = Restored {
             region: self.region.clone(),
             origin: LogOptions::new(&self.region).origin,
-            pin: first.trusted,
-        });
-        let wanted = from.iter().map(|it| it.covered).max().unwrap_or(0);
-        let opening = spawn_blocking(move || match of {
-            Some(of) => Restore::open(storage, &of, wanted).map(Some),
-            None => Restore::resume(storage),
+            keys,
+        };
+        let opening = spawn_blocking(move || {
+            if is_held {
+                Restore::open(storage, log, wanted).map(Some)
+            } else {
+                Restore::resume(storage, log.keys)
+            }
         });
         Ok(opening.await.map_err(broken)??)
     }

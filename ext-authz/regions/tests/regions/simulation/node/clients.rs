@@ -74,6 +74,7 @@ impl Node {
             region: self.name.clone(),
             states: self.rollouts.states().cloned().collect(),
             seen: seen.chain(own).collect(),
+            reports: Vec::new(),
         };
         message.to_bytes()
     }

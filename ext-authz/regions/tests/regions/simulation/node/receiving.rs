@@ -91,6 +91,7 @@ impl Node {
                     region: self.name.clone(),
                     states,
                     seen: Vec::new(),
+                    reports: Vec::new(),
                 };
                 out.packets
                     .push((from.to_owned(), Body::Replicated(answer.to_bytes())));
