@@ -123,6 +123,12 @@ impl Link {
         self.in_flight.is_none().then_some(self.not_before_ms)
     }
 
+    /// The peer has been heard from, so it is there: it is not left alone any longer, and where it has everything it is asked
+    /// whether it still has.
+    pub(crate) fn heard(&mut self, now_ms: u64) {
+        self.not_before_ms = self.not_before_ms.min(now_ms);
+    }
+
     /// What is to be sent now, if anything is. Until it is answered, or failed, there is nothing else.
     pub(crate) fn order(&mut self, token: u64, signed: u64, now_ms: u64) -> Option<Order> {
         if signed == 0 || self.due_at().is_none_or(|at| at > now_ms) {

@@ -162,6 +162,14 @@ impl Sender {
         at.filter(|_| !stopped)
     }
 
+    /// A peer that was away or starts again has been heard from.
+    pub fn heard_from(&mut self, peer: &str, now_ms: u64) {
+        let link = self.links.iter_mut().find(|link| link.region == peer);
+        if let Some(link) = link {
+            link.heard(now_ms);
+        }
+    }
+
     /// A peer answered, or failed. An answer to an earlier request changes nothing. `random` spreads pauses.
     pub fn answered(
         &mut self,

@@ -348,6 +348,22 @@ fn a_peer_that_lost_its_disk_is_sent_everything_again() {
 }
 
 #[test]
+fn a_peer_that_is_heard_from_is_tried_at_once() {
+    let mut it = sender(&["eu", "ap"], 2);
+    it.signed(&Log(10), 0);
+    for due in it.due(0) {
+        answered(&mut it, &due.peer, due.token, holds(&due.peer, 10), 10, 0);
+    }
+    assert!(it.due(1_000).is_empty(), "both have everything");
+    it.heard_from("eu", 1_000);
+    it.heard_from("nobody", 1_000);
+    let due: Vec<_> = it.due(1_000).into_iter().map(|due| due.peer).collect();
+    assert_eq!(due, ["eu"]);
+    it.heard_from("eu", 1_001);
+    assert!(it.due(1_001).is_empty(), "one request at a time");
+}
+
+#[test]
 fn a_longer_or_another_log_by_our_own_key_stops_everything() {
     for (held, label) in [
         (checkpoint(11, root(11), 1), "behind"),

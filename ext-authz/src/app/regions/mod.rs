@@ -14,7 +14,7 @@ pub(crate) mod sending;
 pub(crate) mod start;
 mod status;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -54,6 +54,9 @@ pub(crate) struct Regions {
     /// What is known of this region's log at its peers; told by [`sending`].
     progress: watch::Sender<Arc<Progress>>,
     sent: Mutex<Sent>,
+    /// Peers that were heard from, and may have been away before.
+    heard: Mutex<BTreeSet<String>>,
+    hear: Notify,
     /// Somebody waits for a quorum: the log is to be signed without waiting for the next flush.
     hurry: Notify,
     halt: Halt,
@@ -148,6 +151,8 @@ impl Regions {
             peers,
             progress: watch::Sender::new(Arc::new(nothing)),
             sent: Mutex::default(),
+            heard: Mutex::default(),
+            hear: Notify::new(),
             hurry: Notify::new(),
             halt: Halt::default(),
             relay: Relay::default(),
@@ -185,9 +190,10 @@ impl Regions {
         Ok(mirror.answer(refusal.as_ref(), &self.acks))
     }
 
-    /// What is held of a peer's log.
+    /// What is held of a peer's log, which the peer asks when it starts.
     pub(crate) fn held(&self, region: &str) -> Result<Answer, PeerRequestError> {
-        let (_, peer) = self.peer(region)?;
+        let (name, peer) = self.peer(region)?;
+        self.heard_from(name);
         Ok(peer.mirror().answer(None, &self.acks))
     }
 
@@ -234,6 +240,14 @@ impl Regions {
         peer.changed(&mirror);
         self.metrics.regions.split_view(name, false);
         Ok(was_open)
+    }
+
+    /// A peer is there: it may have been away, and have lost what it held.
+    fn heard_from(&self, peer: &str) {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.insert(peer.to_owned());
+        drop(heard);
+        self.hear.notify_one();
     }
 
     fn refused(&self, region: &str, refusal: &Refusal) {

@@ -158,6 +158,9 @@ impl Regions {
         let Message {
             region, states, seen, ..
         } = message;
+        if let Ok((name, _)) = self.peer(&region) {
+            self.heard_from(name);
+        }
         self.follow(&region, &states, rollouts).await?;
         let regions = Arc::clone(self);
         let looked = tokio::task::spawn_blocking(move || {

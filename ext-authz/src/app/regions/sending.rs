@@ -1,7 +1,7 @@
 //! This region's log on its way to its peers: what [`Sender`] decides is carried out here.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use knhk_receipts::storage::Storage;
@@ -113,11 +113,21 @@ impl Sending {
                     () = stop.cancelled() => break None,
                     Some(answer) = answers.recv() => break Some(Input::Answered(answer)),
                     covered = self.log.covered(signed) => break covered.ok().map(|_| Input::Signed),
+                    () = self.regions.hear.notified() => self.hear(),
                     () = tokio::time::sleep(wake) => self.tell(),
                 }
             };
         }
         self.save();
+    }
+
+    /// Peers that were heard from are tried at once.
+    fn hear(&mut self) {
+        let now = self.regions.mono_ms();
+        let mut heard = self.regions.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(peer) = heard.pop_first() {
+            self.sender.heard_from(&peer, now);
+        }
     }
 
     fn judge(&mut self, input: Input) {
