@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use knhk_receipts::payload::samples;
 use knhk_receipts::testing::TestSigner;
-use knhk_receipts::{DiskStorage, Env, Log, LogOptions, Payload};
+use knhk_receipts::{DiskStorage, Env, Log, LogOptions, Payload, SignedCheckpoint};
 use knhk_regions::source::{Order, pack};
 use knhk_regions::wire::{Batch, MAX_ITEMS_BYTES};
 use knhk_regions::{AckSigner, Mirror, Mirrored};
@@ -104,7 +104,7 @@ fn caught_up(log: &Log, dir: &Path) -> Spent {
     while mirror.checkpoint().is_none_or(|it| it.size() < size) {
         let order = Order {
             from: mirror.held(),
-            covered: mirror.checkpoint().map_or(0, |it| it.size()),
+            covered: mirror.checkpoint().map_or(0, SignedCheckpoint::size),
             trusted: Some(of.pin),
             most_bytes: MAX_ITEMS_BYTES,
         };

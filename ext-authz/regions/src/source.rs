@@ -101,9 +101,13 @@ pub fn pack(source: &dyn Source, order: Order) -> Result<Option<Packed>, LogErro
     if let Some(tail) = source
         .tail()
         .filter(|tail| order.from >= signed && order.from < tail.size)
-        && let Some(packed) = pack_tail(source, order.from, tail)?
     {
-        return Ok(Some(packed));
+        // From the signed tree on they can be told from a second history, and without what the receiver has they are fewer.
+        for from in [signed, order.from] {
+            if let Some(packed) = pack_tail(source, from, &tail)? {
+                return Ok(Some(packed));
+            }
+        }
     }
     let Some(newest) = newest else {
         return Ok(None);
@@ -157,7 +161,7 @@ pub fn pack(source: &dyn Source, order: Order) -> Result<Option<Packed>, LogErro
 
 /// Entries that are proven by a checkpoint that not all entries of are there. They go together or not at all: the proof is of all
 /// of them, and what comes before them is not proven by it.
-fn pack_tail(source: &dyn Source, from: u64, tail: Tail) -> Result<Option<Packed>, LogError> {
+fn pack_tail(source: &dyn Source, from: u64, tail: &Tail) -> Result<Option<Packed>, LogError> {
     let mut items = Vec::new();
     if tail.size - from > MAX_BATCH_ITEMS
         || source.items(from, tail.size, MAX_ITEMS_BYTES, &mut items)? < tail.size - from
@@ -171,10 +175,10 @@ fn pack_tail(source: &dyn Source, from: u64, tail: Tail) -> Result<Option<Packed
         count: tail.size - from,
         items: &items,
         checkpoint: tail.target.checkpoint.clone(),
-        key: tail.target.key,
+        key: tail.target.key.clone(),
         cose: tail.target.cose,
         before: None,
-        proof: tail.proof,
+        proof: tail.proof.clone(),
         kept: Vec::new(),
     };
     let (bytes, end) = (batch.to_bytes(), tail.size);

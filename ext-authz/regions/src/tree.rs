@@ -126,6 +126,22 @@ impl Tree {
         }
     }
 
+    /// Begins to grow from the first `size` entries, to see what the tree could have become. `leaves` as in [`Tree::root_of`].
+    pub(crate) fn growth_at(
+        &self,
+        size: u64,
+        leaves: &dyn Fn(u64) -> io::Result<Vec<Hash>>,
+    ) -> io::Result<Growth> {
+        let whole = to_usize(size / BLOCK).min(self.blocks.len());
+        let mut growth = Self::of_blocks(self.blocks[..whole].to_vec()).growth();
+        if growth.size() < size {
+            let rest = leaves(size / BLOCK)?;
+            let rest = rest.into_iter().take(to_usize(size % BLOCK));
+            rest.for_each(|leaf| growth.push(leaf));
+        }
+        Ok(growth)
+    }
+
     /// Takes in what grew from this very tree.
     pub(crate) fn grow(&mut self, growth: Growth) {
         self.frontier = growth.frontier;
@@ -305,6 +321,15 @@ mod tests {
             again.grow(growth);
             let (whole, _) = grown(size + more);
             prop_assert_eq!(again.blocks(), whole.blocks());
+        }
+
+        #[test]
+        fn a_beginning_grows_as_it_grew(size in 0..700_u64, at: prop::sample::Index, more in 0..300_u64) {
+            let (tree, leaves) = grown(size);
+            let from = at.index(leaves.len() + 1) as u64;
+            let mut growth = tree.growth_at(from, &block_of(&leaves)).expect("reads");
+            (from..from + more).for_each(|i| growth.push(leaf(i)));
+            prop_assert_eq!(growth.root(), grown(from + more).0.root());
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use knhk_receipts::checkpoint::MIN_SIGNED_SIZE;
 use knhk_receipts::cose::RootSignature;
-use knhk_receipts::entry::{Prepared, leaf_hash};
+use knhk_receipts::entry::{Prepared, commit, leaf_hash};
 use knhk_receipts::kept::longest_note;
 use knhk_receipts::{CheckpointError, LogError, MAX_KEYS, Payload, PublicKey, SignedCheckpoint, bundle};
 use tlog_tiles::{Hash as Node, check_tree};
@@ -219,9 +219,31 @@ impl Held<'_> {
         let proven = end <= held || leads(&batch.proof, end, growing.growth.root(), &batch.checkpoint);
         if rest.is_empty() && proven {
             Ok(growing)
+        } else if self.is_old_copy(batch)? {
+            Err(Refusal::OldCopy { end: held, size })
         } else {
             Err(mismatch())
         }
+    }
+
+    /// Whether the batch's entries lead to its checkpoint from where it begins, and what is here does not: then nothing was changed
+    /// on the way, and our own log is another one here than with a peer.
+    fn is_old_copy(&self, batch: &Batch<'_>) -> Result<bool, Refusal> {
+        if self.ours.is_empty() || batch.from >= self.tree.size() {
+            return Ok(false);
+        }
+        let growth = self.tree.growth_at(batch.from, self.leaves);
+        let mut growth = growth.map_err(|error| storage("read the entries of", error))?;
+        let mut rest = batch.items;
+        for _ in batch.from..batch.end() {
+            let Ok(Some((item, taken))) = bundle::split(rest) else {
+                return Ok(false);
+            };
+            growth.push(leaf_hash(&commit(item.salt, item.payload)));
+            rest = &rest[taken..];
+        }
+        let leads = leads(&batch.proof, batch.end(), growth.root(), &batch.checkpoint);
+        Ok(rest.is_empty() && leads)
     }
 
     fn check_genesis(&self, payload: &[u8]) -> Result<(), Refusal> {
@@ -315,7 +337,11 @@ impl Held<'_> {
     fn fork(&self, size: u64, shown: Shown<'_>, now_unix_ms: u64) -> Result<Refusal, Refusal> {
         let Some((held, held_proof)) = self.signed_over(size)? else {
             let (end, size) = (size, shown.checkpoint.size());
-            return Ok(Refusal::Mismatch { end, size });
+            return Ok(if self.ours.is_empty() {
+                Refusal::Mismatch { end, size }
+            } else {
+                Refusal::OldCopy { end, size }
+            });
         };
         Ok(Refusal::Fork(Box::new(Fork {
             region: self.head.region.clone(),

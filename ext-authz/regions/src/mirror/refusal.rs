@@ -83,6 +83,16 @@ pub enum Refusal {
         /// The checkpoint's size.
         size: u64,
     },
+    /// Our own log, which is being restored, went on by itself from an old copy. Nothing is put in place: somebody has to decide.
+    #[error(
+        "the entries here up to {end} are not those of the checkpoint of {size} that our own key signed and a peer holds: this disk is an old copy that went on by itself; keep it for what only it has, and start with an empty data directory to restore what peers hold"
+    )]
+    OldCopy {
+        /// Up to where they were compared.
+        end: u64,
+        /// The checkpoint's size.
+        size: u64,
+    },
     /// More keys than a log can have.
     #[error("the log announces more keys than a log can have; its region has to begin a new one")]
     TooManyKeys,
@@ -105,6 +115,7 @@ impl Refusal {
             Self::Gap { .. } => "gap",
             Self::BadProof { .. } => "bad_proof",
             Self::Mismatch { .. } => "mismatch",
+            Self::OldCopy { .. } => "old_copy",
             Self::TooManyKeys => "too_many_keys",
             Self::Storage(error) => error.label(),
         }

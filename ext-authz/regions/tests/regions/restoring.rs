@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use knhk_receipts::audit::{Audit, Directory, audit};
 use knhk_receipts::storage::{Crash, DiskStorage, ModelStorage, Storage};
-use knhk_receipts::{AtRest, Log};
+use knhk_receipts::{AtRest, Log, SignedCheckpoint};
 use knhk_regions::source::{Order, pack};
 use knhk_regions::wire::Batch;
 use knhk_regions::{Mirror, OwnLog, Refusal, Restore, RestoreError, Restored};
@@ -31,7 +31,7 @@ fn take(log: &Log, mirror: &mut Mirror) {
     let trusted = mirror.key().cloned().unwrap_or_else(|| key(1)).key_id();
     let order = Order {
         from: mirror.held(),
-        covered: mirror.checkpoint().map_or(0, |it| it.size()),
+        covered: mirror.checkpoint().map_or(0, SignedCheckpoint::size),
         trusted: Some(trusted),
         most_bytes: 3000,
     };
@@ -251,4 +251,48 @@ fn what_no_key_of_ours_signed_is_not_restored() {
         Restore::open(Arc::new(ModelStorage::new()), ours(&[4, 5]), lost.size()).expect("opens");
     let refused = restore.receive(&given(&mirror, 0), 1).expect_err("a stranger's");
     assert_eq!(refused.label(), "unknown_key");
+}
+
+/// An old copy that went on by itself, signed or not, is not what peers hold: whether that is under a checkpoint, or behind one.
+#[test]
+fn an_old_copy_that_went_on_is_found_out() {
+    let rt = runtime();
+    let _in = rt.enter();
+    let data = ModelStorage::new();
+    let log = rt.block_on(open(&data, "us", 1));
+    rt.block_on(grow(&log, 3));
+    let old = data.copy();
+    let mut behind = Mirror::open(Arc::new(ModelStorage::new()), &mirrored("us", 1)).expect("opens");
+    take(&log, &mut behind);
+    rt.block_on(grow(&log, 200));
+    take(&log, &mut behind);
+    assert!(behind.held() > 20 && behind.checkpoint().is_some_and(|it| it.size() < 20));
+    let mut whole = Mirror::open(Arc::new(ModelStorage::new()), &mirrored("us", 1)).expect("opens");
+    catch_up(&log, &mut whole, 3000);
+    for is_signed in [false, true] {
+        let copy = old.copy();
+        let other = rt.block_on(open(&copy, "us", 1));
+        rt.block_on(other.append(vec![action("us", 99)]))
+            .expect("appends");
+        if is_signed {
+            rt.block_on(other.flush_now()).expect("signs");
+        }
+        drop(other);
+        for peer in [&behind, &whole] {
+            let copy = copy.crash(Crash::Process, 1);
+            let mut restore = Restore::open(Arc::new(copy), ours(&[1]), log.size()).expect("opens");
+            let refused = restore
+                .receive(&given(peer, restore.next()), 1)
+                .expect_err("another history");
+            assert_eq!(refused.label(), "old_copy", "{refused}");
+            // Where nothing is proven by itself, what was changed on the way is no other history.
+            if std::ptr::eq(peer, &raw const behind) {
+                let mut changed = given(peer, restore.next());
+                let at = changed.len() / 2;
+                changed[at] ^= 1;
+                let refused = restore.receive(&changed, 1).expect_err("changed on the way");
+                assert_eq!(refused.label(), "mismatch", "{refused}");
+            }
+        }
+    }
 }

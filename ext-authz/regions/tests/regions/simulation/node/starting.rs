@@ -173,7 +173,7 @@ impl Node {
             }
             Ok(false) if !restore.is_whole() => return Ok(()),
             Ok(false) => {}
-            Err(Refusal::Fork(_) | Refusal::SplitView { .. }) => {
+            Err(Refusal::Fork(_) | Refusal::SplitView { .. } | Refusal::OldCopy { .. }) => {
                 up.stage = Stage::Stopped;
                 return Ok(());
             }
