@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 
 use knhk_receipts::storage::ModelStorage;
 use knhk_regions::sender::Sent;
-use knhk_regions::wire::{Ack, Answer};
+use knhk_regions::wire::{Ack, Answer, MAX_BATCH_BYTES};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
@@ -48,6 +48,10 @@ pub(crate) struct Weather {
     pub(crate) doubled: u32,
     pub(crate) changed: u32,
     pub(crate) forged: u32,
+    /// Longer than it is said to be, or than anything may be.
+    pub(crate) oversized: u32,
+    /// Somebody sends what was sent long ago.
+    pub(crate) replayed: u32,
     /// The longest way takes so long, in milliseconds.
     pub(crate) slow_ms: u64,
 }
@@ -60,11 +64,22 @@ pub(crate) struct Network {
     pub(crate) weather: Weather,
     /// Pairs that do not reach each other, in this direction.
     pub(crate) cut: BTreeSet<(usize, usize)>,
+    /// A region that everything takes [`SLOW_MS`] to and from.
+    pub(crate) slow: Option<usize>,
+    /// What was sent before, some of it.
+    past: Vec<Packet>,
 }
+
+/// How long the way to a slow region takes.
+const SLOW_MS: u64 = 5_000;
+
+/// So many packets are remembered, to be sent again.
+const REMEMBERED: usize = 64;
 
 impl Network {
     pub(crate) fn send(&mut self, packet: Packet, now: u64, rng: &mut SmallRng) {
         let Weather { lost, doubled, .. } = self.weather;
+        self.replay(&packet, now, rng);
         if self.cut.contains(&(packet.from, packet.to)) || rng.random_ratio(lost, 100) {
             return;
         }
@@ -74,8 +89,23 @@ impl Network {
             self.put(packet.clone(), now + late);
         }
         let packet = self.spoiled(packet, rng);
-        let way = 5 + rng.random_range(0..=self.weather.slow_ms);
+        let ends = [packet.from, packet.to];
+        let slow = self.slow.is_some_and(|it| ends.contains(&it));
+        let way = 5 + rng.random_range(0..=self.weather.slow_ms) + if slow { SLOW_MS } else { 0 };
         self.put(packet, now + way);
+    }
+
+    fn replay(&mut self, packet: &Packet, now: u64, rng: &mut SmallRng) {
+        if let Some(place) = self.past.get_mut(rng.random_range(0..REMEMBERED)) {
+            if rng.random_ratio(self.weather.replayed, 100) {
+                let again = place.clone();
+                self.put(again, now + 5);
+            } else if rng.random_ratio(1, 8) {
+                *place = packet.clone();
+            }
+        } else if self.past.len() < REMEMBERED {
+            self.past.push(packet.clone());
+        }
     }
 
     pub(crate) fn put(&mut self, packet: Packet, at: u64) {
@@ -95,8 +125,14 @@ impl Network {
     }
 
     fn spoiled(&self, mut packet: Packet, rng: &mut SmallRng) -> Packet {
-        let Weather { changed, forged, .. } = self.weather;
-        let is_changed = rng.random_ratio(changed, 100);
+        let Weather {
+            changed,
+            forged,
+            oversized,
+            ..
+        } = self.weather;
+        let is_oversized = rng.random_ratio(oversized, 100);
+        let is_changed = is_oversized || rng.random_ratio(changed, 100);
         let is_forged = rng.random_ratio(forged, 100);
         match &mut packet.body {
             Body::Answer { bytes, .. } if is_forged => forge(bytes, rng),
@@ -109,7 +145,14 @@ impl Network {
                 if is_changed && !bytes.is_empty() =>
             {
                 let at = rng.random_range(0..bytes.len());
-                if rng.random() {
+                if is_oversized {
+                    let whole = if rng.random_ratio(1, 50) {
+                        MAX_BATCH_BYTES + 1
+                    } else {
+                        bytes.len() + 1 + at
+                    };
+                    bytes.resize(whole, 0);
+                } else if rng.random() {
                     bytes[at] ^= 1 << rng.random_range(0..8);
                 } else {
                     bytes.truncate(at);

@@ -57,6 +57,7 @@ impl World {
     pub(super) fn heal(&mut self) -> Result<(), String> {
         self.network.weather = Weather::default();
         self.network.cut.clear();
+        self.network.slow = None;
         for at in 0..self.nodes.len() {
             if self.nodes[at].up.is_none() {
                 self.restarts.entry(at).or_insert(self.now);

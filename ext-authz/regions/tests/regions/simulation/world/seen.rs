@@ -11,6 +11,7 @@ pub(crate) struct Seen {
     pub(crate) stops: usize,
     pub(crate) alarms: usize,
     pub(crate) rotations: usize,
+    pub(crate) rolling: usize,
 }
 
 impl Seen {
@@ -22,8 +23,9 @@ impl Seen {
             self.wipes,
             self.backups,
             self.rotations,
+            self.rolling,
         ];
-        self.schedules < 40 || all.into_iter().all(|it| it > 0)
+        self.schedules < 60 || all.into_iter().all(|it| it > 0)
     }
 
     pub(crate) fn and(self, other: Self) -> Self {
@@ -36,6 +38,7 @@ impl Seen {
             stops: self.stops + other.stops,
             alarms: self.alarms + other.alarms,
             rotations: self.rotations + other.rotations,
+            rolling: self.rolling + other.rolling,
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::rig::key;
 impl World {
     pub(super) fn step(&mut self) -> Result<(), String> {
         let at = self.rng.random_range(0..self.nodes.len());
-        let what = self.rng.random_range(0..100);
+        let what = self.rng.random_range(0..104);
         self.trace(|| format!("step {what} at {at}"));
         match what {
             0..40 => {
@@ -55,12 +55,31 @@ impl World {
                 }
             }
             87..90 => self.lose_disk(at),
+            90..92 => self.restart_all()?,
+            92..94 => self.network.slow = self.rng.random::<bool>().then_some(at),
             _ => {
                 self.nodes[at].operate(&mut self.rng);
                 self.tell(at);
             }
         }
         self.bury();
+        Ok(())
+    }
+
+    /// A new release: one region after the other is restarted, while clients go on.
+    fn restart_all(&mut self) -> Result<(), String> {
+        for at in 0..self.nodes.len() {
+            self.leave(at);
+            let down = self.rng.random_range(0..500);
+            self.restarts.insert(at, self.now + down);
+            for other in (0..self.nodes.len()).filter(|other| *other != at) {
+                self.nodes[other].append(3, &self.rt);
+                self.flush(other)?;
+            }
+            let time = self.rng.random_range(0..2_000);
+            self.until(time)?;
+        }
+        self.seen.rolling += 1;
         Ok(())
     }
 
@@ -152,6 +171,8 @@ impl World {
                 doubled: up_to(10),
                 changed: up_to(40),
                 forged: up_to(20),
+                oversized: up_to(10),
+                replayed: up_to(20),
                 slow_ms: u64::from(up_to(1)) * 5_000,
             },
         };
