@@ -66,6 +66,9 @@ pub struct Service {
     kms: KeyService,
     identities: Option<Identities>,
     cpu: Option<u32>,
+    region: String,
+    /// `regions` of `knhk.yaml`.
+    regions: Option<Value>,
     client: reqwest::Client,
     /// A client that is bound to its socket.
     socket: reqwest::Client,
@@ -119,6 +122,8 @@ impl Service {
             kms: KeyService::default(),
             identities: None,
             cpu: None,
+            region: REGION.to_owned(),
+            regions: None,
             client: reqwest::Client::new(),
             socket,
             directory,
@@ -134,6 +139,16 @@ impl Service {
     /// From its next start on its connections are mutual TLS.
     pub fn identify_by(&mut self, identities: Identities) {
         self.identities = Some(identities);
+    }
+
+    /// From its next start on it is this region.
+    pub fn be_region(&mut self, region: &str) {
+        region.clone_into(&mut self.region);
+    }
+
+    /// From its next start on it has these peers: the `regions` of `knhk.yaml`.
+    pub fn join(&mut self, regions: Value) {
+        self.regions = Some(regions);
     }
 
     /// From its next start on it runs on this processor alone.
@@ -294,14 +309,18 @@ impl Service {
             let section = json!({ "workload_api": identities.workload_api, "allow": identities.allow });
             format!("spiffe: {section}\n")
         });
+        let regions = self.regions.as_ref();
+        let regions = regions.map_or_else(String::new, |section| format!("regions: {section}\n"));
         format!(
-            "region: {REGION}\nlisten: {{ grpc: '{grpc}', http: '{http}', probe: '{probe}' }}\ndata: '{}'\nreceipts: {{ flush: {flush:?} }}\n{}{spiffe}",
+            "region: {}\nlisten: {{ grpc: '{grpc}', http: '{http}', probe: '{probe}' }}\ndata: '{}'\nreceipts: {{ flush: {flush:?} }}\n{}{spiffe}{regions}",
+            self.region,
             data.display(),
             self.kms.yaml
         )
     }
 
-    async fn ready(&mut self) -> Result<(), Error> {
+    /// Waits until it can decide and record.
+    pub async fn ready(&mut self) -> Result<(), Error> {
         let url = format!("http://{}/readyz", self.addresses.probe);
         let client = &self.client;
         let Some(process) = self.process.as_mut() else {

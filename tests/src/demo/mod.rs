@@ -7,12 +7,14 @@ mod bad;
 mod good;
 mod mutual_tls;
 mod proof;
+mod regions;
 mod scene;
 mod timeline;
 
 use std::io::Write;
 
 pub use mutual_tls::Transport;
+pub use regions::Regions;
 pub use scene::Scene;
 pub use timeline::Timeline;
 
@@ -52,12 +54,18 @@ pub enum DemoError {
 }
 
 /// Runs the whole demo and writes the timeline.
-/// Receipts are signed by `provider`, whose peer is started for it; `transport` says how the parties talk.
-pub async fn run(provider: Provider, transport: Transport, out: impl Write) -> Result<(), DemoError> {
+/// Receipts are signed by `provider`, whose peer is started for it; `transport` says how the parties talk, and `regions` in how many
+/// regions it plays.
+pub async fn run(
+    provider: Provider,
+    transport: Transport,
+    regions: Regions,
+    out: impl Write,
+) -> Result<(), DemoError> {
     scene::check_ports()?;
     let mut timeline = Timeline::new(out);
     timeline.title("KNHK: a canary in front of a real Envoy")?;
-    let mut scene = Scene::set(provider, transport).await?;
+    let mut scene = Scene::set(provider, transport, regions).await?;
     scene.introduce(&mut timeline).await?;
 
     timeline.chapter("A good version: v2")?;
@@ -65,11 +73,14 @@ pub async fn run(provider: Provider, transport: Transport, out: impl Write) -> R
     let mut kept = proof::keep(&scene, 1).await?;
     mutual_tls::rotated(&scene, &mut timeline).await?;
 
+    regions::lose_one(&mut scene, &mut timeline).await?;
+
     timeline.chapter("Meanwhile the key that signs the receipts is rotated")?;
     proof::rotate(&scene, &mut timeline).await?;
 
     timeline.chapter("A bad version: v3 fails 30 % of its requests, and nobody knows")?;
     let back = bad::roll_out(&mut scene, &mut timeline).await?;
+    regions::all_rolled_back(&scene, &mut timeline).await?;
     kept.extend(proof::keep(&scene, 2).await?);
     proof::replay(&scene, &kept, &mut timeline).await?;
 

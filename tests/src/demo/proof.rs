@@ -24,6 +24,8 @@ pub(super) struct Kept {
 #[derive(Debug)]
 pub(super) struct Key {
     file: PathBuf,
+    /// Those of the regions that acknowledge.
+    peers: Vec<PathBuf>,
     _directory: tempfile::TempDir,
 }
 
@@ -180,8 +182,10 @@ pub(super) async fn key(scene: &Scene) -> Result<Key, DemoError> {
     let directory = directory()?;
     let file = directory.path().join("keys.json");
     std::fs::write(&file, keys.to_string()).map_err(Error::io("keys.json"))?;
+    let peers = super::regions::keys(scene, directory.path()).await?;
     Ok(Key {
         file,
+        peers,
         _directory: directory,
     })
 }
@@ -194,21 +198,21 @@ pub(super) async fn verify(
 ) -> Result<(), DemoError> {
     let cli = Cli::offline()?;
     for receipt in &kept {
-        let answer = cli
-            .json(&[
-                "receipt".as_ref(),
-                "verify".as_ref(),
-                receipt.file.as_os_str(),
-                "--key".as_ref(),
-                key.file.as_os_str(),
-            ])
-            .await?;
+        let mut arguments = vec!["receipt".as_ref(), "verify".as_ref(), receipt.file.as_os_str()];
+        for file in std::iter::once(&key.file).chain(&key.peers) {
+            arguments.extend(["--key".as_ref(), file.as_os_str()]);
+        }
+        let answer = cli.json(&arguments).await?;
         check(
             answer["verified"] == true && answer["id"] == receipt.id.as_str(),
             || format!("{} is not verified", receipt.id),
         )?;
         timeline.event(&format!("$ knhk receipt verify {}: verified", receipt.id))?;
         timeline.detail(&receipt.summary)?;
+        for held in held_by(&answer) {
+            check(!held.contains("not checked"), || format!("{}: {held}", receipt.id))?;
+            timeline.detail(&held)?;
+        }
     }
     let Some(receipt) = kept.last() else { return Ok(()) };
     let forged = forge(&receipt.file)?;
@@ -228,6 +232,14 @@ pub(super) async fn verify(
         "the last one with one bit changed: refused, exit {}",
         output.code
     ))
+}
+
+/// The checks of acknowledgements, each in one line.
+fn held_by(verified: &serde_json::Value) -> Vec<String> {
+    let checks = verified["checks"].as_array().into_iter().flatten();
+    let held = checks.filter(|check| check["name"] == "acknowledgement");
+    held.filter_map(|check| check["detail"].as_str().map(str::to_owned))
+        .collect()
 }
 
 /// Audits the whole log that the service left: every entry, tile and checkpoint.

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use super::mutual_tls::{Secured, Transport};
 use super::timeline::{count, ms};
-use super::{DemoError, HOST, ROLLOUT, Timeline, check, mutual_tls};
+use super::regions::{Peers, Regions};
+use super::{DemoError, HOST, ROLLOUT, Timeline, check, mutual_tls, regions};
 use crate::cli::Cli;
 use crate::envoy::{Envoy, EnvoyConfig, EnvoyOptions};
 use crate::load::{Load, LoadOptions, Sticky, Tally, five_sigma, share};
@@ -48,6 +49,8 @@ pub struct Scene {
     config: &'static str,
     /// With mutual TLS.
     pub(super) secured: Option<Secured>,
+    /// With other regions.
+    pub(super) peers: Option<Peers>,
     began: Instant,
     total: Total,
 }
@@ -72,7 +75,7 @@ pub struct Traffic {
 
 impl Scene {
     /// Starts everyone on the ports of the contract.
-    pub async fn set(provider: Provider, transport: Transport) -> Result<Self, DemoError> {
+    pub async fn set(provider: Provider, transport: Transport, regions: Regions) -> Result<Self, DemoError> {
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let stable = Upstream::start_at(local(STABLE_PORT), "v1").await?;
         let canary = Upstream::start_at(local(CANARY_PORT), "v2").await?;
@@ -93,7 +96,13 @@ impl Scene {
         if let Some(secured) = &secured {
             service.identify_by(secured.identities());
         }
-        service.up().await?;
+        let peers = match regions {
+            Regions::One => {
+                service.up().await?;
+                None
+            }
+            Regions::Three => Some(Peers::start_with(&mut service).await?),
+        };
         let config = match transport {
             Transport::Loopback => FILTER,
             Transport::MutualTls => SPIFFE,
@@ -121,6 +130,7 @@ impl Scene {
             envoy,
             config,
             secured,
+            peers,
             began: Instant::now(),
             total: Total::default(),
         })
@@ -140,6 +150,7 @@ impl Scene {
         timeline.event("knhk serve on :9191 (filters) and :9192 (operators)")?;
         timeline.event(&format!("its receipts are signed by {}", self.keys.describe()))?;
         mutual_tls::introduce(self, timeline).await?;
+        regions::introduce(self, timeline)?;
         timeline.event("the shop: v1 is stable, v2 waits as the canary; each fails 0.1 % of its requests")?;
         wait::until("traffic", wait::SOON, || {
             let answered = self.load.peek(Tally::answered);
