@@ -39,6 +39,9 @@ pub(crate) enum StartRefused {
         "the log cannot be restored from the peers: its newest checkpoint is signed by an earlier version of the key, and has to be signed again by that one; make that version the newest at the key service"
     )]
     EarlierKey,
+    /// Asking again changes nothing.
+    #[error("the log cannot be restored from the peers: {0}")]
+    OtherHistory(Refusal),
     #[error("the log cannot be restored: {0}")]
     Broken(String),
 }
@@ -191,6 +194,9 @@ impl Regions {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(Refusal::Storage(error)) => return Err(error.into()),
+                    Err(refusal @ (Refusal::OldCopy { .. } | Refusal::Fork(_))) => {
+                        return Err(StartRefused::OtherHistory(refusal));
+                    }
                     Err(refusal) => {
                         tracing::warn!(peer = holding.peer, %refusal, "the log is not restored from this peer");
                         break;
