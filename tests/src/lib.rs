@@ -18,6 +18,7 @@ pub mod peer;
 pub mod ports;
 pub mod process;
 pub mod recorded;
+pub mod regions;
 pub mod rollout;
 pub mod service;
 pub mod small_disk;

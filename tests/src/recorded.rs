@@ -90,11 +90,20 @@ pub async fn check(channel: Channel, path: &str) -> Option<String> {
 
 /// The same, and why the service would not say.
 pub async fn check_as_proxy(channel: Channel, path: &str) -> Result<Option<String>, Status> {
-    let answer = AuthorizationClient::new(channel).check(request(path)).await?;
+    let answer = AuthorizationClient::new(channel)
+        .check(request(path, "local", "15s"))
+        .await?;
     Ok(receipt(&answer.into_inner()))
 }
 
-fn request(path: &str) -> CheckRequest {
+/// The same, answered when a quorum of regions holds it, or after `limit`: then it is denied, and there is no receipt in the answer.
+pub async fn check_with_quorum(channel: Channel, path: &str, limit: &str) -> Result<Option<String>, Status> {
+    let asked = request(path, "quorum", limit);
+    let answer = AuthorizationClient::new(channel).check(asked).await?;
+    Ok(receipt(&answer.into_inner()))
+}
+
+fn request(path: &str, wait: &str, limit: &str) -> CheckRequest {
     let header = |key: &str, value: &str| HeaderValue {
         key: key.to_owned(),
         raw_value: value.as_bytes().to_vec(),
@@ -116,7 +125,7 @@ fn request(path: &str) -> CheckRequest {
         }),
         ..HttpRequest::default()
     };
-    let options = [("record", "all"), ("wait_timeout", "15s")];
+    let options = [("record", "all"), ("wait", wait), ("wait_timeout", limit)];
     CheckRequest {
         attributes: Some(AttributeContext {
             request: Some(Request {

@@ -9,6 +9,7 @@ mod decide;
 mod disk;
 mod machine;
 mod proxy;
+mod regions;
 mod rotation;
 mod table;
 mod wrk;
@@ -55,15 +56,18 @@ enum Part {
     Rotation,
     /// The decision alone.
     Decide,
+    /// Three regions with 40 ms round trips between them.
+    Regions,
 }
 
 impl Part {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Proxy,
         Self::Abort,
         Self::Check,
         Self::Rotation,
         Self::Decide,
+        Self::Regions,
     ];
 }
 
@@ -82,6 +86,8 @@ struct Report {
     rotation: Option<rotation::Rotations>,
     #[serde(skip_serializing_if = "Option::is_none")]
     decide: Option<Vec<decide::Case>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    regions: Option<regions::Replication>,
 }
 
 /// Measures, prints tables, and writes `target/bench.json`.
@@ -94,6 +100,7 @@ pub async fn run(options: &Options, mut out: impl Write) -> Result<(), Error> {
         check: None,
         rotation: None,
         decide: None,
+        regions: None,
     };
     let mut show = |text: String| {
         writeln!(out, "{text}")
@@ -125,6 +132,11 @@ pub async fn run(options: &Options, mut out: impl Write) -> Result<(), Error> {
         let cases = decide::measure()?;
         show(decide::table(&cases))?;
         report.decide = Some(cases);
+    }
+    if wanted(Part::Regions) {
+        let replication = regions::measure(options.seconds).await?;
+        show(replication.to_string())?;
+        report.regions = Some(replication);
     }
     let file: PathBuf = artifacts::root().join(OUTPUT);
     let json = serde_json::to_string_pretty(&report).map_err(|error| Error::Contract {

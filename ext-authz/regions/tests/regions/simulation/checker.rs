@@ -1,14 +1,21 @@
-//! The judge of a simulation. It shares nothing with sender, mirror or log: it reads the files of every region with a parser of its
+//! The judge of a simulation, and of real processes in `tests/`. It shares nothing with sender, mirror or log: it reads the files of every region with a parser of its
 //! own, computes every commitment and every root itself, and compares.
 //!
 //! What it says is true of the bytes on disk, whatever the regions believe.
 
 use std::collections::BTreeMap;
 
-use knhk_receipts::storage::{ModelStorage, Storage};
 use sha2::{Digest, Sha256};
 
 pub(crate) type Hash = [u8; 32];
+
+/// Files as they are on a disk.
+pub(crate) trait Files {
+    /// What is in a directory.
+    fn names(&self, dir: &str) -> Result<Vec<String>, String>;
+    /// A whole file.
+    fn whole(&self, path: &str) -> Result<Vec<u8>, String>;
+}
 
 /// What one region's disk has of one log.
 #[derive(Clone, Debug, Default)]
@@ -21,19 +28,22 @@ pub(crate) struct Copy {
 
 impl Copy {
     /// Reads a storage. An error names what is wrong with the bytes.
-    pub(crate) fn read(storage: &ModelStorage) -> Result<Self, String> {
+    pub(crate) fn read(storage: &dyn Files) -> Result<Self, String> {
         let mut leaves = Vec::new();
-        let mut names = storage.list("log/segments").map_err(|e| e.to_string())?;
+        let mut names = storage.names("log/segments")?;
+        names.sort_unstable();
         names.retain(|name| name.strip_suffix(".seg").is_some());
         let last = names.last().cloned();
         for name in names {
-            let bytes = whole(storage, &format!("log/segments/{name}"))?;
+            let bytes = storage.whole(&format!("log/segments/{name}"))?;
             read_segment(&bytes, &mut leaves, Some(&name) == last.as_ref())?;
         }
-        let head = whole(storage, "mirror/head")
+        let head = storage
+            .whole("mirror/head")
             .ok()
             .and_then(|bytes| value_of(&bytes, 9));
-        let root = whole(storage, "log/root")
+        let root = storage
+            .whole("log/root")
             .ok()
             .and_then(|bytes| value_of(&bytes, 1));
         let signed = root.or(head).map(|note| read_note(&note)).transpose()?;
@@ -116,20 +126,6 @@ pub(crate) fn are_equal(region: &str, copies: &Copies) -> Result<(), String> {
             signed.map(|it| it.0)
         )),
     }
-}
-
-fn whole(storage: &ModelStorage, path: &str) -> Result<Vec<u8>, String> {
-    let file = storage.open(path).map_err(|e| format!("{path}: {e}"))?;
-    let len = usize::try_from(file.len().map_err(|e| e.to_string())?).expect("small");
-    let (mut bytes, mut at) = (vec![0; len], 0);
-    while at < len {
-        match file.read_at(at as u64, &mut bytes[at..]) {
-            Ok(0) => return Err(format!("{path} ends at byte {at}")),
-            Ok(read) => at += read,
-            Err(e) => return Err(e.to_string()),
-        }
-    }
-    Ok(bytes)
 }
 
 /// Header of 16 bytes, then records: length, CRC-32, and the body: entry, group, salt, commitment, payload.

@@ -1,15 +1,35 @@
 //! Everything is mended, and the checker looks at what is on the disks.
 
-use knhk_receipts::storage::{Crash, ModelStorage};
+use knhk_receipts::storage::{Crash, ModelStorage, Storage};
 use rand::RngExt;
 
-use super::super::checker::{Copies, Copy, Promise, are_equal, is_kept, is_one_history};
+use super::super::checker::{Copies, Copy, Files, Promise, are_equal, is_kept, is_one_history};
 use super::super::network::Weather;
 use super::super::node::Node;
 use super::World;
 
 /// After everything is mended the regions have so long to be equal.
 const HEAL_MS: u64 = 240_000;
+
+impl Files for ModelStorage {
+    fn names(&self, dir: &str) -> Result<Vec<String>, String> {
+        self.list(dir).map_err(|e| e.to_string())
+    }
+
+    fn whole(&self, path: &str) -> Result<Vec<u8>, String> {
+        let file = self.open(path).map_err(|e| format!("{path}: {e}"))?;
+        let len = usize::try_from(file.len().map_err(|e| e.to_string())?).expect("small");
+        let (mut bytes, mut at) = (vec![0; len], 0);
+        while at < len {
+            match file.read_at(at as u64, &mut bytes[at..]) {
+                Ok(0) => return Err(format!("{path} ends at byte {at}")),
+                Ok(read) => at += read,
+                Err(e) => return Err(e.to_string()),
+            }
+        }
+        Ok(bytes)
+    }
+}
 
 impl World {
     /// A quorum is claimed. What the machines would have left of it if all died now is looked at.

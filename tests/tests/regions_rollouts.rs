@@ -1,0 +1,112 @@
+//! Regions as real processes that share rollouts: an abort anywhere reaches filters everywhere, and operators who act at once end in one
+//! state.
+#![allow(clippy::expect_used)]
+
+use knhk_decision::PolicyDoc;
+use knhk_tests::gate::Worker;
+use knhk_tests::mesh::{NAME, RolloutFile};
+use knhk_tests::regions::link::Line;
+use knhk_tests::regions::{HEALED, Regions};
+use knhk_tests::rollout::Status;
+
+async fn apply(regions: &Regions, at: usize, rollout: &RolloutFile) {
+    let service = regions.at(at);
+    let file = rollout.write(service).expect("written");
+    let file = file.to_str().expect("text");
+    let applied = service
+        .cli()
+        .expect("the command line")
+        .json(&["rollout", "apply", "-f", file])
+        .await;
+    applied.expect("applied");
+}
+
+async fn until(regions: &Regions, at: usize, what: &str, holds: impl Fn(&Status) -> bool) -> Status {
+    let status = regions.at(at).rollouts().until(NAME, what, HEALED, holds).await;
+    status.expect(what)
+}
+
+fn state(status: &Status) -> (u64, String, Option<String>, u64) {
+    let weight = status.weight.to_bits();
+    (
+        status.generation,
+        status.phase.clone(),
+        status.reason.clone(),
+        weight,
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_abort_in_one_region_reaches_a_filter_in_another() {
+    let mut regions = Regions::start(3).await.expect("three regions");
+    apply(&regions, 0, &RolloutFile::at(20.0)).await;
+    until(&regions, 1, "the rollout of another region", |it| it.weight > 0.0).await;
+    let mut worker = Worker::greet(regions.at(1).addresses().grpc, "edge", [7; 16])
+        .await
+        .expect("a stream");
+    let weight = async |worker: &mut Worker| {
+        let snapshot = worker.snapshot().await.expect("a snapshot");
+        let policy: PolicyDoc = serde_json::from_slice(&snapshot.policy).expect("a policy");
+        let policy = serde_json::to_value(&policy).expect("JSON");
+        policy["rollouts"][0]["weight"].as_f64()
+    };
+    assert_eq!(weight(&mut worker).await, Some(20.0));
+    let cli = regions.at(2).cli().expect("the command line");
+    cli.json(&["rollout", "abort", NAME])
+        .await
+        .expect("any region may");
+    while weight(&mut worker).await.is_some_and(|it| it > 0.0) {}
+    let aborted = until(&regions, 0, "the abort at home", |it| it.phase == "Failed").await;
+    for at in [1, 2] {
+        let same = until(&regions, at, "one state", |it| state(it) == state(&aborted)).await;
+        assert_eq!(same.reason.as_deref(), Some("aborted"));
+    }
+    regions.until_equal(&[0, 1, 2]).await.expect("equal");
+    regions.judged(&[]).await.expect("the judge finds nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_who_act_at_once_in_two_regions_end_in_one_state() {
+    let regions = Regions::start(3).await.expect("three regions");
+    apply(&regions, 0, &RolloutFile::at(20.0)).await;
+    for at in [1, 2] {
+        until(&regions, at, "the rollout of another region", |it| {
+            it.weight > 0.0
+        })
+        .await;
+    }
+    // Neither knows of the other.
+    regions.every_line(Line::cut());
+    let (home, away) = (regions.at(0).cli().expect("it"), regions.at(2).cli().expect("it"));
+    let promote = ["rollout", "promote", "--full", NAME];
+    let abort = ["rollout", "abort", NAME];
+    let (promoted, aborted) = tokio::join!(home.json(&promote), away.json(&abort));
+    promoted.expect("promoted");
+    aborted.expect("aborted");
+    regions.every_line(Line::default());
+    let end = until(&regions, 0, "the abort", |it| {
+        it.reason.as_deref() == Some("aborted")
+    })
+    .await;
+    assert!(end.weight.abs() < f64::EPSILON, "{}", end.shown());
+    for at in [1, 2] {
+        until(&regions, at, "one state", |it| state(it) == state(&end)).await;
+    }
+
+    // A new generation at home, and an abort of the one before elsewhere: the new one is.
+    regions.every_line(Line::cut());
+    let retry = ["rollout", "retry", NAME];
+    home.json(&retry).await.expect("a new generation");
+    let again = until(&regions, 0, "a new generation", |it| {
+        it.generation > end.generation
+    })
+    .await;
+    regions.every_line(Line::default());
+    for at in [1, 2] {
+        let same = until(&regions, at, "the new generation", |it| {
+            it.generation == again.generation
+        })
+        .await;
+        assert_ne!(same.reason.as_deref(), Some("aborted"));
+    }
+}
