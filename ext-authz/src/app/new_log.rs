@@ -72,3 +72,44 @@ fn free_place(data: &Path) -> PathBuf {
         number += 1;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use knhk_receipts::DiskStorage;
+
+    use super::*;
+    use crate::app::{App, Begin, Ground};
+    use crate::config::Config;
+
+    fn config(data: &Path, region: &str) -> Config {
+        Config::parse(&format!("region: {region}\ndata: {}", data.display())).expect("valid")
+    }
+
+    /// A log with a signed checkpoint.
+    async fn log_of(data: &Path, region: &str) {
+        let app = App::open(&config(data, region)).await.expect("opens").app;
+        app.log.clone().close().await.expect("signs");
+    }
+
+    #[tokio::test]
+    async fn a_new_log_has_another_name_and_the_old_one_is_kept() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let data = directory.path();
+        log_of(data, "eu").await;
+        let before = fs::read(data.join("log/root")).expect("signed");
+        let same = Ground::lay(&config(data, "eu"), Begin::ANewLog).await.err().expect("refused");
+        assert!(same.to_string().starts_with("--new-log eu: "), "{same}");
+        let (ground, _) = Ground::lay(&config(data, "eu-b"), Begin::ANewLog).await.expect("begins");
+        let app = App::open_on(&config(data, "eu-b"), ground).await.expect("opens").app;
+        assert_eq!(app.log.region(), "eu-b");
+        assert_eq!(fs::read(data.join("set-aside/1/log/root")).expect("kept"), before);
+    }
+
+    #[test]
+    fn where_nothing_is_there_nothing_is_set_aside() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let storage = Arc::new(DiskStorage::open(directory.path()).expect("a directory"));
+        set_aside(directory.path(), storage, "eu").expect("nothing to do");
+        assert!(!directory.path().join(SET_ASIDE_DIR).exists());
+    }
+}

@@ -132,13 +132,37 @@ async fn the_same_name_in_two_regions_at_once_ends_in_one_state() {
     assert_eq!(state(&eu).expect("there").1, 7.0, "the larger name of a region wins");
 }
 
+/// Neither region could refuse the other's: both leave the same one out of the policy, and take it in once it has requests of its own.
+#[tokio::test]
+async fn of_two_rollouts_for_the_same_requests_the_first_by_name_has_them_in_both_regions() {
+    let (at_eu, at_us) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
+    eu.apply(SPEC).await.expect("applied");
+    us.apply(&SPEC.replace("name: checkout", "name: cart")).await.expect("applied");
+    meet(&eu, &us).await;
+    let names = |of: &Running| {
+        let newest = of.app.snapshots.newest();
+        newest.policy.rules().iter().map(|rule| rule.name.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!((names(&eu), names(&us)), (vec!["cart".to_owned()], vec!["cart".to_owned()]));
+    assert_eq!(state(&us), state(&eu), "the other one is known in both");
+
+    eu.command(Command::Pause).await.expect("it can be acted on");
+    let other_host = SPEC.replace("checkout.example.com", "shop.example.com");
+    eu.apply(&other_host).await.expect("it has requests of its own now");
+    meet(&eu, &us).await;
+    let both = vec!["cart".to_owned(), "checkout".to_owned()];
+    assert_eq!((names(&eu), names(&us)), (both.clone(), both));
+}
+
 /// A service that starts again tells what is recorded, which everybody has.
 #[tokio::test]
 async fn a_restart_is_no_news() {
     let (at_eu, at_us) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
     let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
     eu.apply(SPEC).await.expect("applied");
-    us.apply(&SPEC.replace("name: checkout", "name: cart")).await.expect("applied");
+    let cart = SPEC.replace("name: checkout", "name: cart").replace("checkout.example.com", "cart.example.com");
+    us.apply(&cart).await.expect("applied");
     us.app
         .rollouts
         .command("cart".into(), "someone".into(), Command::Abort)
