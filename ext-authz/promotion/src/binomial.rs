@@ -3,12 +3,9 @@
 //! A probability mass is computed in the saddle-point form (Stirling's error plus a deviance), which
 //! keeps its relative precision where differences of log-gammas would lose it. A tail is summed from its
 //! edge outward, away from the mode, until the terms no longer count: about the square root of the
-//! number of trials in the worst case, so callers keep to [`MAX_TRIALS`].
+//! number of trials in the worst case, so callers bound them.
 
 use std::f64::consts::PI;
-
-/// The most trials a caller may ask about: a tail then costs at most some 10^5 terms.
-pub(crate) const MAX_TRIALS: u64 = 100_000_000;
 
 /// [`upper_bound`] is searched for until it is known to this relative precision.
 const BOUND_PRECISION: f64 = 1e-9;

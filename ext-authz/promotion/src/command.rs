@@ -122,11 +122,17 @@ fn resume(rollout: &mut Rollout, now: Now) -> Result<(What, String), Refusal> {
         return Err(Refusal::NotPaused);
     };
     rollout.phase = Phase::Progressing;
-    if reason == PauseReason::Operator {
-        return Ok((What::Resumed, String::new()));
+    match reason {
+        PauseReason::Operator => Ok((What::Resumed, String::new())),
+        PauseReason::Inconclusive => {
+            rollout.lived.start(now);
+            Ok((What::Resumed, "its deadline begins anew".to_owned()))
+        }
+        PauseReason::StableAlsoFailing | PauseReason::SloViolated => {
+            rollout.open_window(now);
+            Ok((What::Resumed, "on new counts".to_owned()))
+        }
     }
-    rollout.open_window(now);
-    Ok((What::Resumed, "on new counts".to_owned()))
 }
 
 fn abort(rollout: &mut Rollout, now: Now) -> Result<(What, String), Refusal> {

@@ -24,6 +24,9 @@ pub struct Counts {
     pub errors: u64,
     /// Those slower than each threshold of the rule, in the rule's order.
     pub over: Vec<u64>,
+    /// Those that were bad by each of the rule's outcomes, in the rule's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outcomes: Vec<u64>,
     /// By duration, for display only.
     pub histogram: Vec<u64>,
 }
@@ -34,6 +37,7 @@ impl Counts {
         self.requests = self.requests.saturating_add(other.requests);
         self.errors = self.errors.saturating_add(other.errors);
         add_each(&mut self.over, &other.over);
+        add_each(&mut self.outcomes, &other.outcomes);
         add_each(&mut self.histogram, &other.histogram);
     }
 }

@@ -1,7 +1,7 @@
 //! Why a rollout is where it is: what `knhk rollout status` shows.
 
-use crate::analysis::{Finding, Reading};
 use crate::counts::{LOOK_EVERY_MS, Now};
+use crate::finding::{Finding, Reading};
 use crate::phase::{PauseReason, Phase};
 use crate::reporters::{Provenance, Weighed};
 use crate::rollout::Rollout;
@@ -60,10 +60,7 @@ pub struct Explanation {
 impl Rollout {
     /// Explains the present decision by the evidence that it is made from.
     pub fn explain(&self, evidence: &Weighed, now: Now) -> Explanation {
-        let mut metrics = self.readings(evidence);
-        for metric in &mut metrics {
-            metric.compare(&self.spec, self.weight());
-        }
+        let metrics = self.verdict(evidence, now).readings;
         let under_way = self.phase.is_under_way();
         Explanation {
             name: self.spec.name.clone(),
@@ -97,6 +94,9 @@ impl Rollout {
             Phase::Paused(PauseReason::SloViolated) => {
                 Some("an operator's abort, resume or promote: autoRollback is false")
             }
+            Phase::Paused(PauseReason::Inconclusive) => Some(
+                "an operator's resume, which gives it as long again, promote or abort: its deadline is over",
+            ),
             Phase::Paused(PauseReason::StableAlsoFailing) => {
                 Some("the canary to meet every SLO again, or an operator's resume, which starts new counts")
             }
@@ -107,7 +107,18 @@ impl Rollout {
             let left = pause.saturating_sub(self.lived_ms());
             waits.push(format!("{} more of the pause of {}", Time(left), Time(pause)));
         }
+        if let Some(reason) = self.place.skipped(&self.spec) {
+            waits.push(format!("no evidence, its analysis is skipped: {reason}"));
+            return waits;
+        }
         waits.extend(metrics.iter().filter_map(|metric| self.lacks(metric)));
+        if let (Some(deadline), Phase::Progressing) = (self.place.deadline_ms(&self.spec), self.phase) {
+            let left = deadline.saturating_sub(self.lived_ms());
+            waits.push(format!(
+                "at most {} more: then it is inconclusive, and holds",
+                Time(left)
+            ));
+        }
         waits
     }
 
@@ -129,11 +140,11 @@ impl Rollout {
                 ))
             }
             Finding::Missed => Some(format!(
-                "{slo}: {} of the canary's requests are bad and {} allowed, which may still be chance ({:.1e}, level {:.1e})",
+                "{slo}: {} of the canary's requests are bad and {} allowed, which may still be chance (evidence {:.1e} of {:.1e})",
                 Share(canary.share()),
                 Share(metric.allowed),
-                metric.slo_tail,
-                metric.level
+                metric.violated,
+                metric.bound
             )),
             Finding::Violated => Some(format!(
                 "evidence about stable, because the SLO is violated: {metric}"

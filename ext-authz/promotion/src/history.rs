@@ -1,6 +1,6 @@
 //! What happened to a rollout: who did what, why, and by which numbers.
 
-use crate::analysis::Reading;
+use crate::finding::Reading;
 use crate::phase::Phase;
 use crate::reporters::Provenance;
 use knhk_decision::spec::Weight;

@@ -7,13 +7,12 @@
     deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing)
 )]
 
-mod agreement;
-mod analysis;
 mod apply;
 mod binomial;
 mod command;
 mod counts;
 mod explain;
+mod finding;
 mod history;
 mod lived;
 mod phase;
@@ -28,11 +27,12 @@ mod step;
 mod tally;
 mod text;
 mod tick;
+mod trials;
 
-pub use self::analysis::{Finding, LOOKS, Reading, judge, look_level};
 pub use self::command::Command;
 pub use self::counts::{Counts, LOOK_EVERY_MS, Now, WindowCounts};
 pub use self::explain::Explanation;
+pub use self::finding::{Finding, Reading};
 pub use self::history::{HistoryEntry, ITSELF, MAX_HISTORY, What};
 pub use self::lived::MAX_GAP_MS;
 pub use self::phase::{FailReason, PauseReason, Phase};
@@ -43,7 +43,8 @@ pub use self::reporters::{
     REPORTING_SHARE, Reporter, SetAside, Weighed, weigh,
 };
 pub use self::rollout::{Rollout, STATE_FORMAT, create};
-pub use self::spec::{RolloutSpec, SpecError};
-pub use self::step::{Effect, Event, step};
+pub use self::spec::{Answer, RolloutSpec, SpecError};
+pub use self::step::{Effect, Event, MAX_REPORTS_PER_LOOK, step};
 pub use self::tally::Tally;
 pub use self::tick::PERSIST_EVERY_MS;
+pub use self::trials::{MAX_ORDERED_PER_LOOK, MAX_TRIALS, Reported};

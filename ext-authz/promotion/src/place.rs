@@ -1,6 +1,7 @@
 //! Which stage and step of its specification a rollout is at.
 
-use crate::spec::{RolloutSpec, Span, Stage};
+use crate::sequential::Patience;
+use crate::spec::{RolloutSpec, Span, Stage, Step};
 use knhk_decision::spec::Weight;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,14 @@ impl Place {
         self.step_of(spec).map_or(u64::MAX, |(_, pause)| pause.millis())
     }
 
+    /// Whether a step that has lived so long may go on waiting for its evidence.
+    pub(crate) fn patience(self, spec: &RolloutSpec, lived_ms: u64) -> Patience {
+        match self.deadline_ms(spec) {
+            Some(deadline) if lived_ms >= deadline => Patience::Over,
+            Some(_) | None => Patience::Left,
+        }
+    }
+
     /// `canary` or `production`.
     pub(crate) fn stage_name(self, spec: &RolloutSpec) -> &'static str {
         spec.stages.get(self.stage).map_or("none", Stage::name)
@@ -60,6 +69,24 @@ impl Place {
             Some(Stage::Canary { steps }) => steps.len(),
             Some(Stage::Production { .. }) => 1,
             None => 0,
+        }
+    }
+
+    /// How long a step may wait for its evidence, from its beginning; none where it may wait for ever.
+    pub(crate) fn deadline_ms(self, spec: &RolloutSpec) -> Option<u64> {
+        let own = self.step(spec).and_then(|step| step.deadline);
+        own.or(spec.analysis.deadline).map(Span::millis)
+    }
+
+    /// Why this step needs no evidence, where its operator has said so.
+    pub(crate) fn skipped(self, spec: &RolloutSpec) -> Option<&str> {
+        self.step(spec)?.skip_analysis.as_deref()
+    }
+
+    fn step(self, spec: &RolloutSpec) -> Option<&Step> {
+        match spec.stages.get(self.stage)? {
+            Stage::Canary { steps } => steps.get(self.step),
+            Stage::Production { .. } => None,
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A report is the word of a proxy, and the application beside a proxy may share its identity. So what is judged is not
 //! the plain sum: whoever provably differs from all the others is set aside ([`outlier`]), nobody counts for more than a
-//! third ([`cap`]), and nothing is done that rests on one identity alone (`agreement.rs`). `docs/analysis.md` says it in
+//! third ([`cap`]), and nothing is done that rests on one identity alone (`trials.rs`). `docs/analysis.md` says it in
 //! plain words, with its limits.
 //!
 //! All of it begins at three identities. With fewer, and without identities, counts are the plain sum.
@@ -60,6 +60,7 @@ pub struct Weighed {
     parts: Vec<Reporter>,
     pub(crate) agreement: Agreement,
     provenance: Option<Provenance>,
+    aside: Vec<Option<Arc<str>>>,
 }
 
 /// What has to hold without any one identity as well.
@@ -82,6 +83,7 @@ pub fn weigh(spec: &RolloutSpec, window: u64, audience: Audience, mut reporters:
     let (aside, kept): (Vec<_>, Vec<_>) = reporters
         .into_iter()
         .partition(|reporter| set_aside.iter().any(|it| it.identity == reporter.identity));
+    let names = aside.iter().map(|reporter| reporter.identity.clone()).collect();
     let caps = VARIANTS.map(|variant| Cap::of(kept.iter().map(|it| it.of(variant).requests)));
     let parts: Vec<_> = kept
         .iter()
@@ -111,6 +113,7 @@ pub fn weigh(spec: &RolloutSpec, window: u64, audience: Audience, mut reporters:
         },
         agreement,
         provenance,
+        aside: names,
     }
 }
 
@@ -150,6 +153,11 @@ impl Weighed {
         self.provenance.as_ref()
     }
 
+    /// Whether what `identity` reports is set aside.
+    pub(crate) fn is_aside(&self, identity: &Option<Arc<str>>) -> bool {
+        self.aside.contains(identity)
+    }
+
     /// How many identities are set aside.
     pub fn set_aside(&self) -> usize {
         self.provenance.as_ref().map_or(0, Provenance::aside)
@@ -175,6 +183,7 @@ impl From<WindowCounts> for Weighed {
             parts: Vec::new(),
             agreement: Agreement::No,
             provenance: None,
+            aside: Vec::new(),
         }
     }
 }

@@ -1,21 +1,26 @@
 //! A rollout's whole state: what is asked for, where it stands, and how it came there.
 
-use crate::analysis::{self, Reading};
 use crate::counts::{Now, WindowCounts};
+use crate::finding::Reading;
 use crate::history::{HistoryEntry, MAX_HISTORY, What};
 use crate::lived::Lived;
 use crate::phase::Phase;
 use crate::place::Place;
 use crate::reporters::{Provenance, Weighed};
+use crate::sequential::{Decides, Patience, Verdict};
 use crate::spec::RolloutSpec;
 use crate::step::Effect;
+use crate::trials::{Reported, Trials};
 use knhk_decision::RolloutRule;
 use knhk_decision::spec::Weight;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::sync::Arc;
 
 /// The version of the state's form, in its field `format`.
-pub const STATE_FORMAT: u32 = 1;
+///
+/// Format 1 held the counts of a simpler analysis and is refused: a log that has it is continued by the version that wrote
+/// it, or a new one begins (`knhk serve --new-log NAME`).
+pub const STATE_FORMAT: u32 = 2;
 
 /// A rollout. Serialised with serde it is its whole state: what comes back goes on exactly as the original would.
 ///
@@ -30,6 +35,9 @@ pub struct Rollout {
     pub(crate) place: Place,
     pub(crate) window: u64,
     pub(crate) lived: Lived,
+    /// What is known against the canary; none where nobody has reported. A receipt does not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) trials: Option<Arc<Trials>>,
     /// The version that last succeeded; until one has, the stable of the first `apply`.
     pub(crate) succeeded: String,
     /// The region that advances it, where there are several.
@@ -55,6 +63,7 @@ pub fn create(spec: RolloutSpec, by: &str, now: Now) -> (Rollout, Vec<Effect>) {
         window: now.wall_ms.max(1),
         lived: Lived::from(now),
         home: None,
+        trials: None,
         recorded: 0,
         history: Arc::default(),
     };
@@ -156,6 +165,7 @@ impl Rollout {
             canary: self.spec.version.clone(),
             record: self.spec.record,
             thresholds: self.spec.thresholds(),
+            outcomes: self.spec.outcomes(),
         }
     }
 
@@ -165,13 +175,14 @@ impl Rollout {
         let newest = self.history.last().cloned().into_iter().collect();
         let bare = Self {
             history: Arc::new(newest),
+            trials: None,
             ..self.clone()
         };
         // Writing to memory cannot fail, and every key here is text.
         serde_json::to_vec(&bare).unwrap_or_default()
     }
 
-    /// The state of a receipt with the history that `earlier`, the state before it, had.
+    /// The state of a receipt with the history that `earlier`, the state before it, had, and with what was known.
     #[must_use]
     pub fn continuing(mut self, earlier: &Self) -> Self {
         let own = self.history.first().map_or(u64::MAX, |entry| entry.seq);
@@ -179,23 +190,79 @@ impl Rollout {
         let mut history: Vec<_> = before.chain(self.history.iter()).cloned().collect();
         history.drain(..history.len().saturating_sub(MAX_HISTORY));
         self.history = Arc::new(history);
+        self.trials.clone_from(&earlier.trials);
+        self.carry_on(earlier);
         self
     }
 
-    /// Every SLO judged by the counts, which are no evidence unless they are of the present window. Empty where there
-    /// is no canary to judge.
-    pub(crate) fn readings(&self, evidence: &Weighed) -> Vec<Reading> {
-        if !self.has_canary() {
-            return Vec::new();
+    /// Takes in what was reported on the present window.
+    pub(crate) fn hear(&mut self, reports: &[Reported], evidence: &Weighed, now: Now) {
+        if !self.has_canary() || evidence.counts().window != self.window {
+            return;
         }
-        if evidence.counts().window == self.window {
-            analysis::judge(&self.spec, self.weight(), evidence)
+        if self.trials.is_none() && reports.is_empty() {
+            return;
+        }
+        let (spec, decides) = (Arc::clone(&self.spec), self.decides());
+        let trials = self
+            .trials
+            .get_or_insert_with(|| Arc::new(Trials::new(&spec, decides, now)));
+        Arc::make_mut(trials).hear(reports, evidence);
+    }
+
+    /// What follows from what is known: counts are no evidence unless they are of the present window. There are no readings
+    /// where there is no canary to judge.
+    pub(crate) fn verdict(&self, evidence: &Weighed, now: Now) -> Verdict {
+        if !self.has_canary() {
+            return Verdict::of(Vec::new(), Patience::Left);
+        }
+        let patience = self.place.patience(&self.spec, self.lived_ms());
+        let nothing = Weighed::from(WindowCounts::default());
+        let evidence = if evidence.counts().window == self.window {
+            evidence
         } else {
-            analysis::judge(&self.spec, self.weight(), &WindowCounts::default().into())
+            &nothing
+        };
+        let readings = match &self.trials {
+            Some(trials) => trials.readings(&self.spec, evidence),
+            None => Trials::new(&self.spec, self.decides(), now).readings(&self.spec, evidence),
+        };
+        Verdict::of(readings, patience)
+    }
+
+    /// Whether stable is there to be compared with: where the version has every request that it may get, nothing is.
+    fn decides(&self) -> Decides {
+        if self.weight() == Weight::FULL {
+            Decides::SloAlone
+        } else {
+            Decides::SloAndStable
         }
     }
 
-    /// Who reported the counts that [`Self::readings`] judges.
+    /// What is known after the transition from `before` to here, which still knows what `before` did.
+    ///
+    /// A generation, and an analysis that is changed, begin with nothing. A step goes on with what is known, except where
+    /// stable comes or goes as what to compare with; and so does a window that opens within a step, as `resume` does it.
+    pub(crate) fn carry_on(&mut self, before: &Self) {
+        let begins_anew = self.generation != before.generation || self.spec.analysis != before.spec.analysis;
+        if begins_anew || !self.phase.is_under_way() {
+            self.trials = None;
+        }
+        if self.window == before.window {
+            return;
+        }
+        let decides = self.decides();
+        let is_like_before = self.place != before.place && decides == before.decides();
+        let Some(trials) = &mut self.trials else { return };
+        let trials = Arc::make_mut(trials);
+        if is_like_before && decides == Decides::SloAndStable {
+            trials.step_begins(decides);
+        } else {
+            trials.starts_over(decides);
+        }
+    }
+
+    /// Who reported the counts that [`Self::verdict`] judges.
     pub(crate) fn provenance<'a>(&self, evidence: &'a Weighed) -> Option<&'a Provenance> {
         let present = self.has_canary() && evidence.counts().window == self.window;
         evidence.provenance().filter(|_| present)
@@ -264,7 +331,7 @@ impl<'de> Deserialize<'de> for Format {
         match u32::deserialize(deserializer)? {
             STATE_FORMAT => Ok(Self),
             other => Err(de::Error::custom(format_args!(
-                "a rollout's state of format {other} cannot be read, this version reads {STATE_FORMAT}"
+                "a rollout's state of format {other} cannot be read, this version reads {STATE_FORMAT}: go on with the version that wrote it, or begin a new log"
             ))),
         }
     }

@@ -29,4 +29,7 @@ mod verdict;
 pub use self::outcomes::{Block, GROUPS, Group, MAX_ORDERED, Outcome, Outcomes, OutcomesError, Tallies};
 pub use self::plan::{Goal, Plan, PlanError};
 pub use self::trial::{Decides, TRIAL_FORMAT, Trial, TrialEvent, WATCH_BLOCK};
-pub use self::verdict::{Decision, Evidence, Verdict};
+pub use self::verdict::{Decision, Patience, Verdict};
+
+pub(crate) use self::comparison::Worse;
+pub(crate) use self::trial::Metric;

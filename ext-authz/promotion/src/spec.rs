@@ -22,6 +22,7 @@
 //! the stage `production`: without it the rollout has succeeded when its last step has.
 //! `match` must be there, `{}` is every request; `key` must be there, because who stays with a version is no default.
 
+mod answer;
 mod check;
 mod document;
 mod error;
@@ -30,12 +31,13 @@ mod share;
 mod span;
 mod write;
 
+pub use self::answer::Answer;
 pub use self::error::SpecError;
 pub use self::share::{Fraction, Percent};
 pub use self::span::Span;
 
 use self::document::Document;
-use knhk_decision::spec::{AdmitSpec, KeySpec, MatchSpec, Record, Weight};
+use knhk_decision::spec::{AdmitSpec, KeySpec, MatchSpec, OutcomeSpec, Record, Weight};
 use serde::{Deserialize, Serialize};
 
 /// The only `apiVersion` that this version reads.
@@ -55,6 +57,8 @@ pub const MAX_STEPS: usize = 100;
 pub const MAX_SLOS: usize = 8;
 /// The longest pause of a step and the longest watch: 30 days.
 pub const MAX_PAUSE: Span = Span::from_secs(30 * 24 * 60 * 60);
+/// The longest reason for going without something, in bytes.
+pub const MAX_REASON_BYTES: usize = 1_024;
 /// The largest `minRequests`.
 pub const MAX_MIN_REQUESTS: u64 = 100_000_000;
 /// The largest `alpha`.
@@ -108,12 +112,16 @@ pub enum Stage {
 }
 
 /// One step of a canary stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// The canary's share of the keys.
     pub weight: Weight,
     /// The least time that the step lasts.
     pub pause: Span,
+    /// For so long it may wait for its evidence, from its beginning; the analysis's unless it has one of its own.
+    pub deadline: Option<Span>,
+    /// Why the step is passed without evidence, where it is. It is still watched: a canary that fails is rolled back.
+    pub skip_analysis: Option<String>,
 }
 
 /// How a canary is judged.
@@ -125,12 +133,14 @@ pub struct Analysis {
     pub alpha: Fraction,
     /// How much larger than stable's the canary's share of bad requests may be.
     pub tolerance: Percent,
+    /// For so long a step may wait for its evidence, from its beginning, unless it has a deadline of its own.
+    pub deadline: Option<Span>,
     /// 1 to [`MAX_SLOS`], all different.
     pub slos: Vec<Slo>,
 }
 
 /// A service level objective.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Slo {
     /// `request-success-rate`: at least this share of the requests is answered with a status below 500.
     SuccessRate {
@@ -143,6 +153,13 @@ pub enum Slo {
         quantile: Fraction,
         /// Above 0, at most [`MAX_SLO_DURATION`].
         max: Span,
+    },
+    /// `request-outcome`: at least this share of the responses says in a header that all went well.
+    Outcome {
+        /// Which header, and what is good.
+        outcome: OutcomeSpec,
+        /// Above 0.
+        min: Percent,
     },
 }
 
@@ -198,15 +215,20 @@ impl RolloutSpec {
 
     /// The latency thresholds that filters count over: of every duration SLO, in microseconds, ascending, each once.
     pub fn thresholds(&self) -> Vec<u64> {
-        let mut thresholds: Vec<u64> = self
-            .analysis
-            .slos
-            .iter()
-            .filter_map(|slo| slo.threshold())
-            .collect();
+        let mut thresholds: Vec<u64> = self.analysis.slos.iter().filter_map(Slo::threshold).collect();
         thresholds.sort_unstable();
         thresholds.dedup();
         thresholds
+    }
+
+    /// The outcomes that filters count by, in the order of their SLOs.
+    pub fn outcomes(&self) -> Vec<OutcomeSpec> {
+        let slos = self.analysis.slos.iter();
+        slos.filter_map(|slo| match slo {
+            Slo::Outcome { outcome, .. } => Some(outcome.clone()),
+            Slo::SuccessRate { .. } | Slo::Duration { .. } => None,
+        })
+        .collect()
     }
 }
 
@@ -221,26 +243,27 @@ impl Stage {
 }
 
 impl Slo {
-    /// `request-success-rate` or `request-duration`.
-    pub fn metric(self) -> &'static str {
+    /// `request-success-rate`, `request-duration` or `request-outcome`.
+    pub fn metric(&self) -> &'static str {
         match self {
+            Self::Outcome { .. } => "request-outcome",
             Self::SuccessRate { .. } => "request-success-rate",
             Self::Duration { .. } => "request-duration",
         }
     }
 
-    /// The share of requests that may be bad: failed, or slower than `max`.
-    pub fn allowed(self) -> f64 {
+    /// The share of requests that may be bad: failed, slower than `max`, or without a good outcome.
+    pub fn allowed(&self) -> f64 {
         match self {
-            Self::SuccessRate { min } => min.rest(),
+            Self::SuccessRate { min } | Self::Outcome { min, .. } => min.rest(),
             Self::Duration { quantile, .. } => quantile.rest(),
         }
     }
 
     /// The latency threshold in microseconds, if it has one.
-    pub fn threshold(self) -> Option<u64> {
+    pub fn threshold(&self) -> Option<u64> {
         match self {
-            Self::SuccessRate { .. } => None,
+            Self::SuccessRate { .. } | Self::Outcome { .. } => None,
             Self::Duration { max, .. } => Some(max.micros()),
         }
     }
@@ -251,6 +274,7 @@ impl std::fmt::Display for Slo {
         match self {
             Self::SuccessRate { min } => write!(f, "request-success-rate min {min}"),
             Self::Duration { quantile, max } => write!(f, "request-duration quantile {quantile} max {max}"),
+            Self::Outcome { outcome, min } => write!(f, "request-outcome {} min {min}", outcome.header),
         }
     }
 }

@@ -8,14 +8,31 @@ use crate::refusal::Refusal;
 use crate::reporters::Weighed;
 use crate::rollout::{Act, Rollout};
 use crate::tick;
+use crate::trials::Reported;
+use std::sync::Arc;
+
+/// The most reports that a look takes. What is over it is left out, whatever it says; so a service that may have more
+/// adds them up before, without their order.
+pub const MAX_REPORTS_PER_LOOK: usize = 4_096;
 
 /// What happens to a rollout.
 // Events are passed on at once and never stored, so the size of the rare command costs nothing.
 #[allow(clippy::large_enum_variant)]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event<'a> {
-    /// The service looks, each [`crate::LOOK_EVERY_MS`]: time goes on, and this is the evidence of a window.
-    Tick(&'a Weighed),
+    /// The service looks, each [`crate::LOOK_EVERY_MS`]: time goes on.
+    ///
+    /// `reports` and `evidence` are of the window that the rollout is at ([`Rollout::window`]); of another one they say
+    /// nothing. Each report is told once, in the order in which it came: a report that is told twice is bet on twice, and
+    /// breaks the promise. One that is left out costs evidence and no more, as long as it is not chosen by what it says.
+    /// Also left out is a worker's first report after [`Event::Restarted`] in a window that was under way before, because
+    /// a part of it may have been told already.
+    Looked {
+        /// The counts of the whole window: what a step is passed by, and who is believed.
+        evidence: &'a Weighed,
+        /// What came since the look before, at most [`MAX_REPORTS_PER_LOOK`] are taken.
+        reports: &'a [Reported],
+    },
     /// An operator acts.
     Command {
         /// Who.
@@ -47,8 +64,13 @@ pub enum Effect {
 pub fn step(rollout: &Rollout, event: Event<'_>, now: Now) -> Result<(Rollout, Vec<Effect>), Refusal> {
     let mut next = rollout.clone();
     let effects = match event {
-        Event::Tick(evidence) => {
+        Event::Looked { evidence, reports } => {
             live(&mut next, now);
+            next.hear(
+                reports.get(..MAX_REPORTS_PER_LOOK).unwrap_or(reports),
+                evidence,
+                now,
+            );
             tick::look(rollout, &mut next, evidence, now)
         }
         Event::Command { by, command } => {
@@ -57,6 +79,9 @@ pub fn step(rollout: &Rollout, event: Event<'_>, now: Now) -> Result<(Rollout, V
         }
         Event::Restarted => {
             next.lived.skip(now);
+            if let Some(trials) = &mut next.trials {
+                Arc::make_mut(trials).restarted(now);
+            }
             vec![Effect::Changed]
         }
     };
@@ -73,6 +98,7 @@ fn live(rollout: &mut Rollout, now: Now) {
 
 /// Records the transition from `before` to `next`, and says what is to be done about it.
 pub(crate) fn transition(before: &Rollout, next: &mut Rollout, act: Act<'_>, now: Now) -> Vec<Effect> {
+    next.carry_on(before);
     let entry = next.record(Some(before), act, now);
     let mut effects = Vec::with_capacity(3);
     if before.rule() != next.rule() {

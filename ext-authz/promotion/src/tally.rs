@@ -1,8 +1,6 @@
 //! How many requests were seen, and how many of them were bad for one SLO.
 
-use crate::binomial::{MAX_TRIALS, count};
-use crate::counts::Counts;
-use crate::spec::Slo;
+use crate::binomial::count;
 use serde::{Deserialize, Serialize};
 
 /// Requests of one variant, seen through one SLO.
@@ -16,24 +14,6 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// What `counts` say about `slo`, where filters counted over `thresholds`. Counts that lack the threshold say
-    /// nothing about it, and counts that contradict themselves are read as bad requests, never as more than all.
-    pub(crate) fn of(slo: Slo, counts: &Counts, thresholds: &[u64]) -> Self {
-        let bad = match slo.threshold() {
-            None => Some(counts.errors),
-            Some(threshold) if counts.over.len() == thresholds.len() => {
-                let index = thresholds.iter().position(|t| *t == threshold);
-                index.and_then(|index| counts.over.get(index)).copied()
-            }
-            Some(_) => None,
-        };
-        let requests = if bad.is_some() { counts.requests } else { 0 };
-        Self {
-            requests,
-            bad: bad.unwrap_or(0).min(requests),
-        }
-    }
-
     /// The share of bad requests as a fraction; 0 of none.
     pub fn share(self) -> f64 {
         if self.requests == 0 {
@@ -41,11 +21,6 @@ impl Tally {
         } else {
             count(self.bad) / count(self.requests)
         }
-    }
-
-    /// The same share with at most [`MAX_TRIALS`] requests.
-    pub(crate) fn bounded(self) -> Self {
-        self.at_most(MAX_TRIALS)
     }
 
     /// The same share with at most so many requests. Fewer requests prove less, so the tests stay on the safe side.

@@ -1,6 +1,5 @@
 //! Numbers as people read them.
 
-use crate::analysis::{Finding, Reading};
 use crate::tally::Tally;
 use std::fmt;
 
@@ -36,32 +35,6 @@ impl fmt::Display for Tally {
             self.bad,
             self.requests,
             Share(self.share())
-        )
-    }
-}
-
-impl fmt::Display for Reading {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: canary {}, {} allowed",
-            self.slo,
-            self.canary,
-            Share(self.allowed)
-        )?;
-        if matches!(self.finding, Finding::TooFew | Finding::Met) {
-            return Ok(());
-        }
-        write!(f, " (chance {:.1e}, level {:.1e})", self.slo_tail, self.level)?;
-        let (Some(bound), Some(tail)) = (self.bound, self.bound_tail) else {
-            return Ok(());
-        };
-        let half = self.level / 2.0;
-        write!(
-            f,
-            "; stable {}, with tolerance at most {} (chance {tail:.1e}, level {half:.1e})",
-            self.stable,
-            Share(bound)
         )
     }
 }

@@ -1,22 +1,26 @@
 //! What a rollout does by itself when it is looked at.
 
-use crate::analysis::{Finding, Reading};
 use crate::counts::Now;
+use crate::finding::{Finding, Reading};
 use crate::history::{ITSELF, What};
 use crate::phase::{FailReason, PauseReason, Phase};
 use crate::reporters::Weighed;
 use crate::rollout::{Act, Rollout};
+use crate::sequential::{Decision, Verdict};
 use crate::step::{Effect, transition};
+use crate::text::Time;
 use knhk_decision::spec::Weight;
+use std::sync::Arc;
 
 /// How much time a step lives through before it is persisted again, in milliseconds.
 pub const PERSIST_EVERY_MS: u64 = 1_000;
 
-/// Judges the window and moves on, back, or not at all. `next` is `before` with its time lived.
+/// Judges the window and moves on, back, or not at all. `next` is `before` with its time lived and its reports heard.
 pub(crate) fn look(before: &Rollout, next: &mut Rollout, evidence: &Weighed, now: Now) -> Vec<Effect> {
-    let readings = next.readings(evidence);
-    let (what, why) = match decide(next, &readings) {
-        Move::None => return lived(before, next),
+    let a_second_passed = next.pass_in_trials(now);
+    let Verdict { decision, readings } = next.verdict(evidence, now);
+    let (what, why) = match decide(next, decision) {
+        Move::None => return unmoved(before, next, a_second_passed),
         Move::RollBack => {
             next.phase = Phase::Failed(FailReason::SloViolated);
             next.open_window(now);
@@ -24,24 +28,26 @@ pub(crate) fn look(before: &Rollout, next: &mut Rollout, evidence: &Weighed, now
         }
         Move::Pause(reason) => {
             next.phase = Phase::Paused(reason);
-            let finding = match reason {
-                PauseReason::StableAlsoFailing => Finding::StableAlso,
-                PauseReason::Operator | PauseReason::SloViolated => Finding::Worse,
+            let why = match reason {
+                PauseReason::StableAlsoFailing => because(&readings, Finding::StableAlso),
+                PauseReason::Inconclusive => next.inconclusive(&readings),
+                PauseReason::Operator | PauseReason::SloViolated => because(&readings, Finding::Worse),
             };
-            (What::Paused, because(&readings, finding))
+            (What::Paused, why)
         }
         Move::Resume => {
             next.phase = Phase::Progressing;
             (What::Resumed, because(&readings, Finding::Met))
         }
         Move::Advance => {
-            let what = next.go_on(now);
-            let why = if readings.is_empty() {
-                "its pause is over, at weight 0 there is nothing to judge".to_owned()
-            } else {
-                because(&readings, Finding::Met)
+            let why = match next.place.skipped(&next.spec) {
+                _ if readings.is_empty() => {
+                    "its pause is over, at weight 0 there is nothing to judge".to_owned()
+                }
+                Some(reason) if decision != Decision::Pass => format!("analysis skipped: {reason}"),
+                Some(_) | None => because(&readings, Finding::Met),
             };
-            (what, why)
+            (next.go_on(now), why)
         }
     };
     let reporters = before.provenance(evidence).cloned();
@@ -67,32 +73,40 @@ enum Move {
     Advance,
 }
 
-fn decide(rollout: &Rollout, readings: &[Reading]) -> Move {
-    let found = |finding| readings.iter().any(|reading| reading.finding == finding);
-    // At weight 0 there is no canary, no reading, and nothing but time to wait for.
-    let all_met = readings.iter().all(|reading| reading.finding == Finding::Met);
-    match rollout.phase {
-        Phase::Progressing | Phase::Paused(_) if found(Finding::Worse) => {
+fn decide(rollout: &Rollout, decision: Decision) -> Move {
+    let is_skipped = rollout.place.skipped(&rollout.spec).is_some();
+    match (rollout.phase, decision) {
+        (Phase::Paused(PauseReason::SloViolated), Decision::RollBack) if !rollout.spec.auto_rollback => {
+            Move::None
+        }
+        (Phase::Progressing | Phase::Paused(_), Decision::RollBack) => {
             if rollout.spec.auto_rollback {
                 Move::RollBack
-            } else if rollout.phase == Phase::Paused(PauseReason::SloViolated) {
-                Move::None
             } else {
                 Move::Pause(PauseReason::SloViolated)
             }
         }
-        Phase::Progressing if found(Finding::StableAlso) => Move::Pause(PauseReason::StableAlsoFailing),
-        Phase::Progressing if all_met && rollout.has_lived() => Move::Advance,
-        Phase::Paused(PauseReason::StableAlsoFailing) if all_met => Move::Resume,
-        Phase::Progressing | Phase::Paused(_) | Phase::Succeeded | Phase::Failed(_) => Move::None,
+        (Phase::Progressing, Decision::StableAlsoFailing) => Move::Pause(PauseReason::StableAlsoFailing),
+        (Phase::Progressing, Decision::Pass) if rollout.has_lived() => Move::Advance,
+        (Phase::Progressing, Decision::Wait | Decision::Inconclusive)
+            if is_skipped && rollout.has_lived() =>
+        {
+            Move::Advance
+        }
+        (Phase::Progressing, Decision::Inconclusive) => Move::Pause(PauseReason::Inconclusive),
+        (Phase::Paused(PauseReason::StableAlsoFailing), Decision::Pass) => Move::Resume,
+        _ => Move::None,
     }
 }
 
-fn lived(before: &Rollout, next: &Rollout) -> Vec<Effect> {
-    if before.lived_ms() / PERSIST_EVERY_MS == next.lived_ms() / PERSIST_EVERY_MS {
-        Vec::new()
-    } else {
+/// What was lived is persisted each second, and so is what was heard.
+fn unmoved(before: &Rollout, next: &Rollout, a_second_passed: bool) -> Vec<Effect> {
+    let lived = before.lived_ms() / PERSIST_EVERY_MS != next.lived_ms() / PERSIST_EVERY_MS;
+    let is_heard = next.phase != Phase::Progressing && a_second_passed;
+    if lived || is_heard {
         vec![Effect::Changed]
+    } else {
+        Vec::new()
     }
 }
 
@@ -110,6 +124,24 @@ impl Rollout {
     /// Whether the step's pause is over.
     pub(crate) fn has_lived(&self) -> bool {
         self.lived_ms() >= self.place.pause_ms(&self.spec)
+    }
+
+    /// Time goes on for what is known, too. True when a second is over.
+    fn pass_in_trials(&mut self, now: Now) -> bool {
+        self.trials
+            .as_mut()
+            .is_some_and(|trials| Arc::make_mut(trials).pass(now))
+    }
+
+    /// What a step lacks that has not gathered its evidence in time.
+    fn inconclusive(&self, readings: &[Reading]) -> String {
+        let deadline = Time(self.place.deadline_ms(&self.spec).unwrap_or_default());
+        let lacking = readings.iter().filter(|reading| reading.finding != Finding::Met);
+        let lacking: Vec<String> = lacking.map(ToString::to_string).collect();
+        format!(
+            "no evidence to go on within {deadline}, and none to go back: {}",
+            lacking.join("; ")
+        )
     }
 
     /// To the next step, or to success after the last.

@@ -187,6 +187,7 @@ impl Window {
             requests: observed.requests,
             errors: observed.errors,
             over: observed.over.clone(),
+            outcomes: Vec::new(),
             histogram: observed.histogram.clone(),
         };
         Ok((side, counts))

@@ -75,6 +75,7 @@ fn rule(name: &str, hosts: Vec<String>, path: &str, methods: &[&str]) -> Rollout
         canary: "v2".to_owned(),
         record: Record::None,
         thresholds: Vec::new(),
+        outcomes: Vec::new(),
     }
 }
 

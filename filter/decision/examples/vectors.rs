@@ -115,6 +115,7 @@ fn policy() -> PolicyDoc {
         canary: "v2".to_owned(),
         record: Record::None,
         thresholds: Vec::new(),
+        outcomes: Vec::new(),
     };
     let on = |hosts: &[&str], path_prefix: Option<&str>, path: Option<&str>| MatchSpec {
         hosts: hosts.iter().map(|&host| host.to_owned()).collect(),

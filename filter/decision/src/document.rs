@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{AdmitSpec, KeySpec, MatchSpec, Record, Weight};
+use crate::spec::{AdmitSpec, KeySpec, MatchSpec, OutcomeSpec, Record, Weight};
 
 /// The only `apiVersion` that is understood.
 pub const API_VERSION: &str = "knhk.dev/v1";
@@ -63,6 +63,9 @@ pub struct RolloutRule {
     /// Latencies in microseconds, ascending: the filter counts exactly how many requests were slower than each.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub thresholds: Vec<u64>,
+    /// The filter counts exactly how many responses were bad by each of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outcomes: Vec<OutcomeSpec>,
 }
 
 impl PolicyDoc {

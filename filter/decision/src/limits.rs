@@ -41,6 +41,10 @@ pub const MAX_KEYS: usize = 8;
 pub const MAX_KEY_NAME_BYTES: usize = 128;
 /// Latency thresholds of one rollout.
 pub const MAX_THRESHOLDS: usize = 8;
+/// Outcomes of one rollout.
+pub const MAX_OUTCOMES: usize = 8;
+/// Good values of one outcome.
+pub const MAX_GOOD_OUTCOMES: usize = 16;
 /// The highest latency threshold: one hour, in microseconds.
 pub const MAX_THRESHOLD_US: u64 = 3_600_000_000;
 /// Rollouts for one host pattern and one path pattern, told apart by their other conditions. These are tried one by

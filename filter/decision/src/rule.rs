@@ -18,9 +18,11 @@ use self::peer::Peers;
 use crate::decide::Admission;
 use crate::document::RolloutRule;
 use crate::error::{Fault, FieldError, PolicyError, quoted, within};
-use crate::limits::{MAX_HOSTS, MAX_THRESHOLD_US, MAX_THRESHOLDS};
+use crate::limits::{
+    MAX_GOOD_OUTCOMES, MAX_HEADER_VALUE_BYTES, MAX_HOSTS, MAX_OUTCOMES, MAX_THRESHOLD_US, MAX_THRESHOLDS,
+};
 use crate::peer::SpiffeId;
-use crate::spec::AdmitSpec;
+use crate::spec::{AdmitSpec, OutcomeSpec};
 
 /// What a rule's match and keys mean, in the forms that requests are compared with.
 #[derive(Clone, Debug)]
@@ -47,6 +49,7 @@ impl Compiled {
             name::check_salt(salt)?;
         }
         check_thresholds(&rule.thresholds)?;
+        check_outcomes(&rule.outcomes)?;
         let conditions = Condition::parse(&rule.r#match)?;
         Ok(Self {
             hosts: parse_hosts(&rule.r#match.hosts)?,
@@ -131,6 +134,31 @@ fn parse_admit(admit: Option<&AdmitSpec>, conditions: &[Condition]) -> Result<Op
         );
     }
     Ok(Some(peers))
+}
+
+fn check_outcomes(outcomes: &[OutcomeSpec]) -> Result<(), FieldError> {
+    within("outcomes", outcomes.len(), MAX_OUTCOMES, "outcomes")?;
+    for (i, outcome) in outcomes.iter().enumerate() {
+        name::parse_header(&format!("outcomes[{i}].header"), &outcome.header)?;
+        let field = format!("outcomes[{i}].good");
+        within(&field, outcome.good.len(), MAX_GOOD_OUTCOMES, "values")?;
+        if outcome.good.is_empty() {
+            let reason = "no value is good, so every response would be bad: write some, as in [ok]";
+            return Err(FieldError::new(field, Fault::NeverMatches, reason));
+        }
+        for (k, value) in outcome.good.iter().enumerate() {
+            let field = format!("{field}[{k}]");
+            within(&field, value.len(), MAX_HEADER_VALUE_BYTES, "bytes")?;
+            if value.is_empty() || value.trim() != value || value.chars().any(char::is_control) {
+                let reason = format!(
+                    "{} is no header's value: write visible text, as in ok",
+                    quoted(value)
+                );
+                return Err(FieldError::new(field, Fault::NeverMatches, reason));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn check_thresholds(thresholds: &[u64]) -> Result<(), FieldError> {

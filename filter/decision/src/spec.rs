@@ -44,6 +44,23 @@ pub struct AdmitSpec {
     pub peers: Vec<String>,
 }
 
+/// What a response says about how its request went.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OutcomeSpec {
+    /// The response header whose first value says it; case does not count.
+    pub header: String,
+    /// The values that are good, byte for byte. Any other one is bad, and so is none.
+    pub good: Vec<String>,
+}
+
+impl OutcomeSpec {
+    /// Whether the first value of the header, if there is one, is good.
+    pub fn is_good(&self, value: Option<&[u8]>) -> bool {
+        value.is_some_and(|value| self.good.iter().any(|good| good.as_bytes() == value))
+    }
+}
+
 /// A condition on the first value of one request header. An empty value counts as absent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "HeaderForm", into = "HeaderForm")]

@@ -85,6 +85,7 @@ fn policy() -> Policy {
         canary: "v2".to_owned(),
         record: Record::None,
         thresholds: Vec::new(),
+        outcomes: Vec::new(),
     };
     let peers = || vec!["spiffe://example.org/ns/shop/*".to_owned()];
     let mut guarded = rule(3, "guarded.com");

@@ -343,6 +343,7 @@ pub(crate) fn rule(weight_percent: u32, window: u64) -> RolloutRule {
         canary: "v2".to_owned(),
         record: Record::None,
         thresholds: vec![250_000],
+        outcomes: Vec::new(),
     }
 }
 

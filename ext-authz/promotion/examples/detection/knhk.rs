@@ -4,7 +4,7 @@ use crate::contender::Contender;
 use crate::scenarios::plan;
 use crate::stream::{self, Report};
 use crate::traffic::Request;
-use knhk_promotion::sequential::{Decides, Decision, Trial, TrialEvent};
+use knhk_promotion::sequential::{Decides, Decision, Patience, Trial, TrialEvent};
 
 pub(crate) struct Knhk {
     tolerance: f64,
@@ -42,6 +42,6 @@ impl Contender for Knhk {
             .trial
             .clone()
             .after(&TrialEvent::Finished(Box::new(report.send())));
-        self.trial.verdict(0).decision == Decision::RollBack
+        self.trial.verdict(Patience::Left).decision == Decision::RollBack
     }
 }

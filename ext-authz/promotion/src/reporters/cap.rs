@@ -74,6 +74,7 @@ fn scaled(counts: &Counts, to: u64) -> Counts {
         requests: part(counts.requests),
         errors: part(counts.errors),
         over: counts.over.iter().copied().map(part).collect(),
+        outcomes: counts.outcomes.iter().copied().map(part).collect(),
         histogram: counts.histogram.iter().copied().map(part).collect(),
     }
 }
@@ -143,7 +144,7 @@ mod tests {
             #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let bad = (requests as f64 * bad) as u64;
             let to = to.min(requests);
-            let counts = Counts { requests, errors: bad, over: vec![bad, 0], histogram: vec![bad] };
+            let counts = Counts { requests, errors: bad, over: vec![bad, 0], ..Counts::default() };
             let cut = scaled(&counts, to);
             prop_assert_eq!(cut.requests, to);
             prop_assert!(cut.errors <= to);

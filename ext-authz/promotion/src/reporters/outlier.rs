@@ -8,7 +8,7 @@
 use super::cap::{ceiling, portion};
 use super::{ENOUGH_IDENTITIES, Reporter, VARIANTS};
 use crate::binomial::{upper_bound, upper_tail};
-use crate::spec::{RolloutSpec, Slo};
+use crate::spec::RolloutSpec;
 use crate::tally::Tally;
 use knhk_decision::Variant;
 use serde::{Deserialize, Serialize};
@@ -55,7 +55,7 @@ pub(super) fn find(spec: &RolloutSpec, reporters: &[Reporter]) -> Vec<SetAside> 
         aside.extend(reporters.get(found.index).map(|reporter| SetAside {
             identity: reporter.identity.clone(),
             variant: found.panel.variant,
-            slo: found.panel.slo.to_string(),
+            slo: found.panel.slo.clone(),
             own: found.own,
             others: found.others,
         }));
@@ -66,21 +66,26 @@ pub(super) fn find(spec: &RolloutSpec, reporters: &[Reporter]) -> Vec<SetAside> 
 /// What was reported on one variant, seen through one SLO.
 struct Panel {
     variant: Variant,
-    slo: Slo,
+    slo: String,
     /// By index of the reporter, most requests first; never none.
     said: Vec<(usize, Tally)>,
 }
 
 fn panels(spec: &RolloutSpec, reporters: &[Reporter]) -> Vec<Panel> {
-    let thresholds = spec.thresholds();
-    let panel = |variant: Variant, slo: Slo| {
+    let panel = |variant: Variant, slo: usize| {
         let tallies = reporters.iter().enumerate();
-        let tallies = tallies.map(|(index, it)| (index, Tally::of(slo, it.of(variant), &thresholds)));
+        let tallies = tallies.map(|(index, it)| (index, spec.tally(slo, it.of(variant))));
         let mut said: Vec<_> = tallies.filter(|(_, tally)| tally.requests > 0).collect();
         said.sort_by_key(|(_, tally)| Reverse(tally.requests));
+        let slo = spec
+            .analysis
+            .slos
+            .get(slo)
+            .map(ToString::to_string)
+            .unwrap_or_default();
         Panel { variant, slo, said }
     };
-    let slos = || spec.analysis.slos.iter().copied();
+    let slos = || 0..spec.analysis.slos.len();
     VARIANTS
         .into_iter()
         .flat_map(|variant| slos().map(move |slo| panel(variant, slo)))

@@ -36,6 +36,15 @@ impl<const N: usize> Capital<N> {
         }
     }
 
+    /// What became of each unit that has begun, by its stake.
+    pub(crate) fn grown(&self) -> [f64; N] {
+        let mut grown = self.0;
+        for (grown, share) in grown.iter_mut().zip(spread::<N>(1.0)) {
+            *grown /= share;
+        }
+        grown
+    }
+
     /// All stakes together.
     pub(crate) fn sum(&self) -> f64 {
         self.0.iter().sum()

@@ -11,6 +11,7 @@
 use super::capital::Capital;
 use super::outcomes::GROUPS;
 use super::pending::Differences;
+use super::stakes::spread;
 use super::starts::{AT_ONCE, Starts};
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,14 @@ impl Comparison {
         self.without = [Capital::beginning(self.starts.next_step()); GROUPS];
     }
 
+    /// What became of each unit of capital without group `group`, by the stake that it bet or will bet: 1 at the beginning.
+    fn grown(&self, group: usize) -> [f64; STAKES] {
+        let kept = self.starts.kept();
+        self.without
+            .get(group)
+            .map_or([1.0; STAKES], |capital| capital.grown().map(|grown| grown + kept))
+    }
+
     /// The least capital of all groups, from 1 at the beginning.
     pub(crate) fn evidence(&self) -> f64 {
         self.each().fold(f64::INFINITY, f64::min)
@@ -66,13 +75,57 @@ impl Comparison {
     /// The only group without which the evidence is below `bound`, if there is one: what the other tests found rests on
     /// its keys.
     pub(crate) fn rests_on(&self, bound: f64) -> Option<usize> {
-        let mut below = self.each().enumerate().filter(|(_, evidence)| *evidence < bound);
-        let (group, _) = below.next()?;
-        below.next().is_none().then_some(group)
+        only_below(self.each(), bound)
     }
 
     fn each(&self) -> impl Iterator<Item = f64> {
         let kept = self.starts.kept();
         self.without.iter().map(move |capital| capital.sum() + kept)
     }
+}
+
+/// What several comparisons of the same versions say together, each of requests that no other one has seen.
+///
+/// For each stake, what each of them made of a unit of capital is multiplied: while the null is true for every block, given
+/// all that came before in any of them, the product cannot be expected to grow, since each block moves one factor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Worse([[f64; STAKES]; GROUPS]);
+
+impl Worse {
+    /// All of `comparisons`. Of none it is 1: nothing is known.
+    pub(crate) fn of<'a>(comparisons: impl Iterator<Item = &'a Comparison>) -> Self {
+        let mut product = [[1.0; STAKES]; GROUPS];
+        for comparison in comparisons {
+            for (group, product) in product.iter_mut().enumerate() {
+                for (product, grown) in product.iter_mut().zip(comparison.grown(group)) {
+                    *product *= grown;
+                }
+            }
+        }
+        Self(product)
+    }
+
+    /// The least capital of all groups, from 1 at the beginning.
+    pub(crate) fn evidence(&self) -> f64 {
+        self.each().fold(f64::INFINITY, f64::min)
+    }
+
+    /// See [`Comparison::rests_on`].
+    pub(crate) fn rests_on(&self, bound: f64) -> Option<usize> {
+        only_below(self.each(), bound)
+    }
+
+    fn each(&self) -> impl Iterator<Item = f64> {
+        let shares = spread::<STAKES>(1.0);
+        self.0
+            .iter()
+            .map(move |grown| grown.iter().zip(shares).map(|(grown, share)| grown * share).sum())
+    }
+}
+
+/// The only one that is below `bound`, if there is one.
+fn only_below(each: impl Iterator<Item = f64>, bound: f64) -> Option<usize> {
+    let mut below = each.enumerate().filter(|(_, evidence)| *evidence < bound);
+    let (group, _) = below.next()?;
+    below.next().is_none().then_some(group)
 }

@@ -78,6 +78,9 @@ pub enum OutcomesError {
         "a report counts for {0} SLOs and a rollout has at most {MAX_SLOS}; run filters of the service's version"
     )]
     Metrics(usize),
+    /// No counts for something that an SLO is about.
+    #[error("a report lacks counts for an SLO of the rollout; run filters of the service's version")]
+    Missing,
     /// More outcomes than a report may have.
     #[error(
         "a report tells {0} outcomes one by one and may tell {MAX_ORDERED}; run filters of the service's version"
@@ -92,6 +95,7 @@ impl OutcomesError {
             Self::Group(_) => "group",
             Self::Counts { .. } => "counts",
             Self::Metrics(_) => "metrics",
+            Self::Missing => "missing",
             Self::TooMany(_) => "too-many",
         }
     }
@@ -204,6 +208,17 @@ impl Outcomes {
         self.uncompared_canary = canary;
         self.uncompared_stable = stable;
         self
+    }
+
+    /// The same requests without their order.
+    pub(crate) fn without_order(&self) -> Self {
+        let (mut canary, mut stable) = (self.uncompared_canary, self.uncompared_stable);
+        for block in &self.ordered {
+            stable.add(&block.stable);
+            canary.count(block.canary);
+        }
+        stable.add(&self.after);
+        Self::default().with_uncompared(canary, stable)
     }
 
     /// In order.

@@ -1,7 +1,6 @@
 //! What a trial is about: the SLOs, and how `alpha` is shared over them.
 
-use crate::spec::{MAX_MIN_REQUESTS, MAX_SLOS, RolloutSpec, Span};
-use crate::tally::Tally;
+use crate::spec::{MAX_MIN_REQUESTS, MAX_SLOS, RolloutSpec};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -14,7 +13,6 @@ pub struct Plan {
     alpha: f64,
     tolerance: f64,
     min_requests: u64,
-    deadline_ms: Option<u64>,
 }
 
 /// One SLO.
@@ -72,7 +70,7 @@ const LEAST_ALPHA: f64 = 1e-6;
 const MOST_ALPHA: f64 = 0.5;
 
 impl Plan {
-    /// What `spec` asks for. A step waits for its evidence for as long as it takes.
+    /// What `spec` asks for.
     pub fn of(spec: &RolloutSpec) -> Self {
         let analysis = &spec.analysis;
         let goal = |slo: &crate::spec::Slo| Goal {
@@ -84,15 +82,7 @@ impl Plan {
             alpha: analysis.alpha.value(),
             tolerance: analysis.tolerance.fraction(),
             min_requests: analysis.min_requests,
-            deadline_ms: None,
         }
-    }
-
-    /// The same, where a step that has not gathered its evidence by `deadline` is inconclusive.
-    #[must_use]
-    pub fn with_deadline(mut self, deadline: Span) -> Self {
-        self.deadline_ms = Some(deadline.micros() / 1_000);
-        self
     }
 
     /// The SLOs in the rollout's order.
@@ -114,19 +104,9 @@ impl Plan {
         goals / self.alpha
     }
 
-    /// Whether a step has been judged by too few requests to be passed.
-    pub(crate) fn is_too_few(&self, canary: Tally) -> bool {
-        canary.requests < self.min_requests
-    }
-
     /// The canary's requests that a step needs.
     pub fn min_requests(&self) -> u64 {
         self.min_requests
-    }
-
-    /// Whether a step that has lived this long should have gathered its evidence.
-    pub(crate) fn is_late(&self, lived_ms: u64) -> bool {
-        self.deadline_ms.is_some_and(|deadline| lived_ms >= deadline)
     }
 }
 
@@ -137,7 +117,6 @@ struct UncheckedPlan {
     alpha: f64,
     tolerance: f64,
     min_requests: u64,
-    deadline_ms: Option<u64>,
 }
 
 impl TryFrom<UncheckedPlan> for Plan {
@@ -160,7 +139,6 @@ impl TryFrom<UncheckedPlan> for Plan {
             alpha: unchecked.alpha,
             tolerance: unchecked.tolerance,
             min_requests: unchecked.min_requests,
-            deadline_ms: unchecked.deadline_ms,
         })
     }
 }

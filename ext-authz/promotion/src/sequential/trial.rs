@@ -24,8 +24,8 @@ pub const WATCH_BLOCK: u64 = 25;
 pub struct Trial {
     format: u32,
     pub(super) plan: Plan,
-    pub(super) decides: Decides,
-    pub(super) metrics: Vec<Metric>,
+    pub(crate) decides: Decides,
+    pub(crate) metrics: Vec<Metric>,
     pub(super) canary: Tallies,
     pub(super) stable: Tallies,
     pending: Pending,
@@ -66,10 +66,10 @@ pub enum TrialEvent {
 /// The evidence about one SLO.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub(super) struct Metric {
-    pub(super) worse: Comparison,
-    pub(super) canary: Objective,
-    pub(super) stable: Objective,
+pub(crate) struct Metric {
+    pub(crate) worse: Comparison,
+    pub(crate) canary: Objective,
+    pub(crate) stable: Objective,
 }
 
 impl Trial {
@@ -106,6 +106,12 @@ impl Trial {
     /// The trial after `event`.
     #[must_use]
     pub fn after(mut self, event: &TrialEvent) -> Self {
+        self.take(event);
+        self
+    }
+
+    /// The same in place.
+    pub(crate) fn take(&mut self, event: &TrialEvent) {
         match event {
             TrialEvent::Finished(outcomes) => self.finished(outcomes),
             TrialEvent::SecondPassed => {
@@ -122,7 +128,6 @@ impl Trial {
                 self.begin(*decides);
             }
         }
-        self
     }
 
     fn begin(&mut self, decides: Decides) {

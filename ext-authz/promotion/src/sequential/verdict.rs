@@ -2,11 +2,8 @@
 
 use super::plan::Goal;
 use super::trial::{Decides, Metric, Trial};
-use crate::analysis::Finding;
-use crate::tally::Tally;
-use crate::text::Share;
+use crate::finding::{Finding, Reading};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 
 /// What a trial says now, and why.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,7 +12,7 @@ pub struct Verdict {
     /// What follows.
     pub decision: Decision,
     /// One for each SLO, in the rollout's order.
-    pub evidence: Vec<Evidence>,
+    pub readings: Vec<Reading>,
 }
 
 /// What follows from everything that is known.
@@ -34,6 +31,15 @@ pub enum Decision {
     Inconclusive,
 }
 
+/// Whether a step may go on waiting for its evidence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Patience {
+    /// There is no deadline, or it lies ahead.
+    Left,
+    /// The deadline is over.
+    Over,
+}
+
 impl Decision {
     /// A stable, low-cardinality name.
     pub fn label(self) -> &'static str {
@@ -47,66 +53,37 @@ impl Decision {
     }
 }
 
-/// What is known about one SLO. Evidence is the capital of a bet that began with 1: the chance that it ever reaches the
-/// bound is at most 1 / bound while what it is evidence for is not so.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Evidence {
-    /// The SLO as text.
-    pub slo: String,
-    /// The canary's requests in this step.
-    pub canary: Tally,
-    /// Stable's requests in this step.
-    pub stable: Tally,
-    /// The share of bad requests that the SLO allows, as a fraction.
-    pub allowed: f64,
-    /// How much larger than stable's the canary's share may be, as a fraction.
-    pub tolerance: f64,
-    /// What evidence has to reach.
-    pub bound: f64,
-    /// That the canary violates the SLO.
-    pub violated: f64,
-    /// That stable violates it.
-    pub stable_violates: f64,
-    /// That the canary is worse than stable by more than the tolerance, without the keys of any one group. None where the
-    /// SLO alone decides.
-    pub worse: Option<f64>,
-    /// The group of keys that the rest of the evidence that the canary is worse rests on: without them it would be below
-    /// the bound, without any other it is not. Often a single heavy user.
-    pub rests_on: Option<usize>,
-    /// What follows.
-    pub finding: Finding,
-}
-
-impl Trial {
-    /// What is known now, when the present step has lived through `lived_ms` milliseconds.
-    pub fn verdict(&self, lived_ms: u64) -> Verdict {
-        let evidence: Vec<Evidence> = self
-            .metrics
-            .iter()
-            .zip(self.plan.goals())
-            .enumerate()
-            .map(|(index, (metric, goal))| self.evidence(index, metric, goal))
-            .collect();
-        let found = |finding| evidence.iter().any(|one| one.finding == finding);
+impl Verdict {
+    /// What follows from the readings of every SLO. Of none it is a pass: there is nothing to judge.
+    pub(crate) fn of(readings: Vec<Reading>, patience: Patience) -> Self {
+        let found = |finding| readings.iter().any(|one| one.finding == finding);
         let decision = if found(Finding::Worse) {
             Decision::RollBack
         } else if found(Finding::StableAlso) {
             Decision::StableAlsoFailing
-        } else if evidence.iter().all(|one| one.finding == Finding::Met) {
+        } else if readings.iter().all(|one| one.finding == Finding::Met) {
             Decision::Pass
-        } else if self.plan.is_late(lived_ms) {
+        } else if patience == Patience::Over {
             Decision::Inconclusive
         } else {
             Decision::Wait
         };
-        Verdict { decision, evidence }
+        Self { decision, readings }
+    }
+}
+
+impl Trial {
+    /// What is known now.
+    pub fn verdict(&self, patience: Patience) -> Verdict {
+        let metrics = self.metrics.iter().zip(self.plan.goals()).enumerate();
+        let readings = metrics.map(|(index, (metric, goal))| self.reading(index, metric, goal));
+        Verdict::of(readings.collect(), patience)
     }
 
-    fn evidence(&self, index: usize, metric: &Metric, goal: &Goal) -> Evidence {
+    fn reading(&self, index: usize, metric: &Metric, goal: &Goal) -> Reading {
         let bound = self.plan.bound();
         let is_compared = self.decides == Decides::SloAndStable;
-        let mut evidence = Evidence {
+        let mut reading = Reading {
             slo: goal.slo.clone(),
             canary: self.canary.tally(index),
             stable: self.stable.tally(index),
@@ -116,59 +93,11 @@ impl Trial {
             violated: metric.canary.evidence(),
             stable_violates: metric.stable.evidence(),
             worse: is_compared.then(|| metric.worse.evidence()),
-            rests_on: metric.worse.rests_on(bound).filter(|_| is_compared),
+            group: metric.worse.rests_on(bound).filter(|_| is_compared),
             finding: Finding::Met,
+            rests_on: None,
         };
-        evidence.finding = self.finding(&evidence);
-        evidence
-    }
-
-    fn finding(&self, evidence: &Evidence) -> Finding {
-        if evidence.violated >= evidence.bound {
-            if evidence.worse.is_none_or(|worse| worse >= evidence.bound) {
-                Finding::Worse
-            } else if evidence.stable_violates >= evidence.bound {
-                Finding::StableAlso
-            } else {
-                Finding::Violated
-            }
-        } else if self.plan.is_too_few(evidence.canary) {
-            Finding::TooFew
-        } else if evidence.canary.share() > evidence.allowed {
-            Finding::Missed
-        } else {
-            Finding::Met
-        }
-    }
-}
-
-impl fmt::Display for Evidence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}: canary {}, {} allowed",
-            self.slo,
-            self.canary,
-            Share(self.allowed)
-        )?;
-        if matches!(self.finding, Finding::TooFew | Finding::Met) {
-            return Ok(());
-        }
-        write!(f, " (evidence {:.1e} of {:.1e})", self.violated, self.bound)?;
-        let Some(worse) = self.worse else { return Ok(()) };
-        write!(
-            f,
-            "; stable {} (evidence {:.1e}); worse by more than {} (evidence {worse:.1e})",
-            self.stable,
-            self.stable_violates,
-            Share(self.tolerance)
-        )?;
-        match self.rests_on {
-            Some(group) => write!(
-                f,
-                ", all but for the keys of group {group}, which may be one user"
-            ),
-            None => Ok(()),
-        }
+        reading.finding = reading.found(self.plan.min_requests());
+        reading
     }
 }

@@ -2,8 +2,8 @@
 
 use super::document::{AnalysisDoc, Document, SloDoc, StageDoc};
 use super::{
-    API_VERSION, Analysis, KIND, MAX_ALPHA, MAX_MIN_REQUESTS, MAX_PAUSE, MAX_SLO_DURATION, MAX_SLOS,
-    MAX_STEPS, RolloutSpec, Slo, Span, SpecError, Stage, Step,
+    API_VERSION, Analysis, KIND, MAX_ALPHA, MAX_MIN_REQUESTS, MAX_PAUSE, MAX_REASON_BYTES, MAX_SLO_DURATION,
+    MAX_SLOS, MAX_STEPS, RolloutSpec, Slo, Span, SpecError, Stage, Step,
 };
 use knhk_decision::spec::Weight;
 use knhk_decision::{PolicyError, RolloutRule};
@@ -32,8 +32,26 @@ pub(super) fn check(document: Document) -> Result<RolloutSpec, SpecError> {
         analysis: analysis(&spec.analysis)?,
         auto_rollback: spec.auto_rollback,
     };
+    waits(&rollout)?;
     routing(&rollout)?;
     Ok(rollout)
+}
+
+/// The analysis's deadline, seen from every stage that has none of its own.
+fn waits(rollout: &RolloutSpec) -> Result<(), SpecError> {
+    let least = rollout.stages.iter().flat_map(|stage| match stage {
+        Stage::Canary { steps } => steps
+            .iter()
+            .filter(|step| step.deadline.is_none())
+            .map(|step| step.pause)
+            .collect(),
+        Stage::Production { watch } => vec![*watch],
+    });
+    deadline(
+        "spec.analysis.deadline",
+        rollout.analysis.deadline,
+        least.max().unwrap_or(Span::ZERO),
+    )
 }
 
 fn constant(field: &str, found: &str, expected: &str) -> Result<(), SpecError> {
@@ -62,10 +80,11 @@ fn routing(rollout: &RolloutSpec) -> Result<(), SpecError> {
         canary: rollout.version.clone(),
         record: rollout.record,
         thresholds: rollout.thresholds(),
+        outcomes: rollout.outcomes(),
     };
     rule.check().map_err(|refusal| match refusal {
         PolicyError::Rule { field, reason, .. } => SpecError::Document {
-            field: spec_field(&field),
+            field: spec_field(rollout, &field),
             problem: reason,
         },
         other => SpecError::Document {
@@ -76,13 +95,29 @@ fn routing(rollout: &RolloutSpec) -> Result<(), SpecError> {
 }
 
 /// Where the specification has what the policy's rule calls `field`.
-fn spec_field(field: &str) -> String {
+fn spec_field(rollout: &RolloutSpec, field: &str) -> String {
     match field {
         "name" => "metadata.name".to_owned(),
         "canary" => "spec.version".to_owned(),
         field if field.starts_with("thresholds") => "spec.analysis.slos".to_owned(),
+        field if field.starts_with("outcomes[") => outcome_field(rollout, field),
         field => format!("spec.{field}"),
     }
+}
+
+/// `outcomes[1].good[0]` of a rule, as the outcome of the SLO that it comes from.
+fn outcome_field(rollout: &RolloutSpec, field: &str) -> String {
+    let (index, rest) = field
+        .trim_start_matches("outcomes[")
+        .split_once(']')
+        .unwrap_or_default();
+    let slos = rollout.analysis.slos.iter().enumerate();
+    let mut outcomes = slos.filter(|(_, slo)| matches!(slo, Slo::Outcome { .. }));
+    let own = index.parse().ok().and_then(|index| outcomes.nth(index));
+    own.map_or_else(
+        || "spec.analysis.slos".to_owned(),
+        |(slo, _)| format!("spec.analysis.slos[{slo}].outcome{rest}"),
+    )
 }
 
 fn stages(written: &[StageDoc]) -> Result<Vec<Stage>, SpecError> {
@@ -181,9 +216,19 @@ fn canary(path: &str, stage: &StageDoc) -> Result<Stage, SpecError> {
             ));
         }
         at_most(&format!("{path}[{i}].pause"), step.pause, MAX_PAUSE)?;
+        deadline(&format!("{path}[{i}].deadline"), step.deadline, step.pause)?;
+        let skip_analysis = step
+            .skip_analysis
+            .as_ref()
+            .map(|skip| skip.reason.trim().to_owned());
+        if let Some(given) = &skip_analysis {
+            reason(&format!("{path}[{i}].skipAnalysis.reason"), given)?;
+        }
         steps.push(Step {
             weight: step.set_weight,
             pause: step.pause,
+            deadline: step.deadline,
+            skip_analysis,
         });
     }
     if steps.last().is_some_and(|last| last.weight == Weight::ZERO) {
@@ -214,6 +259,37 @@ fn production(path: &str, stage: &StageDoc) -> Result<Stage, SpecError> {
     })?;
     at_most(&field, watch, MAX_PAUSE)?;
     Ok(Stage::Production { watch })
+}
+
+/// A deadline before the end of a pause would be over before anything is decided.
+fn deadline(field: &str, deadline: Option<Span>, pause: Span) -> Result<(), SpecError> {
+    let Some(deadline) = deadline else { return Ok(()) };
+    at_most(field, deadline, MAX_PAUSE)?;
+    if deadline > pause {
+        return Ok(());
+    }
+    Err(SpecError::field(
+        field,
+        format!(
+            "{deadline} is not longer than the pause or watch of {pause}, before which nothing is passed"
+        ),
+        "write a longer one, counted from the beginning of the step",
+    ))
+}
+
+/// What somebody wrote down for those who read the receipts.
+fn reason(field: &str, reason: &str) -> Result<(), SpecError> {
+    let problem = if reason.is_empty() {
+        "there is no reason"
+    } else if reason.len() > MAX_REASON_BYTES {
+        "it is too long"
+    } else if reason.chars().any(char::is_control) {
+        "it is not one line"
+    } else {
+        return Ok(());
+    };
+    let remedy = format!("write why, in one line of at most {MAX_REASON_BYTES} bytes");
+    Err(SpecError::field(field, problem, remedy))
 }
 
 fn at_most(field: &str, span: Span, max: Span) -> Result<(), SpecError> {
@@ -273,6 +349,7 @@ fn analysis(written: &AnalysisDoc) -> Result<Analysis, SpecError> {
         min_requests: written.min_requests,
         alpha: written.alpha,
         tolerance: written.tolerance,
+        deadline: written.deadline,
         slos,
     })
 }
@@ -287,30 +364,51 @@ fn objective(path: &str, slo: &SloDoc) -> Result<Slo, SpecError> {
     };
     let missing =
         |field: &str, example: &str| SpecError::field(format!("{path}.{field}"), "it is missing", example);
+    // Each metric has fields of its own, and none of another's.
+    let only = |fields: &[&str], example: &str| {
+        let written = [
+            ("min", slo.min.is_some()),
+            ("quantile", slo.quantile.is_some()),
+            ("max", slo.max.is_some()),
+            ("outcome", slo.outcome.is_some()),
+        ];
+        let foreign = written
+            .iter()
+            .find(|(field, given)| *given && !fields.contains(field));
+        foreign.map_or(Ok(()), |(field, _)| Err(misplaced(field, &slo.metric, example)))
+    };
+    let at_least = |example: &str| {
+        let min = slo.min.ok_or_else(|| missing("min", example))?;
+        if min.is_zero() {
+            return Err(SpecError::field(
+                format!("{path}.min"),
+                "0 % is met by every canary",
+                "write a percentage above 0 and at most 100",
+            ));
+        }
+        Ok(min)
+    };
     match slo.metric.as_str() {
         "request-success-rate" => {
             let example = "write { metric: request-success-rate, min: 99.5 }";
-            if slo.quantile.is_some() {
-                return Err(misplaced("quantile", &slo.metric, example));
-            }
-            if slo.max.is_some() {
-                return Err(misplaced("max", &slo.metric, example));
-            }
-            let min = slo.min.ok_or_else(|| missing("min", example))?;
-            if min.is_zero() {
-                return Err(SpecError::field(
-                    format!("{path}.min"),
-                    "0 % is met by every canary",
-                    "write a percentage above 0 and at most 100",
-                ));
-            }
-            Ok(Slo::SuccessRate { min })
+            only(&["min"], example)?;
+            Ok(Slo::SuccessRate {
+                min: at_least(example)?,
+            })
+        }
+        "request-outcome" => {
+            let example =
+                "write { metric: request-outcome, outcome: { header: x-result, good: [ok] }, min: 99 }";
+            only(&["min", "outcome"], example)?;
+            let outcome = slo.outcome.clone().ok_or_else(|| missing("outcome", example))?;
+            Ok(Slo::Outcome {
+                outcome,
+                min: at_least(example)?,
+            })
         }
         "request-duration" => {
             let example = "write { metric: request-duration, quantile: 0.99, max: 250ms }";
-            if slo.min.is_some() {
-                return Err(misplaced("min", &slo.metric, example));
-            }
+            only(&["quantile", "max"], example)?;
             let quantile = slo.quantile.ok_or_else(|| missing("quantile", example))?;
             if quantile.ppm() == 0 || quantile.ppm() == 1_000_000 {
                 return Err(SpecError::field(
@@ -333,7 +431,7 @@ fn objective(path: &str, slo: &SloDoc) -> Result<Slo, SpecError> {
         other => Err(SpecError::field(
             format!("{path}.metric"),
             format!("{other:?} is no metric"),
-            "write request-success-rate or request-duration",
+            "write request-success-rate, request-duration or request-outcome",
         )),
     }
 }

@@ -3,7 +3,7 @@
 use super::share::{Fraction, Percent};
 use super::span::Span;
 use super::{DEFAULT_ALPHA, DEFAULT_AUTO_ROLLBACK, DEFAULT_MIN_REQUESTS, DEFAULT_PAUSE, DEFAULT_TOLERANCE};
-use knhk_decision::spec::{AdmitSpec, KeySpec, MatchSpec, Record, Weight};
+use knhk_decision::spec::{AdmitSpec, KeySpec, MatchSpec, OutcomeSpec, Record, Weight};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -60,6 +60,16 @@ pub(super) struct StepDoc {
     pub(super) set_weight: Weight,
     #[serde(default = "pause")]
     pub(super) pause: Span,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) deadline: Option<Span>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) skip_analysis: Option<SkipAnalysisDoc>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct SkipAnalysisDoc {
+    pub(super) reason: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -71,6 +81,8 @@ pub(super) struct AnalysisDoc {
     pub(super) alpha: Fraction,
     #[serde(default = "tolerance")]
     pub(super) tolerance: Percent,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) deadline: Option<Span>,
     pub(super) slos: Vec<SloDoc>,
 }
 
@@ -85,6 +97,8 @@ pub(super) struct SloDoc {
     pub(super) quantile: Option<Fraction>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) max: Option<Span>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) outcome: Option<OutcomeSpec>,
 }
 
 const fn auto_rollback() -> bool {

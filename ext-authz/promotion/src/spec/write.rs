@@ -1,6 +1,6 @@
 //! Specification to document, every default written out.
 
-use super::document::{AnalysisDoc, Document, Metadata, SloDoc, Spec, StageDoc, StepDoc};
+use super::document::{AnalysisDoc, Document, Metadata, SkipAnalysisDoc, SloDoc, Spec, StageDoc, StepDoc};
 use super::{API_VERSION, KIND, RolloutSpec, Slo, Stage};
 
 impl From<RolloutSpec> for Document {
@@ -22,6 +22,7 @@ impl From<RolloutSpec> for Document {
                     min_requests: rollout.analysis.min_requests,
                     alpha: rollout.analysis.alpha,
                     tolerance: rollout.analysis.tolerance,
+                    deadline: rollout.analysis.deadline,
                     slos: rollout.analysis.slos.into_iter().map(SloDoc::from).collect(),
                 },
                 auto_rollback: rollout.auto_rollback,
@@ -40,6 +41,8 @@ impl From<Stage> for StageDoc {
                     .map(|step| StepDoc {
                         set_weight: step.weight,
                         pause: step.pause,
+                        deadline: step.deadline,
+                        skip_analysis: step.skip_analysis.map(|reason| SkipAnalysisDoc { reason }),
                     })
                     .collect();
                 Self {
@@ -68,12 +71,21 @@ impl From<Slo> for SloDoc {
                 min: Some(min),
                 quantile: None,
                 max: None,
+                outcome: None,
             },
             Slo::Duration { quantile, max } => Self {
                 metric,
                 min: None,
                 quantile: Some(quantile),
                 max: Some(max),
+                outcome: None,
+            },
+            Slo::Outcome { outcome, min } => Self {
+                metric,
+                min: Some(min),
+                quantile: None,
+                max: None,
+                outcome: Some(outcome),
             },
         }
     }

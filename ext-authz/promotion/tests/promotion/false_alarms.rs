@@ -1,105 +1,146 @@
-//! How often the rule blames a canary that is not to blame, measured on the shipped state machine.
+//! How often a whole rollout is rolled back that should not be, measured on the shipped state machine: steps, pauses, a
+//! watch, looks each quarter of a second. What is counted is compared with the promise by an exact confidence bound.
 //!
-//! `docs/analysis.md` has the long table; here the same simulation is small and its seed fixed, and each promise of that
-//! page is checked against the confidence interval of the measurement, not its point.
+//! `docs/analysis.md` has the long table. Seeds are fixed, so a test that passed passes again.
 
-use crate::traffic::{End, Outcome, Traffic, interval, run};
+use crate::confidence::{at_least, at_most};
+use crate::stream::{Shocks, Users, World};
+use crate::traffic::{End, Outcome, Traffic, run};
 use knhk_promotion::RolloutSpec;
 
-const SPEC: &str = "
+/// Large enough to be measured in a few hundred rollouts.
+const ALPHA: f64 = 0.05;
+/// How sure the bounds on a count are.
+const LEVEL: f64 = 0.01;
+/// Steps and watch last half a minute; what waits longer counts as not rolled back.
+const LIMIT_MS: u64 = 45_000;
+
+fn spec(tolerance: f64) -> RolloutSpec {
+    let yaml = format!(
+        "
 apiVersion: knhk.dev/v1
 kind: Rollout
-metadata: { name: checkout }
+metadata: {{ name: checkout }}
 spec:
   version: v42
   stable: v41
-  match: {}
-  key: [ { requestId: {} } ]
+  match: {{}}
+  key: [ {{ requestId: {{}} }} ]
   stages:
-    - { name: canary, steps: [ { setWeight: 5, pause: 10s }, { setWeight: 50, pause: 10s } ] }
-    - { name: production, watch: 30s }
-  analysis: { alpha: 0.01, tolerance: 0.5, slos: [ { metric: request-success-rate, min: 99.5 } ] }
-";
-
-const RUNS: u32 = 300;
-/// Twice what the steps last: what waits longer for better numbers counts as not rolled back.
-const LIMIT_MS: u64 = 100_000;
-
-/// What a version within its SLO may need when chance holds it back for a while.
-const PATIENT_MS: u64 = 900_000;
-
-/// How many of [`RUNS`] rollouts ended this way in time.
-fn count(traffic: Traffic, end: End, limit_ms: u64) -> u32 {
-    let spec = RolloutSpec::from_yaml(SPEC).expect("it is a rollout");
-    let ended = (0..RUNS).filter(|seed| run(&spec, traffic, limit_ms, u64::from(*seed)).end == end);
-    u32::try_from(ended.count()).expect("at most RUNS")
+    - {{ name: canary, steps: [ {{ setWeight: 5, pause: 10s }}, {{ setWeight: 50, pause: 10s }} ] }}
+    - {{ name: production, watch: 10s }}
+  analysis: {{ alpha: {ALPHA}, tolerance: {tolerance}, slos: [ {{ metric: request-success-rate, min: 99.5 }}, {{ metric: request-duration, quantile: 0.995, max: 1s }} ] }}
+"
+    );
+    RolloutSpec::from_yaml(&yaml).expect("it is a rollout")
 }
 
-fn steady(stable: f64, canary: f64) -> Traffic {
-    Traffic {
-        rate: 100.0,
+fn steady(stable: f64, canary: f64) -> World {
+    World {
+        weight: 0.0,
         stable,
         canary,
-        burst: 1,
+        shocks: None,
+        users: Users::Many,
     }
 }
 
-/// With 300 runs the interval of no alarm at all ends at 1.3 %.
-const MEASURABLE: f64 = 0.015;
+/// Rollouts of which at most `alpha` may be rolled back, before production or ever.
+fn promised() -> Vec<(&'static str, f64, World)> {
+    let shocks = Some(Shocks {
+        begins: 0.0005,
+        ends: 0.005,
+        bad: 0.7,
+    });
+    vec![
+        ("within the SLOs", 0.5, steady(0.001, 0.001)),
+        ("exactly at the SLOs", 0.5, steady(0.005, 0.005)),
+        (
+            "both miss the SLOs, the canary by what is tolerated",
+            0.5,
+            steady(0.05, 0.055),
+        ),
+        (
+            "outages of both, nothing tolerated",
+            0.0,
+            World {
+                shocks,
+                ..steady(0.001, 0.001)
+            },
+        ),
+        (
+            "users of the canary fail three times in a row",
+            0.5,
+            World {
+                users: Users::Retrying(3),
+                ..steady(0.003, 0.003)
+            },
+        ),
+        (
+            "one user is a fifth of the canary and always fails",
+            0.5,
+            World {
+                users: Users::OneHeavy(0.2),
+                ..steady(0.02, 0.02)
+            },
+        ),
+    ]
+}
 
-#[test]
-fn a_canary_as_good_as_stable_is_not_rolled_back_beside_it() {
-    // Well within the SLO, exactly at it, and with both far over it.
-    for share in [0.001, 0.005, 0.05] {
-        let (_, most) = interval(count(steady(share, share), End::Canary, LIMIT_MS), RUNS);
-        assert!(most <= MEASURABLE, "at a share of {share}: up to {most}");
+fn ends(spec: &RolloutSpec, world: World, runs: u32) -> Vec<Outcome> {
+    let traffic = Traffic { rate: 400, world };
+    (0..runs)
+        .map(|seed| run(spec, traffic, LIMIT_MS, u64::from(seed)))
+        .collect()
+}
+
+fn count(ends: &[Outcome], end: End) -> u32 {
+    u32::try_from(ends.iter().filter(|outcome| outcome.end == end).count()).expect("at most all")
+}
+
+fn keeps_its_promise(runs: u32) {
+    for (name, tolerance, world) in promised() {
+        let ends = ends(&spec(tolerance), world, runs);
+        let rolled_back = count(&ends, End::Canary);
+        let most = at_most(rolled_back, runs, LEVEL);
+        assert!(
+            most <= ALPHA,
+            "{name}: {rolled_back} of {runs} rolled back beside stable, the chance may be {most}"
+        );
     }
 }
 
 #[test]
-fn a_version_well_within_its_slo_succeeds() {
-    let (least, _) = interval(count(steady(0.001, 0.001), End::Succeeded, PATIENT_MS), RUNS);
-    assert!(least >= 1.0 - MEASURABLE, "{least}");
+fn no_more_than_alpha_of_good_rollouts_are_rolled_back() {
+    keeps_its_promise(200);
 }
 
 #[test]
-fn a_version_exactly_at_its_slo_is_seldom_rolled_back_in_the_watch() {
-    let (_, most) = interval(count(steady(0.005, 0.005), End::Watch, LIMIT_MS), RUNS);
-    assert!(most <= 0.03, "up to {most}");
+#[ignore = "minutes: the same, more often"]
+fn no_more_than_alpha_of_good_rollouts_are_rolled_back_in_the_long_run() {
+    keeps_its_promise(2_000);
+}
+
+#[test]
+fn a_version_exactly_at_its_slos_is_not_rolled_back_in_its_watch() {
+    let ends = ends(&spec(0.5), steady(0.004, 0.004), 120);
+    let most = at_most(count(&ends, End::Watch), 120, LEVEL);
+    assert!(most <= ALPHA, "up to {most}");
+}
+
+#[test]
+fn a_version_well_within_its_slos_succeeds() {
+    let ends = ends(&spec(0.5), steady(0.001, 0.001), 100);
+    let least = at_least(count(&ends, End::Succeeded), 100, LEVEL);
+    assert!(least >= 0.9, "{least}");
 }
 
 #[test]
 fn a_bad_canary_is_always_rolled_back() {
     // The same counting that finds no alarm above must be able to find one.
-    let (least, _) = interval(count(steady(0.001, 0.3), End::Canary, LIMIT_MS), RUNS);
-    assert!(least >= 1.0 - MEASURABLE, "{least}");
-}
-
-#[test]
-fn thirty_percent_errors_at_ten_requests_a_second_are_found_within_seconds() {
-    let spec = RolloutSpec::from_yaml(SPEC).expect("it is a rollout");
-    let traffic = Traffic {
-        rate: 200.0,
-        stable: 0.001,
-        canary: 0.3,
-        burst: 1,
-    };
-    let ended: Vec<Outcome> = (0..RUNS)
-        .map(|seed| run(&spec, traffic, LIMIT_MS, u64::from(seed)))
-        .collect();
-    let sorted = |of: fn(&Outcome) -> u64| {
-        let mut numbers: Vec<u64> = ended.iter().map(of).collect();
-        numbers.sort_unstable();
-        (numbers[numbers.len() / 2], numbers[numbers.len() * 99 / 100])
-    };
-    let (median, late) = sorted(|outcome| outcome.requests);
-    assert!(
-        median <= 20 && late <= 60,
-        "median {median}, 99 of 100 within {late} requests"
-    );
-    let (median, late) = sorted(|outcome| outcome.ms);
-    assert!(
-        median <= 2_000 && late <= 6_000,
-        "median {median} ms, 99 of 100 within {late} ms of the model's time"
-    );
+    let ends = ends(&spec(0.5), steady(0.001, 0.3), 100);
+    assert_eq!(count(&ends, End::Canary), 100);
+    let mut requests: Vec<u64> = ends.iter().map(|outcome| outcome.requests).collect();
+    requests.sort_unstable();
+    assert!(requests[50] <= 80 && requests[99] <= 200, "{requests:?}");
 }

@@ -63,7 +63,7 @@ fn a_canary_that_fails_is_back_at_zero_after_a_handful_of_requests() {
     while run.rollout.phase() == Phase::Progressing {
         requests += 1;
         assert!(
-            requests <= 20,
+            requests <= 80,
             "{:?}",
             run.rollout.explain(&WindowCounts::default().into(), run.now)
         );
@@ -91,11 +91,21 @@ fn a_slow_canary_is_rolled_back_too() {
     let mut run = Run::of(spec(SPEC));
     let slow = Counts {
         requests: 100,
-        errors: 0,
         over: vec![30],
-        histogram: Vec::new(),
+        ..Counts::default()
     };
     run.look(fast(10_000, 0), slow);
+    assert_eq!(
+        run.rollout.phase(),
+        Phase::Progressing,
+        "one report convicts nobody"
+    );
+    let slower = Counts {
+        requests: 200,
+        over: vec![60],
+        ..Counts::default()
+    };
+    run.look(fast(20_000, 0), slower);
     assert_eq!(run.rollout.phase(), Phase::Failed(FailReason::SloViolated));
     assert!(
         run.last()
@@ -135,9 +145,8 @@ fn no_data_is_never_good_data() {
     // Counts without the threshold say nothing about durations.
     let unknown = Counts {
         requests: 500,
-        errors: 0,
         over: Vec::new(),
-        histogram: Vec::new(),
+        ..Counts::default()
     };
     run.look(fast(10_000, 0), unknown);
     assert_eq!(run.percent(), 1.0);
@@ -154,9 +163,11 @@ fn counts_of_another_window_are_no_evidence() {
                 stable: fast(10_000, 0),
                 canary: fast(500, errors),
             };
-            run.rollout = step(&run.rollout, Event::Tick(&counts.into()), run.now)
-                .expect("a look")
-                .0;
+            let event = Event::Looked {
+                evidence: &counts.into(),
+                reports: &[],
+            };
+            run.rollout = step(&run.rollout, event, run.now).expect("a look").0;
         }
     }
     assert_eq!((run.percent(), run.rollout.phase()), (1.0, Phase::Progressing));
@@ -217,7 +228,12 @@ fn a_canary_that_becomes_worse_while_paused_is_rolled_back() {
             run.look(fast(10_000, 3_000), fast(1_000, 300));
         }
         assert!(matches!(run.rollout.phase(), Phase::Paused(_)));
-        run.look(fast(10_000, 3_000), fast(1_000, 900));
+        for looks in 1..=3 {
+            run.look(
+                fast(10_000 + looks * 1_000, 3_000),
+                fast(1_000 + looks * 100, 300 + looks * 100),
+            );
+        }
         assert_eq!(run.rollout.phase(), Phase::Failed(FailReason::SloViolated));
     }
 }
@@ -249,12 +265,19 @@ fn in_the_production_watch_the_slo_alone_decides() {
     run.good_step(9);
     run.good_step(13);
     assert_eq!((run.percent(), run.rollout.place().stage), (100.0, 1));
-    run.look(Counts::default(), fast(1_000, 100));
+    // Four looks are a second, and a second is a block: none of them convicts, and neither do two.
+    for looks in 1..=20 {
+        assert!(
+            looks > 8 || run.rollout.phase() == Phase::Progressing,
+            "at look {looks}"
+        );
+        run.look(Counts::default(), fast(looks * 1_000, looks * 100));
+    }
     assert_eq!(
         (run.percent(), run.rollout.phase()),
         (0.0, Phase::Failed(FailReason::SloViolated))
     );
-    assert_eq!(run.last().readings[0].bound, None);
+    assert_eq!(run.last().readings[0].worse, None);
     assert_eq!(run.rollout.last_succeeded(), "v41");
 }
 

@@ -7,6 +7,7 @@ mod false_alarms;
 mod liars;
 mod life;
 mod properties;
+mod reports;
 mod run;
 mod scenarios;
 mod sequential;

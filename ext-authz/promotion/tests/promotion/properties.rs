@@ -1,5 +1,6 @@
 //! What holds for every rollout under every sequence of events.
 
+use crate::reports::Told;
 use crate::run::{SPEC, spec};
 use knhk_decision::spec::Weight;
 use knhk_promotion::spec::Stage;
@@ -56,14 +57,13 @@ fn counts() -> impl Strategy<Value = Counts> {
             requests,
             errors: bad(errors),
             over: vec![bad(slow)],
-            histogram: Vec::new(),
+            ..Counts::default()
         }
     });
     let good = (200u64..5_000).prop_map(|requests| Counts {
         requests,
-        errors: 0,
         over: vec![0],
-        histogram: Vec::new(),
+        ..Counts::default()
     });
     let wild = (
         any::<u64>(),
@@ -74,7 +74,7 @@ fn counts() -> impl Strategy<Value = Counts> {
             requests,
             errors,
             over,
-            histogram: Vec::new(),
+            ..Counts::default()
         });
     prop_oneof![3 => sane, 4 => good, 1 => wild, 1 => Just(Counts::default())]
 }
@@ -134,6 +134,7 @@ fn play(
         mono_ms: 1_000,
     };
     let (mut rollout, _) = create(spec.clone(), "ada", now);
+    let mut told = Told::default();
     for (clock, input) in story {
         let was = now.mono_ms;
         match *clock {
@@ -160,7 +161,12 @@ fn play(
                     stable: stable.clone(),
                     canary: canary.clone(),
                 };
-                step(&before, Event::Tick(&counts.into()), now)
+                let reports = told.up_to(before.spec(), window, None, stable, canary);
+                let event = Event::Looked {
+                    evidence: &counts.into(),
+                    reports: &reports,
+                };
+                step(&before, event, now)
             }
             Input::Command(command) => step(
                 &before,
@@ -247,7 +253,7 @@ fn weights(spec: &RolloutSpec) -> Vec<Weight> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(128))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn weight_rises_by_itself_only_with_evidence((spec, story) in story()) {

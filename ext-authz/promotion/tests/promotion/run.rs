@@ -1,5 +1,6 @@
 //! A rollout under test: its state, its clocks, and the counts of its present window.
 
+use crate::reports::Told;
 use knhk_promotion::{
     Command, Counts, Effect, Event, HistoryEntry, LOOK_EVERY_MS, Now, Refusal, Rollout, RolloutSpec, What,
     WindowCounts, create, step,
@@ -37,13 +38,14 @@ pub(crate) fn fast(requests: u64, errors: u64) -> Counts {
         requests,
         errors,
         over: vec![0],
-        histogram: Vec::new(),
+        ..Counts::default()
     }
 }
 
 pub(crate) struct Run {
     pub(crate) rollout: Rollout,
     pub(crate) now: Now,
+    told: Told,
 }
 
 impl Run {
@@ -57,7 +59,11 @@ impl Run {
             effects[..],
             [Effect::PolicyChanged, Effect::Recorded(_), Effect::Changed]
         ));
-        Self { rollout, now }
+        Self {
+            rollout,
+            now,
+            told: Told::default(),
+        }
     }
 
     pub(crate) fn pass(&mut self, ms: u64) {
@@ -68,13 +74,21 @@ impl Run {
     /// One look, [`LOOK_EVERY_MS`] later, at these totals of the present window.
     pub(crate) fn look(&mut self, stable: Counts, canary: Counts) -> Vec<Effect> {
         self.pass(LOOK_EVERY_MS);
-        let counts = WindowCounts {
-            window: self.rollout.window(),
+        let window = self.rollout.window();
+        let reports = self
+            .told
+            .up_to(self.rollout.spec(), window, None, &stable, &canary);
+        let evidence = WindowCounts {
+            window,
             stable,
             canary,
+        }
+        .into();
+        let event = Event::Looked {
+            evidence: &evidence,
+            reports: &reports,
         };
-        let (rollout, effects) =
-            step(&self.rollout, Event::Tick(&counts.into()), self.now).expect("a look is never refused");
+        let (rollout, effects) = step(&self.rollout, event, self.now).expect("a look is never refused");
         self.rollout = rollout;
         effects
     }

@@ -2,7 +2,7 @@
 
 use crate::stream::{Report, Shocks, Stream, Users, World};
 use knhk_promotion::RolloutSpec;
-use knhk_promotion::sequential::{Decides, Decision, Plan, Trial, TrialEvent};
+use knhk_promotion::sequential::{Decides, Decision, Patience, Plan, Trial, TrialEvent};
 
 /// A rollout and its traffic.
 #[derive(Debug, Clone)]
@@ -249,7 +249,7 @@ pub(crate) fn until_rollback(mut trial: Trial, world: World, most: u32, each: u3
         if served.is_multiple_of(PER_SECOND) {
             trial = trial.after(&TrialEvent::SecondPassed);
         }
-        if trial.verdict(0).decision == Decision::RollBack {
+        if trial.verdict(Patience::Left).decision == Decision::RollBack {
             return Some(trial.canary().requests());
         }
     }

@@ -177,7 +177,7 @@ const REFUSALS: &[(&str, &str, &str, &str)] = &[
     ("max: 250ms", "max: 2h", "spec.analysis.slos[1].max: ", "at most 1h"),
     ("max: 250ms", "max: 0s", "spec.analysis.slos[1].max: ", "250ms"),
     ("max: 250ms", "max: 100ns", "spec.analysis.slos[1].max: ", "microsecond"),
-    ("metric: request-success-rate", "metric: errors", "spec.analysis.slos[0].metric: ", "request-success-rate or request-duration"),
+    ("metric: request-success-rate", "metric: errors", "spec.analysis.slos[0].metric: ", "request-success-rate, request-duration or request-outcome"),
     ("autoRollback: true", "autoRollback: yes", "spec.autoRollback: ", ""),
     ("autoRollback: true", "autorollback: true", "spec.autorollback: ", "autoRollback"),
     ("metadata: { name: checkout }", "metadata: { name: checkout, labels: {} }", "metadata.labels: ", "name"),

@@ -57,12 +57,12 @@ fn a_state_of_another_format_is_refused() {
         serde_json::from_str::<Rollout>(&json).expect("the state"),
         run.rollout
     );
-    let newer = json.replace("\"format\":1", "\"format\":2");
+    let newer = json.replace("\"format\":2", "\"format\":1");
     assert!(
         serde_json::from_str::<Rollout>(&newer)
             .expect_err("refused")
             .to_string()
-            .contains("format 2")
+            .contains("format 1")
     );
 }
 

@@ -78,6 +78,11 @@ impl Stream {
         }
     }
 
+    /// From now on the canary has this share of the requests.
+    pub(crate) fn weigh(&mut self, share: f64) {
+        self.world.weight = share;
+    }
+
     pub(crate) fn next(&mut self) -> Request {
         let world = self.world;
         let shocked = self.shock();

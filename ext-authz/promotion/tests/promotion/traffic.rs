@@ -1,22 +1,20 @@
-//! Traffic drawn at random for a rollout, and what the shipped state machine makes of it.
+//! Traffic drawn at random for a whole rollout, request by request, and what the shipped state machine makes of it.
 
+use crate::stream::{METRICS, Report, Request, Stream, World};
 use knhk_promotion::{
-    Counts, Event, LOOK_EVERY_MS, Now, Phase, Rollout, RolloutSpec, WindowCounts, create, step,
+    Counts, Event, LOOK_EVERY_MS, Now, Phase, Reported, Rollout, RolloutSpec, WindowCounts, create, step,
 };
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 
-/// Requests and their true shares of errors.
+/// Looks in a second.
+const LOOKS_PER_SECOND: u32 = 4;
+const _: () = assert!(LOOK_EVERY_MS * LOOKS_PER_SECOND as u64 == 1_000);
+
+/// Requests and what is true of them; their weight is the rollout's.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Traffic {
-    /// Requests a second, of both variants together.
-    pub(crate) rate: f64,
-    /// Stable's true share of errors.
-    pub(crate) stable: f64,
-    /// The canary's.
-    pub(crate) canary: f64,
-    /// How many errors come at once: 1 is independent requests, more is a user who fails and tries again.
-    pub(crate) burst: u32,
+    /// Requests a second, of both variants together; a multiple of four.
+    pub(crate) rate: u32,
+    pub(crate) world: World,
 }
 
 /// How one rollout ended.
@@ -32,59 +30,50 @@ pub(crate) enum End {
     Succeeded,
 }
 
-/// How a rollout ended, when, and after how many requests of the canary in its last window.
+/// How a rollout ended, and after how many requests of the canary in its last window.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Outcome {
     pub(crate) end: End,
-    pub(crate) ms: u64,
     pub(crate) requests: u64,
 }
 
-/// Runs one rollout on random traffic, a look each [`LOOK_EVERY_MS`], for at most `limit_ms`.
+/// Runs one rollout on random traffic, a look and a report each [`LOOK_EVERY_MS`], for at most `limit_ms`.
 pub(crate) fn run(spec: &RolloutSpec, traffic: Traffic, limit_ms: u64, seed: u64) -> Outcome {
-    let mut rng = StdRng::seed_from_u64(seed);
     let mut now = Now {
         wall_ms: 1_700_000_000_000,
         mono_ms: 0,
     };
+    let mut stream = Stream::new(traffic.world, seed);
     let (mut rollout, _) = create(spec.clone(), "simulation", now);
     let mut counts = nothing(&rollout);
-    while now.mono_ms < limit_ms {
+    let mut end = End::Holding;
+    while now.mono_ms < limit_ms && end == End::Holding {
         now.wall_ms += LOOK_EVERY_MS;
         now.mono_ms += LOOK_EVERY_MS;
         if counts.window != rollout.window() {
             counts = nothing(&rollout);
         }
-        let share = rollout.weight().percent() / 100.0;
-        serve(
-            &mut counts.stable,
-            traffic.rate * (1.0 - share),
-            traffic.stable,
-            traffic.burst,
-            &mut rng,
-        );
-        serve(
-            &mut counts.canary,
-            traffic.rate * share,
-            traffic.canary,
-            traffic.burst,
-            &mut rng,
-        );
-        let stage = rollout.place().stage;
-        rollout = step(&rollout, Event::Tick(&counts.clone().into()), now)
-            .expect("a look is never refused")
-            .0;
-        if let Some(end) = ended(&rollout, stage) {
-            return Outcome {
-                end,
-                ms: now.mono_ms,
-                requests: counts.canary.requests,
-            };
+        stream.weigh(rollout.weight().percent() / 100.0);
+        let mut report = Report::default();
+        for _ in 0..traffic.rate / LOOKS_PER_SECOND {
+            let request = stream.next();
+            count(&mut counts, request);
+            report.add(request);
         }
+        let reports = [Reported {
+            identity: None,
+            outcomes: report.send(),
+        }];
+        let stage = rollout.place().stage;
+        let event = Event::Looked {
+            evidence: &counts.clone().into(),
+            reports: &reports,
+        };
+        rollout = step(&rollout, event, now).expect("a look is never refused").0;
+        end = ended(&rollout, stage);
     }
     Outcome {
-        end: End::Holding,
-        ms: now.mono_ms,
+        end,
         requests: counts.canary.requests,
     }
 }
@@ -103,47 +92,25 @@ fn nothing(rollout: &Rollout) -> WindowCounts {
     }
 }
 
-fn ended(rollout: &Rollout, stage: usize) -> Option<End> {
+/// The first metric is errors, the second one slowness.
+fn count(counts: &mut WindowCounts, request: Request) {
+    let (counts, bad) = match request {
+        Request::Stable { bad } => (&mut counts.stable, bad),
+        Request::Canary { bad, .. } => (&mut counts.canary, bad),
+    };
+    let bad: [u64; METRICS] = std::array::from_fn(|metric| u64::from(bad >> metric & 1));
+    counts.requests += 1;
+    counts.errors += bad[0];
+    for over in &mut counts.over {
+        *over += bad[1];
+    }
+}
+
+fn ended(rollout: &Rollout, stage: usize) -> End {
     match rollout.phase() {
-        Phase::Progressing | Phase::Paused(_) => None,
-        Phase::Succeeded => Some(End::Succeeded),
-        Phase::Failed(_) => Some(if stage == 0 { End::Canary } else { End::Watch }),
+        Phase::Progressing | Phase::Paused(_) => End::Holding,
+        Phase::Succeeded => End::Succeeded,
+        Phase::Failed(_) if stage == 0 => End::Canary,
+        Phase::Failed(_) => End::Watch,
     }
-}
-
-/// The requests of one look: a Poisson number of good ones, and one of bursts of bad ones.
-pub(crate) fn serve(counts: &mut Counts, rate: f64, bad: f64, burst: u32, rng: &mut StdRng) {
-    #[allow(clippy::cast_precision_loss)]
-    let seconds = LOOK_EVERY_MS as f64 / 1_000.0;
-    let good = poisson(rate * seconds * (1.0 - bad), rng);
-    let errors = poisson(rate * seconds * bad / f64::from(burst), rng) * u64::from(burst);
-    counts.requests += good + errors;
-    counts.errors += errors;
-}
-
-/// A Poisson number: by products of uniform numbers, in parts small enough for them.
-fn poisson(mean: f64, rng: &mut StdRng) -> u64 {
-    const PART: f64 = 20.0;
-    let mut left = mean;
-    let mut total = 0;
-    while left > 0.0 {
-        let floor = (-left.min(PART)).exp();
-        left -= PART;
-        let mut product: f64 = rng.random();
-        while product > floor {
-            total += 1;
-            product *= rng.random::<f64>();
-        }
-    }
-    total
-}
-
-/// The 95 % confidence interval of a share of which `hits` of `runs` were seen, by Wilson.
-pub(crate) fn interval(hits: u32, runs: u32) -> (f64, f64) {
-    const Z: f64 = 1.959_964;
-    let n = f64::from(runs);
-    let share = f64::from(hits) / n;
-    let middle = (share + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
-    let half = Z / (1.0 + Z * Z / n) * (share * (1.0 - share) / n + Z * Z / (4.0 * n * n)).sqrt();
-    (middle - half, middle + half)
 }

@@ -17,6 +17,7 @@ fn counts(requests: u64, bad: u64) -> Counts {
         errors: bad,
         over: vec![0],
         histogram: vec![requests],
+        ..Counts::default()
     }
 }
 
@@ -55,6 +56,7 @@ fn summed(reporters: &[Reporter]) -> WindowCounts {
                 errors: sum.errors + it.errors,
                 over: vec![sum.over[0] + it.over[0]],
                 histogram: vec![sum.histogram.first().copied().unwrap_or(0) + it.histogram[0]],
+                ..Counts::default()
             },
         )
     };

@@ -211,7 +211,11 @@ fn at_first_nobody_is_believed_alone() {
         case.evidence.observe(&alone, &observed).expect("taken");
     }
     let looked = |now: Duration| {
-        let event = knhk_promotion::Event::Tick(&case.totals(now));
+        let evidence = case.totals(now);
+        let event = knhk_promotion::Event::Looked {
+            evidence: &evidence,
+            reports: &[],
+        };
         let at = Now {
             wall_ms: 1_700_000_000_250,
             mono_ms: 250,

@@ -209,7 +209,14 @@ impl Driver {
             self.parts
                 .metrics
                 .reporters_set_aside(&name, evidence.set_aside());
-            let change = match step(&before, Event::Tick(&evidence), now) {
+            let change = match step(
+                &before,
+                Event::Looked {
+                    evidence: &evidence,
+                    reports: &[],
+                },
+                now,
+            ) {
                 Ok((after, effects)) if effects.is_empty() => {
                     // Only the lived time went on; the book sees it with the next change.
                     self.rollouts.insert(name, Arc::new(after));

@@ -42,6 +42,7 @@ fn the_bytes_are_these() {
         weight: Weight::from_ppm(333_333).expect("a weight"),
         record: Record::Sample(Weight::from_ppm(10_000).expect("a weight")),
         thresholds: vec![250_000],
+        outcomes: Vec::new(),
         ..rule("checkout")
     };
     let expected = concat!(

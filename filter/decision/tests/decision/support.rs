@@ -95,6 +95,7 @@ pub(crate) fn rule(name: &str) -> RolloutRule {
         canary: "v2".to_owned(),
         record: Record::None,
         thresholds: Vec::new(),
+        outcomes: Vec::new(),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::{beside, plan_of_two, tallies};
 use knhk_promotion::sequential::{
-    Block, Decides, GROUPS, Group, MAX_ORDERED, Outcome, Outcomes, Plan, Trial, TrialEvent,
+    Block, Decides, GROUPS, Group, MAX_ORDERED, Outcome, Outcomes, Patience, Plan, Trial, TrialEvent,
 };
 use proptest::prelude::*;
 
@@ -239,7 +239,7 @@ proptest! {
     fn evidence_is_every_bet_from_every_beginning(steps in steps()) {
         let plan = plan_of_two(0.01);
         let trial = steps.iter().fold(beside(&plan), |trial: Trial, step| trial.after(&event(step)));
-        for (metric, shipped) in trial.verdict(0).evidence.into_iter().enumerate() {
+        for (metric, shipped) in trial.verdict(Patience::Left).readings.into_iter().enumerate() {
             let histories = Histories::of(&plan, metric, &steps);
             let violated = evidence(&histories.canary, STAKES_OF_REQUESTS);
             prop_assert!(close(shipped.violated, violated), "violated {} {violated}", shipped.violated);

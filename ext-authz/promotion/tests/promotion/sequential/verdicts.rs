@@ -2,8 +2,9 @@
 
 use super::{beside, block, in_order, plan, tallies};
 use knhk_promotion::Finding;
-use knhk_promotion::sequential::{Block, Decides, Decision, Outcomes, Trial, TrialEvent, WATCH_BLOCK};
-use knhk_promotion::spec::Span;
+use knhk_promotion::sequential::{
+    Block, Decides, Decision, Outcomes, Patience, Trial, TrialEvent, WATCH_BLOCK,
+};
 
 /// `count` outcomes of the canary by keys of all groups, every `each`th of them bad, with ten of stable's before each.
 fn outcomes(count: u8, each: u8, stable_bad: u64) -> Vec<Block> {
@@ -19,17 +20,17 @@ fn after(trial: Trial, blocks: &[Block]) -> Trial {
 }
 
 fn decision(trial: &Trial) -> Decision {
-    trial.verdict(0).decision
+    trial.verdict(Patience::Left).decision
 }
 
 #[test]
 fn a_canary_that_fails_beside_a_good_stable_is_rolled_back_before_min_requests() {
     let trial = after(beside(&plan(0.01, 0.5, 99.0)), &outcomes(100, 2, 0));
     assert!(trial.canary().requests() < trial.plan().min_requests());
-    let verdict = trial.verdict(0);
+    let verdict = trial.verdict(Patience::Left);
     assert_eq!(verdict.decision, Decision::RollBack);
-    assert_eq!(verdict.evidence[0].finding, Finding::Worse);
-    let line = verdict.evidence[0].to_string();
+    assert_eq!(verdict.readings[0].finding, Finding::Worse);
+    let line = verdict.readings[0].to_string();
     assert!(
         line.starts_with(
             "request-success-rate min 99 %: canary 50 of 100 bad (50 %), 1 % allowed (evidence "
@@ -43,9 +44,9 @@ fn a_canary_that_fails_beside_a_good_stable_is_rolled_back_before_min_requests()
 #[test]
 fn both_failing_is_said_and_blames_nobody() {
     let trial = after(beside(&plan(0.01, 0.5, 99.0)), &outcomes(250, 2, 5));
-    let verdict = trial.verdict(0);
+    let verdict = trial.verdict(Patience::Left);
     assert_eq!(verdict.decision, Decision::StableAlsoFailing);
-    assert_eq!(verdict.evidence[0].finding, Finding::StableAlso);
+    assert_eq!(verdict.readings[0].finding, Finding::StableAlso);
 }
 
 #[test]
@@ -91,9 +92,9 @@ fn where_nothing_runs_beside_it_the_slo_alone_decides() {
     // The same beside stable of which nothing is known: violated, and nobody is to blame yet.
     let reports = [300; 5].map(|bad| uncompared(1_000, bad));
     let trial = reports.iter().fold(beside(&plan(0.01, 0.5, 99.0)), Trial::after);
-    let verdict = trial.verdict(0);
+    let verdict = trial.verdict(Patience::Left);
     assert_eq!(verdict.decision, Decision::Wait);
-    assert_eq!(verdict.evidence[0].finding, Finding::Violated);
+    assert_eq!(verdict.readings[0].finding, Finding::Violated);
 }
 
 #[test]
@@ -110,10 +111,10 @@ fn a_block_of_a_watch_gathers_enough_requests() {
     let second = |trial: Trial| trial.after(&uncompared(1, 1)).after(&TrialEvent::SecondPassed);
     let few = (1..WATCH_BLOCK).fold(trial.clone(), |trial, _| second(trial));
     assert!(
-        (few.verdict(0).evidence[0].violated - 1.0).abs() < 1e-12,
+        (few.verdict(Patience::Left).readings[0].violated - 1.0).abs() < 1e-12,
         "nothing is settled"
     );
-    assert!(second(few).verdict(0).evidence[0].violated > 10.0);
+    assert!(second(few).verdict(Patience::Left).readings[0].violated > 10.0);
 }
 
 #[test]
@@ -126,10 +127,10 @@ fn a_heavy_user_is_named_and_does_not_convict() {
     for _ in 0..10 {
         trial = after(trial, &blocks[1..]);
     }
-    let verdict = trial.verdict(0);
+    let verdict = trial.verdict(Patience::Left);
     assert_eq!(verdict.decision, Decision::Wait);
-    assert_eq!(verdict.evidence[0].rests_on, Some(3));
-    let line = verdict.evidence[0].to_string();
+    assert_eq!(verdict.readings[0].group, Some(3));
+    let line = verdict.readings[0].to_string();
     assert!(
         line.ends_with("all but for the keys of group 3, which may be one user"),
         "{line}"
@@ -138,21 +139,21 @@ fn a_heavy_user_is_named_and_does_not_convict() {
 
 #[test]
 fn a_step_without_its_evidence_is_inconclusive_at_its_deadline() {
-    let plan = plan(0.01, 0.5, 99.0).with_deadline(Span::from_secs(10));
+    let plan = plan(0.01, 0.5, 99.0);
     let trial = Trial::new(plan, Decides::SloAndStable);
     let trial = after(trial, &outcomes(100, u8::MAX, 0)[1..]);
-    assert_eq!(trial.verdict(9_999).decision, Decision::Wait);
-    assert_eq!(trial.verdict(10_000).decision, Decision::Inconclusive);
+    assert_eq!(trial.verdict(Patience::Left).decision, Decision::Wait);
+    assert_eq!(trial.verdict(Patience::Over).decision, Decision::Inconclusive);
     // It neither hides a rollback nor a pass.
     assert_eq!(
         after(trial.clone(), &outcomes(100, 2, 0))
-            .verdict(10_000)
+            .verdict(Patience::Over)
             .decision,
         Decision::RollBack
     );
     assert_eq!(
         after(trial, &outcomes(200, u8::MAX, 0)[1..])
-            .verdict(10_000)
+            .verdict(Patience::Over)
             .decision,
         Decision::Pass
     );
