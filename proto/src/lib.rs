@@ -2,6 +2,8 @@
 //!
 //! With the feature `grpc` this also holds the tonic service and re-exports Envoy's own types.
 
+pub mod ordered;
+
 /// `knhk/v1/gate.proto`.
 #[allow(missing_docs, clippy::pedantic, unreachable_pub)]
 pub mod v1 {

@@ -1,9 +1,12 @@
-//! Keys to buckets.
+//! Keys to buckets, and to groups.
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// Buckets of a rollout: one for each step that a weight can take.
 pub const BUCKETS: u32 = 1_000_000;
+
+/// Groups of a rollout's keys: what heavy keys are told by, see [`crate::Routed::group`].
+pub const GROUPS: u8 = 16;
 
 /// The bucket, 0 to 999,999, of `key` in the rollout with this salt.
 ///
@@ -12,7 +15,30 @@ pub const BUCKETS: u32 = 1_000_000;
 pub fn bucket(salt: &str, key: &[u8]) -> u32 {
     let mut hash = KeyHash::new(salt);
     hash.push(key);
-    hash.bucket()
+    hash.finish().bucket()
+}
+
+/// A key's hash: both bucket and group, independent of each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Hashed(u64);
+
+impl Hashed {
+    /// (hash * 1,000,000) >> 64.
+    pub(crate) fn bucket(self) -> u32 {
+        let scaled = (u128::from(self.0) * u128::from(BUCKETS)) >> 64;
+        // Below BUCKETS, as the hash is below 2^64.
+        #[allow(clippy::cast_possible_truncation)]
+        let bucket = scaled as u32;
+        bucket
+    }
+
+    /// Its low four bits.
+    pub(crate) fn group(self) -> u8 {
+        // Below GROUPS.
+        #[allow(clippy::cast_possible_truncation)]
+        let group = (self.0 % u64::from(GROUPS)) as u8;
+        group
+    }
 }
 
 /// A key's hash in the making, for keys that are put together from pieces.
@@ -54,17 +80,12 @@ impl KeyHash {
         }
     }
 
-    /// (hash * 1,000,000) >> 64.
-    pub(crate) fn bucket(&self) -> u32 {
-        let hash = self
-            .long
-            .as_ref()
-            .map_or_else(|| xxh3_64(self.held()), Xxh3::digest);
-        let scaled = (u128::from(hash) * u128::from(BUCKETS)) >> 64;
-        // Below BUCKETS, as the hash is below 2^64.
-        #[allow(clippy::cast_possible_truncation)]
-        let bucket = scaled as u32;
-        bucket
+    pub(crate) fn finish(&self) -> Hashed {
+        Hashed(
+            self.long
+                .as_ref()
+                .map_or_else(|| xxh3_64(self.held()), Xxh3::digest),
+        )
     }
 
     fn held(&self) -> &[u8] {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::bucket::Hashed;
 use crate::document::RolloutRule;
 use crate::facts::Facts;
 use crate::policy::Policy;
@@ -70,6 +71,9 @@ pub struct Routed<'p> {
     pub bucket: Option<u32>,
     /// Which of the rollout's keys was used, from 0; there if and only if `bucket` is.
     pub key: Option<u32>,
+    /// The key's group, below [`crate::GROUPS`]: the low four bits of the hash that its bucket is made of. A key stays in
+    /// it while the salt stays, whatever the weight. 0 without a key.
+    pub group: u8,
 }
 
 /// One of the two versions of a rollout.
@@ -140,13 +144,15 @@ fn verdict<'p>(index: usize, rule: &'p RolloutRule, compiled: &Compiled, facts: 
 fn route<'p>(index: usize, rule: &'p RolloutRule, compiled: &Compiled, facts: &impl Facts) -> Routed<'p> {
     let found = (0..)
         .zip(&compiled.keys)
-        .find_map(|(i, key)| Some((i, key.bucket(rule.salt(), facts)?)));
-    let (key, bucket) = found.unzip();
+        .find_map(|(i, key)| Some((i, key.hash(rule.salt(), facts)?)));
+    let (key, hash) = found.unzip();
+    let bucket = hash.map(Hashed::bucket);
     Routed {
         rule,
         index,
         variant: Variant::of(rule, bucket),
         bucket,
         key,
+        group: hash.map_or(0, Hashed::group),
     }
 }

@@ -29,7 +29,7 @@ mod sample;
 pub mod spec;
 mod xfcc;
 
-pub use crate::bucket::{BUCKETS, bucket};
+pub use crate::bucket::{BUCKETS, GROUPS, bucket};
 pub use crate::decide::{Admission, Routed, Variant, Verdict, decide};
 pub use crate::document::{API_VERSION, KIND, PolicyDoc, PolicyId, PolicyIdError, RolloutRule};
 pub use crate::error::{Fault, PolicyError};

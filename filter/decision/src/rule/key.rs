@@ -1,6 +1,6 @@
 //! The chain of keys: which part of a request makes it stick to a variant.
 
-use crate::bucket::KeyHash;
+use crate::bucket::{Hashed, KeyHash};
 use crate::error::{Fault, FieldError, quoted, within};
 use crate::facts::Facts;
 use crate::limits::{MAX_KEY_NAME_BYTES, MAX_KEYS};
@@ -79,25 +79,34 @@ impl Key {
         }
     }
 
-    /// The bucket of the request's key here, if it has one.
-    pub(crate) fn bucket(&self, salt: &str, facts: &impl Facts) -> Option<u32> {
+    /// The hash of the request's key here, if it has one.
+    pub(crate) fn hash(&self, salt: &str, facts: &impl Facts) -> Option<Hashed> {
         match self {
             Self::Header(name) => whole(salt, facts.header(name)?),
             Self::Cookie(name) => whole(salt, cookie(facts.header("cookie")?, name.as_bytes())?),
             Self::Query(name) => decoded(salt, parameter(facts.path(), name)?),
             Self::PeerSpiffeId => whole(salt, facts.peer_spiffe_id()?.as_str().as_bytes()),
-            Self::RequestId => request_id_bucket(salt, facts.header(REQUEST_ID)?),
+            Self::RequestId => request_id(salt, facts.header(REQUEST_ID)?),
         }
     }
 }
 
-fn whole(salt: &str, key: &[u8]) -> Option<u32> {
-    (!key.is_empty()).then(|| crate::bucket::bucket(salt, key))
+fn whole(salt: &str, key: &[u8]) -> Option<Hashed> {
+    if key.is_empty() {
+        return None;
+    }
+    let mut hash = KeyHash::new(salt);
+    hash.push(key);
+    Some(hash.finish())
 }
 
 /// The bucket of an `x-request-id`: as [`crate::bucket()`], with the nibble that tracing rewrites read as `0`. None of an
 /// empty one.
 pub fn request_id_bucket(salt: &str, id: &[u8]) -> Option<u32> {
+    request_id(salt, id).map(Hashed::bucket)
+}
+
+fn request_id(salt: &str, id: &[u8]) -> Option<Hashed> {
     if id.len() != UUID_LEN {
         return whole(salt, id);
     }
@@ -106,7 +115,7 @@ pub fn request_id_bucket(salt: &str, id: &[u8]) -> Option<u32> {
     hash.push(before);
     hash.push(b"0");
     hash.push(rest.get(1..)?);
-    Some(hash.bucket())
+    Some(hash.finish())
 }
 
 /// The value of the first cookie of that name.
@@ -133,7 +142,7 @@ fn parameter<'a>(path: &'a [u8], name: &str) -> Option<&'a [u8]> {
     })
 }
 
-fn decoded(salt: &str, value: &[u8]) -> Option<u32> {
+fn decoded(salt: &str, value: &[u8]) -> Option<Hashed> {
     if !value.iter().any(|b| matches!(b, b'%' | b'+')) {
         return whole(salt, value);
     }
@@ -141,7 +150,7 @@ fn decoded(salt: &str, value: &[u8]) -> Option<u32> {
     for byte in Decoded(value) {
         hash.push(&[byte]);
     }
-    Some(hash.bucket())
+    Some(hash.finish())
 }
 
 /// Bytes of a query's name or value: `%41` is `A`, `+` a space, a `%` without two hex digits itself.
@@ -224,9 +233,9 @@ mod tests {
         let masked = whole("s", id.replacen("4c7e", "0c7e", 1).as_bytes());
         for nibble in ["4", "9", "a", "b", "0"] {
             let traced = id.replacen("4c7e", &format!("{nibble}c7e"), 1);
-            assert_eq!(request_id_bucket("s", traced.as_bytes()), masked);
+            assert_eq!(request_id("s", traced.as_bytes()), masked);
         }
-        assert_eq!(request_id_bucket("s", b"short"), whole("s", b"short"));
-        assert_eq!(request_id_bucket("s", b""), None);
+        assert_eq!(request_id("s", b"short"), whole("s", b"short"));
+        assert_eq!(request_id("s", b""), None);
     }
 }

@@ -1,7 +1,7 @@
 //! Buckets: sticky, monotone in the weight, uniform, independent between salts.
 
 use knhk_decision::spec::Weight;
-use knhk_decision::{RolloutRule, Variant, Verdict, bucket, decide};
+use knhk_decision::{GROUPS, RolloutRule, Variant, Verdict, bucket, decide};
 use proptest::prelude::*;
 
 use crate::support::{Request, any_weight, policy, rule, rule_for};
@@ -76,6 +76,26 @@ fn salts_are_independent() {
     }
 }
 
+/// Of a canary of 5 % every group has its sixteenth: what one group shows is not what its buckets are.
+#[test]
+fn groups_are_uniform_among_the_canarys_keys() {
+    let weight = Weight::from_ppm(50_000).expect("5 %");
+    let policy = policy(vec![RolloutRule { weight, ..rule("shop") }]);
+    let mut counts = vec![0_u32; GROUPS.into()];
+    for user in 0..200_000 {
+        let request = Request::get("a.com", "/").with("x-user-id", &format!("user-{user}"));
+        let Verdict::Routed(routed) = decide(&policy, &request) else {
+            panic!("the rule is for every request")
+        };
+        if routed.variant == Variant::Canary {
+            counts[usize::from(routed.group)] += 1;
+        }
+    }
+    let expected = f64::from(counts.iter().sum::<u32>()) / f64::from(GROUPS);
+    let off = deviation(&counts, expected, counts.len() - 1);
+    assert!(off.abs() < 4.0, "{off} standard deviations: {counts:?}");
+}
+
 #[test]
 fn the_measure_sees_what_is_not_uniform() {
     // One cell in a thousand that is a fifth too full, and two salts that are the same.
@@ -141,5 +161,15 @@ proptest! {
         let hash = xxhash_rust::xxh3::xxh3_64(&[salt.as_bytes(), &[0], &key].concat());
         let expected = u64::try_from(u128::from(hash) * 1_000_000 / (1 << 64)).expect("below a million");
         prop_assert_eq!(u64::from(bucket(&salt, &key)), expected);
+    }
+
+    /// The group is another part of the same hash, so a key has one group at every weight.
+    #[test]
+    fn the_group_is_the_low_four_bits(key in "[ -~]{1,300}", weight in any_weight()) {
+        let hash = xxhash_rust::xxh3::xxh3_64(&[b"shop", &[0][..], key.as_bytes()].concat());
+        let policy = policy(vec![RolloutRule { weight, ..rule("shop") }]);
+        let request = Request::get("a.com", "/").with("x-user-id", &key);
+        let group = decide(&policy, &request).routed().map(|routed| u64::from(routed.group));
+        prop_assert_eq!(group, Some(hash & 15));
     }
 }
