@@ -2,14 +2,15 @@
 //!
 //! Everything here belongs to the VM and outlives its plugins: the snapshot, the counts, the decisions that wait.
 
-use knhk_decision::Variant;
+use std::ops::Deref;
+
 use knhk_proto::v1;
 use prost::Message;
 use v1::down::Message as Down;
 use v1::up::Message as Up;
 
 use crate::host::{Host, LogLevel, Mono, Refused, StreamToken};
-use crate::observe::{Observations, WindowRef};
+use crate::observe::{Finished, Observations, Shown, WindowRef};
 use crate::record::Waiting;
 use crate::snapshots::{Snapshot, SnapshotError};
 use crate::stats::Stats;
@@ -108,14 +109,13 @@ impl Gate {
     }
 
     /// A request that was routed is over.
-    pub(crate) fn count_finished(
+    pub(crate) fn count_finished<B: Deref<Target = [u8]>>(
         &mut self,
         window: WindowRef,
-        variant: Variant,
-        status: Option<u16>,
-        duration_us: u64,
+        finished: Finished,
+        header: impl FnMut(&str) -> Shown<B>,
     ) {
-        self.observations.count(window, variant, status, duration_us);
+        self.observations.count(window, finished, header);
     }
 
     /// A decision is to reach the service.

@@ -94,6 +94,9 @@ pub trait Host {
     fn respond(&mut self, status: u32, details: &str, headers: &[(&str, &str)], body: &str);
     /// The answer's `:status`; only when the request is logged. `None` if there was no answer.
     fn logged_status(&mut self) -> Option<u16>;
+    /// The first value of a header of the answer; only when the request is logged. The name's case does not
+    /// count.
+    fn logged_header(&mut self, name: &str) -> Option<Self::Bytes>;
     /// How Envoy says the answer came about (`response.code_details`), once the request is over.
     fn answer_details(&mut self) -> Option<String>;
     /// The answer's status at any other time; slower.

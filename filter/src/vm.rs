@@ -14,7 +14,7 @@ use crate::config::{Config, FailMode, PeerSource, Recording};
 use crate::gate::{Gate, Link};
 use crate::host::{Host, LogLevel, Mono, StreamToken};
 use crate::in_flight::{ContextId, InFlight};
-use crate::observe::WindowRef;
+use crate::observe::{Finished, Shown, WindowRef};
 use crate::record::Decided;
 use crate::request::{Headers, Request};
 use crate::snapshots::Snapshot;
@@ -96,9 +96,17 @@ struct Plugin {
 struct DecidedRequest {
     started: Mono,
     /// Where its version is observed. A request that was denied is no version's.
-    observed: Option<(WindowRef, Variant)>,
+    observed: Option<Observed>,
     /// Set if it is to be recorded.
     decided: Option<Box<Decided>>,
+}
+
+/// Where a request is counted when it is over, and as what.
+#[derive(Clone, Copy, Debug)]
+struct Observed {
+    window: WindowRef,
+    variant: Variant,
+    group: u8,
 }
 
 impl Default for Vm {
@@ -265,7 +273,11 @@ impl Vm {
         if let Some(window) = snapshot.window(routed) {
             let in_flight = DecidedRequest {
                 started: host.mono(),
-                observed: Some((window, routed.variant)),
+                observed: Some(Observed {
+                    window,
+                    variant: routed.variant,
+                    group: routed.group,
+                }),
                 decided,
             };
             self.requests.insert(context, in_flight);
@@ -279,7 +291,9 @@ impl Vm {
     pub fn on_log<H: Host>(&mut self, host: &mut H, context: ContextId) {
         if let Some(request) = self.requests.remove(context) {
             let status = host.logged_status();
-            self.finish(host, request, status);
+            self.finish(host, request, status, |host, name| {
+                host.logged_header(name).map_or(Shown::Missing, Shown::Value)
+            });
         }
     }
 
@@ -289,18 +303,31 @@ impl Vm {
         // HTTP/3 is logged when its last byte is acknowledged.
         if let Some(request) = self.requests.remove(context) {
             let status = host.response_status();
-            self.finish(host, request, status);
+            self.finish(host, request, status, |_, _| Shown::Nothing);
         } else {
             self.plugins.remove(&context);
         }
     }
 
-    fn finish<H: Host>(&mut self, host: &mut H, request: DecidedRequest, status: Option<u16>) {
+    fn finish<H: Host>(
+        &mut self,
+        host: &mut H,
+        request: DecidedRequest,
+        status: Option<u16>,
+        header: impl Fn(&mut H, &str) -> Shown<H::Bytes>,
+    ) {
         let duration_us = host.mono().micros_since(request.started);
-        if let Some((window, variant)) = request.observed
+        if let Some(observed) = request.observed
             && !status.is_some_and(|status| was_given_by_no_version(host, status))
         {
-            self.gate.count_finished(window, variant, status, duration_us);
+            let finished = Finished {
+                variant: observed.variant,
+                group: observed.group,
+                status,
+                duration_us,
+            };
+            self.gate
+                .count_finished(observed.window, finished, |name| header(host, name));
         }
         if let Some(decided) = request.decided {
             self.gate.record(&decided.finished(status, duration_us));

@@ -199,12 +199,18 @@ impl Host for Envoy {
     }
 
     fn logged_status(&mut self) -> Option<u16> {
-        const NAME: &str = ":status";
-        // SAFETY: the name is static; both pointers are to live variables of `take`.
+        std::str::from_utf8(&self.logged_header(":status")?)
+            .ok()?
+            .parse()
+            .ok()
+    }
+
+    fn logged_header(&mut self, name: &str) -> Option<HostBytes> {
+        // SAFETY: `name` outlives the call; both pointers are to live variables of `take`.
         let value = take(|data, size| unsafe {
-            env::proxy_get_header_map_value(RESPONSE_HEADERS, NAME.as_ptr(), NAME.len(), data, size)
+            env::proxy_get_header_map_value(RESPONSE_HEADERS, name.as_ptr(), name.len(), data, size)
         });
-        std::str::from_utf8(&value.ok()?).ok()?.parse().ok()
+        value.ok()
     }
 
     fn answer_details(&mut self) -> Option<String> {

@@ -28,6 +28,9 @@ pub(crate) struct FakeHost {
     pub(crate) peer_reads: usize,
     pub(crate) answered: Option<(u32, Vec<(String, String)>)>,
     pub(crate) status: Option<u16>,
+    /// The answer's headers.
+    pub(crate) answer: Vec<(String, String)>,
+    pub(crate) answer_reads: usize,
     pub(crate) details: Option<String>,
     metrics: Vec<(String, u64)>,
     pub(crate) streams: BTreeMap<StreamToken, FakeStream>,
@@ -152,6 +155,12 @@ impl Host for FakeHost {
 
     fn logged_status(&mut self) -> Option<u16> {
         self.status
+    }
+
+    fn logged_header(&mut self, name: &str) -> Option<Vec<u8>> {
+        self.answer_reads += 1;
+        let value = self.answer.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        value.map(|(_, value)| value.as_bytes().to_vec())
     }
 
     fn answer_details(&mut self) -> Option<String> {
