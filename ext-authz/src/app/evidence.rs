@@ -3,22 +3,34 @@
 //! Counts are cumulative per worker VM and window, so what an identity reported is the sum of the latest counts of each
 //! of its workers: a lost, resent or reordered report changes nothing, and after a restart of the service the next
 //! reports bring a window's whole evidence back. How much of it counts is [`knhk_promotion::weigh`]'s to say.
+//!
+//! Beside these sums stands what each report had that was new, in the order in which reports came: what the tests bet on,
+//! each report once. After a restart of the service a worker's first report of a window that was under way is no news:
+//! its counts may have been bet on before. It counts in the sums, and the next one tells what came after it.
+
+mod identity;
+mod news;
+mod sequence;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use knhk_promotion::{Audience, Counts, GATHERING_MS, Reporter, Rollout, Weighed, weigh};
-use knhk_proto::v1::{Observed, Variant};
+use knhk_decision::RolloutRule;
+use knhk_promotion::{Audience, GATHERING_MS, Reported, Reporter, Rollout, Weighed, weigh};
+use knhk_proto::ordered::Measures;
+use knhk_proto::v1::Observed;
 use knhk_telemetry::attribute::ObservationReason;
 
+use self::identity::{Identity, Latest};
+use self::news::Queue;
 use super::workers::{MAX_WORKERS, Nonce};
 
-/// Counts that one window holds, two of each worker; those of further workers are refused and counted.
-const MAX_COUNTS: usize = 2 * MAX_WORKERS;
-/// The part of them that one proven identity may take: a worker's name is its own choice, so without this one identity
+/// Workers whose counts one window holds; those of further workers are refused and counted.
+const MAX_REPORTING: usize = MAX_WORKERS;
+/// The part of them that one proven identity may have: a worker's name is its own choice, so without this one identity
 /// could leave no room for any other.
-const MAX_COUNTS_OF_ONE: usize = MAX_COUNTS / 2;
+const MAX_REPORTING_OF_ONE: usize = MAX_REPORTING / 2;
 /// Identities that one window holds; weighing compares each with all others at each look.
 const MAX_IDENTITIES: usize = 256;
 /// See [`GATHERING_MS`].
@@ -42,28 +54,24 @@ pub(crate) struct Evidence {
 #[derive(Debug)]
 struct Window {
     number: u64,
-    /// Length of `over` that a count must have.
-    thresholds: usize,
+    measures: Measures,
     /// When it was opened, and when the rollout's first window in this process was, since the service started.
     opened: Duration,
     first_opened: Duration,
+    began: Began,
     identities: HashMap<Option<Arc<str>>, Identity>,
-    /// How many counts `identities` hold in all.
+    /// How many workers `identities` hold in all.
     held: usize,
+    news: Queue,
 }
 
-/// What one identity reported.
-#[derive(Debug, Default)]
-struct Identity {
-    stable: Counts,
-    canary: Counts,
-    workers: HashMap<(Nonce, Side), Counts>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Side {
-    Stable,
-    Canary,
+/// Where a window began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Began {
+    /// In this process: all that is said of it is news.
+    Here,
+    /// Before the service was restarted: what was said of it then is not known.
+    Before,
 }
 
 /// Why an observation was not counted.
@@ -99,21 +107,35 @@ impl From<Ignored> for ObservationReason {
 impl Evidence {
     /// Starts a rollout's window with nothing in it; those who reported on the one before are awaited. The same window
     /// again keeps what it has.
-    pub(crate) fn open(&self, rollout: &str, window: u64, thresholds: usize, now: Duration) {
+    pub(crate) fn open(&self, rule: &RolloutRule, now: Duration) {
+        self.begin(rule, Began::Here, now);
+    }
+
+    /// The same of a window that was under way when the service stopped.
+    pub(crate) fn resume(&self, rule: &RolloutRule, now: Duration) {
+        self.begin(rule, Began::Before, now);
+    }
+
+    fn begin(&self, rule: &RolloutRule, began: Began, now: Duration) {
         let mut windows = self.lock();
-        let before = windows.get(rollout);
-        if before.is_some_and(|present| present.number == window) {
+        let before = windows.get(&rule.name);
+        if before.is_some_and(|present| present.number == rule.window) {
             return;
         }
         let next = Window {
-            number: window,
-            thresholds,
+            number: rule.window,
+            measures: Measures {
+                thresholds: rule.thresholds.len(),
+                outcomes: rule.outcomes.len(),
+            },
             opened: now,
             first_opened: before.map_or(now, |before| before.first_opened),
+            began,
             identities: before.map(|before| before.heard(now)).unwrap_or_default(),
             held: 0,
+            news: Queue::default(),
         };
-        windows.insert(rollout.to_owned(), next);
+        windows.insert(rule.name.clone(), next);
     }
 
     /// Forgets a rollout.
@@ -121,14 +143,30 @@ impl Evidence {
         self.lock().remove(rollout);
     }
 
-    /// Takes one worker's latest counts.
-    pub(crate) fn observe(&self, from: &Origin, observed: &Observed) -> Result<(), Ignored> {
+    /// Takes one worker's latest counts of one window: one row of each variant that changed, from one report.
+    pub(crate) fn observe(&self, from: &Origin, rows: &[Observed]) -> Result<(), Ignored> {
+        let Some(first) = rows.first() else {
+            return Ok(());
+        };
         let mut windows = self.lock();
         let window = windows
-            .get_mut(&observed.rollout)
-            .filter(|window| window.number == observed.window)
+            .get_mut(&first.rollout)
+            .filter(|window| window.number == first.window)
             .ok_or(Ignored::OtherWindow)?;
-        window.take(from, observed)
+        window.take(from, rows)
+    }
+
+    /// What came since it was last asked, in the order in which it came. Nobody gets it again.
+    pub(crate) fn news(&self, rollout: &Rollout) -> Vec<Reported> {
+        let mut windows = self.lock();
+        let present = windows
+            .get_mut(rollout.name())
+            .filter(|window| window.number == rollout.window());
+        let taken = present.map(|window| (window.measures, std::mem::take(&mut window.news)));
+        drop(windows);
+        taken.map_or_else(Vec::new, |(measures, news)| {
+            news.reported(rollout.spec(), measures)
+        })
     }
 
     /// What a rollout's present window is judged by. Of another window it says nothing.
@@ -148,55 +186,37 @@ impl Evidence {
 }
 
 impl Window {
-    fn take(&mut self, from: &Origin, observed: &Observed) -> Result<(), Ignored> {
-        let (side, latest) = self.parse(observed)?;
+    fn take(&mut self, from: &Origin, rows: &[Observed]) -> Result<(), Ignored> {
+        let latest = Latest::parse(rows, self.measures)?;
         if !self.identities.contains_key(&from.identity) && self.identities.len() >= MAX_IDENTITIES {
             return Err(Ignored::TooManyIdentities);
         }
-        let identity = self.identities.entry(from.identity.clone()).or_default();
+        let measures = self.measures;
+        let identity = self
+            .identities
+            .entry(from.identity.clone())
+            .or_insert_with(|| Identity::new(measures));
         let room_of_one = if from.identity.is_some() {
-            MAX_COUNTS_OF_ONE
+            MAX_REPORTING_OF_ONE
         } else {
-            MAX_COUNTS
+            MAX_REPORTING
         };
-        let worker = (from.nonce, side);
-        if !identity.workers.contains_key(&worker) {
-            if self.held >= MAX_COUNTS || identity.workers.len() >= room_of_one {
-                return Err(Ignored::TooManyReporters);
-            }
-            self.held += 1;
+        let is_new = !identity.has(from.nonce);
+        if is_new && (self.held >= MAX_REPORTING || identity.workers() >= room_of_one) {
+            return Err(Ignored::TooManyReporters);
         }
-        identity.take(worker, latest)
-    }
-
-    /// Counts that can be: of a variant, with the window's thresholds, and no more bad requests than requests.
-    fn parse(&self, observed: &Observed) -> Result<(Side, Counts), Ignored> {
-        let side = match observed.variant() {
-            Variant::Canary => Side::Canary,
-            Variant::Stable => Side::Stable,
-            Variant::Unspecified => return Err(Ignored::Malformed),
-        };
-        let fits = observed.over.len() == self.thresholds
-            && observed.histogram.len() <= HISTOGRAM_BUCKETS
-            && observed.errors <= observed.requests
-            && observed.over.iter().all(|over| *over <= observed.requests);
-        if !fits {
-            return Err(Ignored::Malformed);
+        let news = identity.take(from.nonce, latest, measures)?;
+        self.held += usize::from(is_new);
+        if !is_new || self.began == Began::Here {
+            self.news.add(&from.identity, news, measures);
         }
-        let counts = Counts {
-            requests: observed.requests,
-            errors: observed.errors,
-            over: observed.over.clone(),
-            outcomes: Vec::new(),
-            histogram: observed.histogram.clone(),
-        };
-        Ok((side, counts))
+        Ok(())
     }
 
     /// Those who reported, with nothing counted yet.
     fn heard(&self, now: Duration) -> HashMap<Option<Arc<str>>, Identity> {
         self.known(now)
-            .map(|(name, _)| (name.clone(), Identity::default()))
+            .map(|(name, _)| (name.clone(), Identity::new(self.measures)))
             .collect()
     }
 
@@ -204,8 +224,8 @@ impl Window {
         self.known(now)
             .map(|(name, identity)| Reporter {
                 identity: name.clone(),
-                stable: identity.stable.clone(),
-                canary: identity.canary.clone(),
+                stable: identity.stable(self.measures),
+                canary: identity.canary(self.measures),
             })
             .collect()
     }
@@ -214,7 +234,7 @@ impl Window {
     fn known(&self, now: Duration) -> impl Iterator<Item = (&Option<Arc<str>>, &Identity)> {
         let awaiting = now < self.opened + GATHERING;
         self.identities.iter().filter(move |(_, identity)| {
-            awaiting || identity.stable.requests > 0 || identity.canary.requests > 0
+            awaiting || !identity.is_silent()
         })
     }
 
@@ -224,43 +244,6 @@ impl Window {
         } else {
             Audience::Known
         }
-    }
-}
-
-impl Identity {
-    /// Takes the place of what the worker reported before.
-    fn take(&mut self, worker: (Nonce, Side), latest: Counts) -> Result<(), Ignored> {
-        let before = self.workers.entry(worker).or_default();
-        if latest.requests < before.requests {
-            return Err(Ignored::Older);
-        }
-        let total = match worker.1 {
-            Side::Stable => &mut self.stable,
-            Side::Canary => &mut self.canary,
-        };
-        replace(&mut total.requests, before.requests, latest.requests);
-        replace(&mut total.errors, before.errors, latest.errors);
-        replace_each(&mut total.over, &before.over, &latest.over);
-        replace_each(&mut total.histogram, &before.histogram, &latest.histogram);
-        *before = latest;
-        Ok(())
-    }
-}
-
-/// Buckets of a duration histogram, see `gate.proto`.
-pub(crate) const HISTOGRAM_BUCKETS: usize = 24;
-
-fn replace(total: &mut u64, before: u64, latest: u64) {
-    *total = total.saturating_sub(before).saturating_add(latest);
-}
-
-fn replace_each(totals: &mut Vec<u64>, before: &[u64], latest: &[u64]) {
-    if totals.len() < latest.len() {
-        totals.resize(latest.len(), 0);
-    }
-    for (index, total) in totals.iter_mut().enumerate() {
-        let at = |counts: &[u64]| counts.get(index).copied().unwrap_or(0);
-        replace(total, at(before), at(latest));
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use knhk_decision::PolicyId;
-use knhk_proto::v1::{self, DecisionBatch, Hello, Up, gate_server, up};
+use knhk_proto::v1::{self, DecisionBatch, Hello, Observed, Up, gate_server, up};
 use knhk_telemetry::attribute::{AccessDoor, NackReason};
 use prost::Message;
 use rand::RngExt;
@@ -232,14 +232,18 @@ impl Session {
             identity: self.proxy.identity.clone(),
             nonce: self.nonce,
         };
-        for observed in &report.observed {
-            let taken = if view.has(&observed.rollout) {
-                self.app.evidence.observe(&from, observed)
+        let of_one_window =
+            |one: &Observed, next: &Observed| one.rollout == next.rollout && one.window == next.window;
+        for rows in report.observed.chunk_by(of_one_window) {
+            let is_its = rows.iter().all(|row| view.has(&row.rollout));
+            let taken = if is_its {
+                self.app.evidence.observe(&from, rows)
             } else {
                 Err(Ignored::NotItsRollout)
             };
             if let Err(ignored) = taken {
-                self.app.metrics.observation_ignored(ignored.into());
+                rows.iter()
+                    .for_each(|_| self.app.metrics.observation_ignored(ignored.into()));
             }
         }
         Ok(())

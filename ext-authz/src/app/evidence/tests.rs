@@ -1,5 +1,7 @@
+use super::identity::HISTOGRAM_BUCKETS;
 use super::*;
-use knhk_promotion::{Now, RolloutSpec, create};
+use knhk_promotion::{Counts, Now, RolloutSpec, create};
+use knhk_proto::v1::Variant;
 use proptest::prelude::*;
 
 const SPEC: &str = "
@@ -33,7 +35,7 @@ impl Case {
         let spec = RolloutSpec::from_yaml(SPEC).expect("valid");
         let (rollout, _) = create(spec, "someone", now);
         let evidence = Evidence::default();
-        evidence.open("r", rollout.window(), 1, Duration::ZERO);
+        evidence.open(&rollout.rule(), Duration::ZERO);
         Self { rollout, evidence }
     }
 
@@ -51,7 +53,7 @@ impl Case {
 
     fn requests(&self, from: &Origin, requests: u64) -> Result<(), Ignored> {
         self.evidence
-            .observe(from, &self.observed(Variant::Canary, requests, 0, 0))
+            .observe(from, &[self.observed(Variant::Canary, requests, 0, 0)])
     }
 
     fn totals(&self, now: Duration) -> Weighed {
@@ -94,7 +96,7 @@ fn counts_of_another_window_or_shape_are_not_taken() {
         ..good.clone()
     };
     for other in [late, unknown] {
-        let ignored = case.evidence.observe(&unproven(0), &other);
+        let ignored = case.evidence.observe(&unproven(0), &[other]);
         assert_eq!(ignored, Err(Ignored::OtherWindow));
     }
     for bad in [
@@ -110,7 +112,7 @@ fn counts_of_another_window_or_shape_are_not_taken() {
             ..good
         },
     ] {
-        let ignored = case.evidence.observe(&unproven(0), &bad);
+        let ignored = case.evidence.observe(&unproven(0), std::slice::from_ref(&bad));
         assert_eq!(ignored, Err(Ignored::Malformed), "{bad:?}");
     }
     assert_eq!(case.canary().requests, 0);
@@ -120,9 +122,13 @@ fn counts_of_another_window_or_shape_are_not_taken() {
 fn opening_the_same_window_again_keeps_its_evidence() {
     let case = Case::new();
     case.requests(&unproven(0), 9).expect("taken");
-    case.evidence.open("r", case.rollout.window(), 1, LATER);
+    case.evidence.open(&case.rollout.rule(), LATER);
     assert_eq!(case.canary().requests, 9);
-    case.evidence.open("r", case.rollout.window() + 1, 1, LATER);
+    let next = RolloutRule {
+        window: case.rollout.window() + 1,
+        ..case.rollout.rule()
+    };
+    case.evidence.open(&next, LATER);
     assert_eq!(case.canary().requests, 0);
 }
 
@@ -167,10 +173,10 @@ fn one_identity_leaves_room_for_others() {
         identity: Some(identity.into()),
         nonce: (worker as u128).to_be_bytes(),
     };
-    for worker in 0..MAX_COUNTS_OF_ONE {
+    for worker in 0..MAX_REPORTING_OF_ONE {
         case.requests(&named("spiffe://a/x", worker), 1).expect("room");
     }
-    let beyond = case.requests(&named("spiffe://a/x", MAX_COUNTS_OF_ONE), 1);
+    let beyond = case.requests(&named("spiffe://a/x", MAX_REPORTING_OF_ONE), 1);
     assert_eq!(beyond, Err(Ignored::TooManyReporters));
     case.requests(&named("spiffe://a/x", 0), 2).expect("known");
     case.requests(&named("spiffe://a/y", 0), 1)
@@ -196,7 +202,7 @@ fn those_who_reported_on_the_window_before_are_awaited_for_a_while() {
     case.rollout = knhk_promotion::step(&case.rollout, event, now)
         .expect("under way")
         .0;
-    case.evidence.open("r", case.rollout.window(), 1, opened);
+    case.evidence.open(&case.rollout.rule(), opened);
     case.requests(&of("spiffe://a/x", 1), 3).expect("taken");
     assert_eq!(case.identities(opened), 3);
     assert_eq!(case.identities(opened + GATHERING), 1);
@@ -208,13 +214,12 @@ fn at_first_nobody_is_believed_alone() {
     let alone = of("spiffe://a/x", 1);
     for (variant, over) in [(Variant::Stable, 0), (Variant::Canary, 1_000)] {
         let observed = case.observed(variant, 1_000, 0, over);
-        case.evidence.observe(&alone, &observed).expect("taken");
+        case.evidence.observe(&alone, &[observed]).expect("taken");
     }
     let looked = |now: Duration| {
-        let evidence = case.totals(now);
         let event = knhk_promotion::Event::Looked {
-            evidence: &evidence,
-            reports: &[],
+            evidence: &case.totals(now),
+            reports: &case.evidence.news(&case.rollout),
         };
         let at = Now {
             wall_ms: 1_700_000_000_250,
@@ -240,7 +245,7 @@ proptest! {
             let variant = if canary { Variant::Canary } else { Variant::Stable };
             let from = if identified { of("spiffe://a/x", worker) } else { unproven(worker) };
             let observed = case.observed(variant, requests, requests / 3, requests / 2);
-            let taken = case.evidence.observe(&from, &observed);
+            let taken = case.evidence.observe(&from, &[observed]);
             let highest = model.entry((worker, canary)).or_insert(0);
             prop_assert_eq!(taken.is_ok(), requests >= *highest);
             *highest = requests.max(*highest);

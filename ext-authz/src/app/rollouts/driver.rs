@@ -108,6 +108,9 @@ impl Driver {
         let now = self.parts.clock.now();
         for (name, rollout) in recorded {
             let (rollout, _) = step(&rollout, Event::Restarted, now)?;
+            self.parts
+                .evidence
+                .resume(&rollout.rule(), self.parts.clock.mono());
             self.set(name, Arc::new(rollout));
         }
         Ok(())
@@ -209,14 +212,12 @@ impl Driver {
             self.parts
                 .metrics
                 .reporters_set_aside(&name, evidence.set_aside());
-            let change = match step(
-                &before,
-                Event::Looked {
-                    evidence: &evidence,
-                    reports: &[],
-                },
-                now,
-            ) {
+            // Whatever becomes of this look, nothing that was reported is looked at twice.
+            let looked = Event::Looked {
+                evidence: &evidence,
+                reports: &self.parts.evidence.news(&before),
+            };
+            let change = match step(&before, looked, now) {
                 Ok((after, effects)) if effects.is_empty() => {
                     // Only the lived time went on; the book sees it with the next change.
                     self.rollouts.insert(name, Arc::new(after));

@@ -27,17 +27,16 @@ fn report(service: &Running, rollout: &str, identity: &str, stable: Said, canary
         // All workers have one name: it is theirs to choose.
         nonce: [1; 16],
     };
-    for (variant, (requests, errors)) in [(Variant::Stable, stable), (Variant::Canary, canary)] {
-        let observed = Observed {
-            rollout: rollout.to_owned(),
-            window,
-            variant: variant.into(),
-            requests,
-            errors,
-            ..Observed::default()
-        };
-        service.app.evidence.observe(&from, &observed).expect("taken");
-    }
+    let observed = |(variant, (requests, errors)): (Variant, Said)| Observed {
+        rollout: rollout.to_owned(),
+        window,
+        variant: variant.into(),
+        requests,
+        errors,
+        ..Observed::default()
+    };
+    let rows = [(Variant::Stable, stable), (Variant::Canary, canary)].map(observed);
+    service.app.evidence.observe(&from, &rows).expect("taken");
 }
 
 /// The liar speaks first, then the others say what they saw of the canary.

@@ -201,10 +201,9 @@ impl Driver {
     }
 
     pub(super) fn set(&mut self, name: String, rollout: Arc<Rollout>) {
-        let rule = rollout.rule();
         self.parts
             .evidence
-            .open(&name, rule.window, rule.thresholds.len(), self.parts.clock.mono());
+            .open(&rollout.rule(), self.parts.clock.mono());
         self.parts
             .metrics
             .rollout(&name, rollout.weight().percent(), phase_label(rollout.phase()));
