@@ -17,11 +17,15 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::Error;
+use crate::load::USER;
 
 /// Header of each answer: the version that served it.
 pub const VERSION: &str = "x-version";
 /// Prefix of the answer's headers that repeat what the request had under `x-knhk-`: `x-knhk-policy` comes back as `x-seen-policy`.
 pub const SEEN: &str = "x-seen-";
+
+/// Header of each answer: `ok`, or what else became of the request behind a status of 200.
+pub const RESULT: &str = "x-result";
 
 const KNHK: &str = "x-knhk-";
 const MILLION: u32 = 1_000_000;
@@ -38,6 +42,9 @@ pub struct Upstream {
 struct Knobs {
     version: RwLock<HeaderValue>,
     failures_ppm: AtomicU32,
+    spoiled_ppm: AtomicU32,
+    /// Whose requests fail, each of them.
+    victim: RwLock<Option<HeaderValue>>,
     delay_us: AtomicU64,
     requests: AtomicU64,
     failed: AtomicU64,
@@ -58,6 +65,8 @@ impl Upstream {
         let knobs = Arc::new(Knobs {
             version: RwLock::new(header_value(version)?),
             failures_ppm: AtomicU32::new(0),
+            spoiled_ppm: AtomicU32::new(0),
+            victim: RwLock::new(None),
             delay_us: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             failed: AtomicU64::new(0),
@@ -89,10 +98,23 @@ impl Upstream {
 
     /// From now on this share of requests, 0 to 1, is answered with 500.
     pub fn fail(&self, share: f64) {
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        self.knobs
-            .failures_ppm
-            .store((share.clamp(0.0, 1.0) * f64::from(MILLION)) as u32, Relaxed);
+        self.knobs.failures_ppm.store(ppm(share), Relaxed);
+    }
+
+    /// From now on this share of requests is answered with 200, and with another result than `ok`.
+    pub fn spoil(&self, share: f64) {
+        self.knobs.spoiled_ppm.store(ppm(share), Relaxed);
+    }
+
+    /// From now on each request of this user is answered with 500.
+    pub fn fail_for(&self, user: &str) -> Result<(), Error> {
+        let victim = header_value(user)?;
+        *self
+            .knobs
+            .victim
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(victim);
+        Ok(())
     }
 
     /// From now on each request takes at least this long.
@@ -161,7 +183,20 @@ async fn answer(request: Request<Incoming>, knobs: Arc<Knobs>) -> Result<Respons
         .read()
         .unwrap_or_else(std::sync::PoisonError::into_inner)
         .clone();
-    let fails = draw(number) < knobs.failures_ppm.load(Relaxed);
+    let is_victim = request.headers().get(USER).is_some_and(|user| {
+        knobs
+            .victim
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .as_ref()
+            == Some(user)
+    });
+    let fails = is_victim || draw(number) < knobs.failures_ppm.load(Relaxed);
+    let result = if draw(number) < knobs.spoiled_ppm.load(Relaxed) {
+        "spoiled"
+    } else {
+        "ok"
+    };
     if fails {
         knobs.failed.fetch_add(1, Relaxed);
     }
@@ -174,6 +209,9 @@ async fn answer(request: Request<Incoming>, knobs: Arc<Knobs>) -> Result<Respons
     response
         .headers_mut()
         .insert(HeaderName::from_static(VERSION), version);
+    response
+        .headers_mut()
+        .insert(HeaderName::from_static(RESULT), HeaderValue::from_static(result));
     for (name, value) in request.headers() {
         if let Some(rest) = name.as_str().strip_prefix(KNHK)
             && let Ok(seen) = HeaderName::try_from(format!("{SEEN}{rest}"))
@@ -182,6 +220,11 @@ async fn answer(request: Request<Incoming>, knobs: Arc<Knobs>) -> Result<Respons
         }
     }
     Ok(response)
+}
+
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+fn ppm(share: f64) -> u32 {
+    (share.clamp(0.0, 1.0) * f64::from(MILLION)) as u32
 }
 
 /// Spreads request numbers over 0..1,000,000, so that failures come evenly and each run has the same ones.

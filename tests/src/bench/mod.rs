@@ -6,6 +6,7 @@ mod abort;
 mod chains;
 mod check;
 mod decide;
+mod detect;
 mod disk;
 mod machine;
 mod proxy;
@@ -41,6 +42,9 @@ pub struct Options {
     /// How often each chain is measured, in turn with the others; the median counts.
     #[arg(long, default_value_t = 5)]
     repeats: usize,
+    /// How often a bad canary is rolled back.
+    #[arg(long, default_value_t = 100)]
+    rollbacks: usize,
 }
 
 /// A part of the benchmark.
@@ -50,6 +54,8 @@ enum Part {
     Proxy,
     /// From `abort` to the last worker.
     Abort,
+    /// From a canary's first failure to its last request.
+    Detect,
     /// `ext_authz` with durable receipts, beside the raw disk.
     Check,
     /// `ext_authz` over mutual TLS while certificates are renewed.
@@ -64,6 +70,7 @@ impl Part {
     const ALL: [Self; 6] = [
         Self::Proxy,
         Self::Abort,
+        Self::Detect,
         Self::Check,
         Self::Rotation,
         Self::Decide,
@@ -81,6 +88,8 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     abort: Option<abort::Propagation>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    detect: Option<detect::Detection>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     check: Option<check::Receipts>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rotation: Option<rotation::Rotations>,
@@ -97,6 +106,7 @@ pub async fn run(options: &Options, mut out: impl Write) -> Result<(), Error> {
         machine: machine::Machine::this()?,
         proxy: None,
         abort: None,
+        detect: None,
         check: None,
         rotation: None,
         decide: None,
@@ -117,6 +127,11 @@ pub async fn run(options: &Options, mut out: impl Write) -> Result<(), Error> {
         let propagation = abort::measure().await?;
         show(propagation.to_string())?;
         report.abort = Some(propagation);
+    }
+    if wanted(Part::Detect) {
+        let detection = detect::measure(options.rollbacks).await?;
+        show(detection.to_string())?;
+        report.detect = Some(detection);
     }
     if wanted(Part::Check) {
         let receipts = check::measure(options.seconds).await?;

@@ -36,6 +36,8 @@ pub struct LoadOptions {
     pub connections: u32,
     /// How many different users there are: `user-0` and so on.
     pub users: u32,
+    /// In place of all of them.
+    pub only: Option<String>,
     /// Which user comes when.
     pub seed: u64,
 }
@@ -50,7 +52,18 @@ impl LoadOptions {
             rate: 1_000,
             connections: 64,
             users: 10_000,
+            only: None,
             seed: 1,
+        }
+    }
+
+    /// The same of one user alone.
+    #[must_use]
+    pub fn only(self, user: &str) -> Self {
+        Self {
+            users: 1,
+            only: Some(user.to_owned()),
+            ..self
         }
     }
 }
@@ -150,7 +163,8 @@ async fn work(shared: Arc<Shared>) {
         }
         let user = pick(options.seed, number, options.users);
         let sent = Instant::now();
-        let ask = Ask::get(&options.host, &options.path).header(USER, &format!("user-{user}"));
+        let name = options.only.clone().unwrap_or_else(|| format!("user-{user}"));
+        let ask = Ask::get(&options.host, &options.path).header(USER, &name);
         let result = client.ask(&ask).await;
         let answered = Instant::now();
         let latency = answered - if on_time { sent } else { due };
