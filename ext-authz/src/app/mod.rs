@@ -12,6 +12,7 @@ pub(crate) mod proxies;
 pub(crate) mod recorder;
 pub(crate) mod refusals;
 pub(crate) mod regions;
+pub(crate) mod reports;
 pub(crate) mod rollouts;
 pub(crate) mod saver;
 pub(crate) mod snapshots;

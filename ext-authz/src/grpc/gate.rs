@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use knhk_decision::PolicyId;
-use knhk_proto::v1::{self, DecisionBatch, Hello, Observed, Up, gate_server, up};
+use knhk_proto::v1::{self, DecisionBatch, Hello, Up, gate_server, up};
 use knhk_telemetry::attribute::{AccessDoor, NackReason};
 use prost::Message;
 use rand::RngExt;
@@ -15,9 +15,10 @@ use tonic::{Request, Response, Status, Streaming};
 use super::downlink::{Answer, Answers, Downlink};
 use crate::api::in_one_line;
 use crate::app::App;
-use crate::app::evidence::{Ignored, Origin};
+use crate::app::evidence::Origin;
 use crate::app::proxies::Proxy;
 use crate::app::recorder::{Batch, Reporter};
+use crate::app::reports::MAX_OBSERVED;
 use crate::app::workers::{Greeting, Nonce, NotTaken};
 
 /// A stream is ended after this age, plus up to a tenth more, so that replicas share the load again.
@@ -36,8 +37,6 @@ const WAITING_BYTES: usize = 4 * 1024 * 1024;
 const MAX_NODE_BYTES: usize = 1024;
 /// Longest label and detail of a refusal, in bytes.
 const MAX_NACK_BYTES: usize = 1024;
-/// Observations in one report: two windows of two variants for each rollout of the largest policy.
-const MAX_OBSERVED: usize = 4 * 1024;
 
 /// The gRPC service.
 pub(crate) struct GateService {
@@ -232,20 +231,8 @@ impl Session {
             identity: self.proxy.identity.clone(),
             nonce: self.nonce,
         };
-        let of_one_window =
-            |one: &Observed, next: &Observed| one.rollout == next.rollout && one.window == next.window;
-        for rows in report.observed.chunk_by(of_one_window) {
-            let is_its = rows.iter().all(|row| view.has(&row.rollout));
-            let taken = if is_its {
-                self.app.evidence.observe(&from, rows)
-            } else {
-                Err(Ignored::NotItsRollout)
-            };
-            if let Err(ignored) = taken {
-                rows.iter()
-                    .for_each(|_| self.app.metrics.observation_ignored(ignored.into()));
-            }
-        }
+        self.app
+            .observed(&from, &report.observed, |rollout| view.has(rollout));
         Ok(())
     }
 

@@ -77,7 +77,7 @@ async fn entries(
 async fn replicate(State(api): State<Api>, body: Bytes) -> Result<Response, ApiError> {
     let regions = in_regions(&api)?;
     let message = Message::from_bytes(&body).map_err(|error| malformed(&error))?;
-    let answer = regions.replicated(message, &api.app.rollouts).await?;
+    let answer = regions.replicated(message, &api.app).await?;
     Ok(([(header::CONTENT_TYPE, CBOR)], answer.to_bytes()).into_response())
 }
 

@@ -67,7 +67,7 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Proxy,
         Self::Abort,
         Self::Detect,

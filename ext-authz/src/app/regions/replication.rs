@@ -153,15 +153,19 @@ impl Regions {
     pub(crate) async fn replicated(
         self: &Arc<Self>,
         message: Message,
-        rollouts: &Rollouts,
+        app: &App,
     ) -> Result<Message, CommandError> {
         let Message {
-            region, states, seen, ..
+            region,
+            states,
+            seen,
+            reports,
         } = message;
+        app.relayed(reports);
         if let Ok((name, _)) = self.peer(&region) {
             self.heard_from(name);
         }
-        self.follow(&region, &states, rollouts).await?;
+        self.follow(&region, &states, &app.rollouts).await?;
         let regions = Arc::clone(self);
         let looked = tokio::task::spawn_blocking(move || {
             regions.witness(&seen);

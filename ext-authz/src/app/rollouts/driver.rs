@@ -204,8 +204,9 @@ impl Driver {
             let Some(before) = self.rollouts.get(&name).map(Arc::clone) else {
                 continue;
             };
-            // The home looks at its evidence.
+            // The home looks at its evidence, and has been passed on what is new.
             if self.is_home_of(&before).is_err() {
+                drop(self.parts.evidence.news(&before));
                 continue;
             }
             let evidence = self.parts.evidence.totals(&before, self.parts.clock.mono());
