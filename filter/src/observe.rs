@@ -140,7 +140,9 @@ impl Observations {
         let differs = |rule: &&RolloutRule| {
             known
                 .get(&(rule.window, rule.name.as_str()))
-                .is_some_and(|window| window.thresholds != rule.thresholds || window.outcomes != rule.outcomes)
+                .is_some_and(|window| {
+                    window.thresholds != rule.thresholds || window.outcomes != rule.outcomes
+                })
         };
         match rules.iter().find(differs) {
             None => Ok(()),
@@ -261,7 +263,9 @@ impl Window {
         let Some(outcomes) = outcomes else {
             return;
         };
-        let over = self.thresholds.partition_point(|threshold| finished.duration_us > *threshold);
+        let over = self
+            .thresholds
+            .partition_point(|threshold| finished.duration_us > *threshold);
         let outcome = Outcome {
             group: finished.group,
             failed: finished.status.is_some_and(|status| status >= FIRST_ERROR_STATUS),
@@ -347,7 +351,11 @@ impl Order {
             return;
         }
         let requests = stable.requests - self.stable_requests;
-        let bad = stable.bad.iter().zip(&self.stable_bad).map(|(now, then)| now - then);
+        let bad = stable
+            .bad
+            .iter()
+            .zip(&self.stable_bad)
+            .map(|(now, then)| now - then);
         self.run.push(outcome, requests, bad);
         self.mark(stable);
     }

@@ -122,16 +122,19 @@ impl Evidence {
         if before.is_some_and(|present| present.number == rule.window) {
             return;
         }
+        let measures = Measures {
+            thresholds: rule.thresholds.len(),
+            outcomes: rule.outcomes.len(),
+        };
         let next = Window {
             number: rule.window,
-            measures: Measures {
-                thresholds: rule.thresholds.len(),
-                outcomes: rule.outcomes.len(),
-            },
+            measures,
             opened: now,
             first_opened: before.map_or(now, |before| before.first_opened),
             began,
-            identities: before.map(|before| before.heard(now)).unwrap_or_default(),
+            identities: before
+                .map(|before| before.heard(now, measures))
+                .unwrap_or_default(),
             held: 0,
             news: Queue::default(),
         };
@@ -208,15 +211,15 @@ impl Window {
         let news = identity.take(from.nonce, latest, measures)?;
         self.held += usize::from(is_new);
         if !is_new || self.began == Began::Here {
-            self.news.add(&from.identity, news, measures);
+            self.news.add(from.identity.as_ref(), news, measures);
         }
         Ok(())
     }
 
-    /// Those who reported, with nothing counted yet.
-    fn heard(&self, now: Duration) -> HashMap<Option<Arc<str>>, Identity> {
+    /// Those who reported, with nothing counted yet of what the next window counts.
+    fn heard(&self, now: Duration, next: Measures) -> HashMap<Option<Arc<str>>, Identity> {
         self.known(now)
-            .map(|(name, _)| (name.clone(), Identity::new(self.measures)))
+            .map(|(name, _)| (name.clone(), Identity::new(next)))
             .collect()
     }
 
@@ -233,9 +236,9 @@ impl Window {
     /// Those who have reported requests, and those who are still awaited.
     fn known(&self, now: Duration) -> impl Iterator<Item = (&Option<Arc<str>>, &Identity)> {
         let awaiting = now < self.opened + GATHERING;
-        self.identities.iter().filter(move |(_, identity)| {
-            awaiting || !identity.is_silent()
-        })
+        self.identities
+            .iter()
+            .filter(move |(_, identity)| awaiting || !identity.is_silent())
     }
 
     fn audience(&self, now: Duration) -> Audience {

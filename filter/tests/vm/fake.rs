@@ -159,7 +159,10 @@ impl Host for FakeHost {
 
     fn logged_header(&mut self, name: &str) -> Option<Vec<u8>> {
         self.answer_reads += 1;
-        let value = self.answer.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        let value = self
+            .answer
+            .iter()
+            .find(|(known, _)| known.eq_ignore_ascii_case(name));
         value.map(|(_, value)| value.as_bytes().to_vec())
     }
 

@@ -17,7 +17,11 @@ const MEASURES: Measures = Measures {
 
 #[derive(Clone, Debug)]
 enum Happening {
-    Request { user: u8, status: u16, slow: bool },
+    Request {
+        user: u8,
+        status: u16,
+        slow: bool,
+    },
     Tick,
     /// What was sent and not read is lost.
     StreamLost,

@@ -26,12 +26,8 @@ fn block(measures: Measures) -> impl Strategy<Value = Block> {
 }
 
 fn blocks(most: usize) -> impl Strategy<Value = (Measures, Vec<Block>)> {
-    measures().prop_flat_map(move |measures| {
-        (
-            Just(measures),
-            prop::collection::vec(block(measures), 0..=most),
-        )
-    })
+    measures()
+        .prop_flat_map(move |measures| (Just(measures), prop::collection::vec(block(measures), 0..=most)))
 }
 
 fn write(run: &mut Run, blocks: &[Block]) {

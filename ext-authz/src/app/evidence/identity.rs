@@ -11,7 +11,7 @@ use super::sequence::{News, Sequence, Told};
 use crate::app::workers::Nonce;
 
 /// Buckets of a duration histogram, see `gate.proto`.
-pub(crate) const HISTOGRAM_BUCKETS: usize = 24;
+pub(super) const HISTOGRAM_BUCKETS: usize = 24;
 
 /// One identity in one window.
 #[derive(Debug)]
@@ -136,7 +136,12 @@ impl Identity {
     }
 
     /// Puts a report in place of what the worker said before. What is refused leaves no trace.
-    pub(super) fn take(&mut self, worker: Nonce, latest: Latest, measures: Measures) -> Result<News, Ignored> {
+    pub(super) fn take(
+        &mut self,
+        worker: Nonce,
+        latest: Latest,
+        measures: Measures,
+    ) -> Result<News, Ignored> {
         let Latest {
             stable,
             canary,
@@ -145,7 +150,8 @@ impl Identity {
         let known = self.workers.get(&worker);
         let before = known.map_or_else(|| Told::nothing(measures), |known| known.told.clone());
         let of = |row: &Option<Row>, before: &Tally| {
-            row.as_ref().map_or_else(|| before.clone(), |row| row.tally.clone())
+            row.as_ref()
+                .map_or_else(|| before.clone(), |row| row.tally.clone())
         };
         let latest = Told {
             stable: of(&stable, &before.stable),
@@ -201,9 +207,7 @@ impl Sum {
 /// The same counts by name, without a histogram.
 pub(super) fn counts(tally: &Tally, measures: Measures) -> Counts {
     let (errors, rest) = tally.bad.split_first().unwrap_or((&0, &[]));
-    let (over, outcomes) = rest
-        .split_at_checked(measures.thresholds)
-        .unwrap_or_default();
+    let (over, outcomes) = rest.split_at_checked(measures.thresholds).unwrap_or_default();
     Counts {
         requests: tally.requests,
         errors: *errors,

@@ -24,18 +24,18 @@ pub(super) struct Queue {
 }
 
 impl Queue {
-    pub(super) fn add(&mut self, identity: &Option<Arc<str>>, news: News, measures: Measures) {
+    pub(super) fn add(&mut self, identity: Option<&Arc<str>>, news: News, measures: Measures) {
         if news.is_empty() {
             return;
         }
         if self.reports.len() < MAX_REPORTS {
-            self.reports.push((identity.clone(), news));
+            self.reports.push((identity.cloned(), news));
             return;
         }
         let (canary, stable) = news.without_order(measures);
         let beyond = self
             .beyond
-            .entry(identity.clone())
+            .entry(identity.cloned())
             .or_insert_with(|| (measures.nothing(), measures.nothing()));
         beyond.0.add(&canary);
         beyond.1.add(&stable);
@@ -71,7 +71,8 @@ impl Queue {
 }
 
 fn outcomes(spec: &RolloutSpec, news: &News, measures: Measures) -> Result<Outcomes, OutcomesError> {
-    let tallies = |tally: &Tally| -> Result<Tallies, OutcomesError> { spec.tallies(&counts(tally, measures)) };
+    let tallies =
+        |tally: &Tally| -> Result<Tallies, OutcomesError> { spec.tallies(&counts(tally, measures)) };
     let block = |block: &ordered::Block| {
         let outcome = block.canary;
         let answer = Answer {

@@ -80,7 +80,10 @@ fn salts_are_independent() {
 #[test]
 fn groups_are_uniform_among_the_canarys_keys() {
     let weight = Weight::from_ppm(50_000).expect("5 %");
-    let policy = policy(vec![RolloutRule { weight, ..rule("shop") }]);
+    let policy = policy(vec![RolloutRule {
+        weight,
+        ..rule("shop")
+    }]);
     let mut counts = vec![0_u32; GROUPS.into()];
     for user in 0..200_000 {
         let request = Request::get("a.com", "/").with("x-user-id", &format!("user-{user}"));

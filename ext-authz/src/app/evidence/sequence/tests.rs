@@ -45,7 +45,11 @@ impl Worker {
     fn counts(&self, until: usize) -> Told {
         let mut told = Told::nothing(MEASURES);
         for (canary, outcome) in &self.finished[..until] {
-            let tally = if *canary { &mut told.canary } else { &mut told.stable };
+            let tally = if *canary {
+                &mut told.canary
+            } else {
+                &mut told.stable
+            };
             tally.count(*outcome, MEASURES);
         }
         told
@@ -274,9 +278,7 @@ fn what_is_told_again_is_no_news() {
     };
     let mut told = Told::nothing(MEASURES);
     let said = Some(sequence(0, 0, &[false, true]));
-    let news = told
-        .hear(latest.clone(), said.clone(), MEASURES)
-        .expect("news");
+    let news = told.hear(latest.clone(), said.clone(), MEASURES).expect("news");
     assert_eq!((news.blocks.len(), news.after), (2, tally(3, 0)));
     let again = told.hear(latest, said, MEASURES).expect("no contradiction");
     assert!(again.is_empty());
