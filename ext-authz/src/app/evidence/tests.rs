@@ -48,6 +48,7 @@ impl Case {
             errors,
             over: vec![over],
             histogram: vec![requests],
+            ..Observed::default()
         }
     }
 
