@@ -82,6 +82,9 @@ pub(crate) struct PromoteRequest {
     /// Skip what is left of the canary stage.
     #[serde(default)]
     pub(crate) full: bool,
+    /// Why without its evidence; it goes into receipt and history.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) reason: Option<String>,
 }
 
 /// Answer of `DELETE /v1/rollouts/{name}`.

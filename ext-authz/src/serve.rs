@@ -172,7 +172,10 @@ fn between_regions(
         async move { regions.hurry(log, stop).await }
     };
     let mut tasks = vec![
-        ("sending to the peers", spawn(never_fails(sending.run(stop.clone())))),
+        (
+            "sending to the peers",
+            spawn(never_fails(sending.run(stop.clone()))),
+        ),
         ("the flushes that are hurried", spawn(never_fails(hurry))),
     ];
     for peer in regions.peer_names() {

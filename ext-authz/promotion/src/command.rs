@@ -7,7 +7,7 @@ use crate::phase::{FailReason, PauseReason, Phase};
 use crate::place::Place;
 use crate::refusal::Refusal;
 use crate::rollout::{Act, Rollout};
-use crate::spec::RolloutSpec;
+use crate::spec::{MAX_REASON_BYTES, RolloutSpec};
 use crate::step::{Effect, transition};
 
 /// An operator's command.
@@ -21,7 +21,11 @@ pub enum Command {
     Promote {
         /// To the production stage, or to success where there is none.
         full: bool,
+        /// Why without its evidence, where the operator says so.
+        reason: Option<String>,
     },
+    /// Into the stage that asks for it.
+    Approve,
     /// Stay at this weight. The canary is still watched.
     Pause,
     /// Go on. After a pause that an SLO caused, on new counts.
@@ -38,6 +42,7 @@ impl Command {
         match self {
             Self::Apply(_) => "apply",
             Self::Promote { .. } => "promote",
+            Self::Approve => "approve",
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Abort => "abort",
@@ -61,7 +66,8 @@ pub(crate) fn obey(
             return Ok(Vec::new());
         }
         Command::Apply(spec) => apply::apply(next, spec, now)?,
-        Command::Promote { full } => promote(next, full, now)?,
+        Command::Promote { full, reason } => promote(next, full, reason.as_deref(), now)?,
+        Command::Approve => approve(next, by, now)?,
         Command::Pause => pause(next)?,
         Command::Resume => resume(next, now)?,
         Command::Abort => abort(next, now)?,
@@ -82,27 +88,69 @@ pub(crate) fn obey(
     ))
 }
 
-fn promote(rollout: &mut Rollout, full: bool, now: Now) -> Result<(What, String), Refusal> {
+fn promote(
+    rollout: &mut Rollout,
+    full: bool,
+    reason: Option<&str>,
+    now: Now,
+) -> Result<(What, String), Refusal> {
     under_way(rollout, "promote")?;
+    if reason.is_some_and(|reason| !is_reason(reason)) {
+        return Err(Refusal::Reason);
+    }
     let production = Place::production(&rollout.spec);
-    match (full, production) {
-        (true, Some(place)) if place == rollout.place => Err(Refusal::InProduction {
-            version: rollout.spec.version.clone(),
-        }),
+    let gate = if full {
+        rollout.place.gate_to_production(&rollout.spec)
+    } else {
+        rollout.place.gate(&rollout.spec)
+    };
+    if let Some(gate) = gate {
+        return Err(Refusal::needs_approval("promote", gate));
+    }
+    let (what, why) = match (full, production) {
+        (true, Some(place)) if place == rollout.place => {
+            return Err(Refusal::InProduction {
+                version: rollout.spec.version.clone(),
+            });
+        }
         (true, Some(place)) => {
             rollout.phase = Phase::Progressing;
             rollout.enter(place, now);
-            Ok((What::Promoted, "straight to production".to_owned()))
+            (What::Promoted, "straight to production")
         }
         (true, None) => {
             rollout.succeed(now);
-            Ok((What::Succeeded, "promoted straight to 100 %".to_owned()))
+            (What::Succeeded, "promoted straight to 100 %")
         }
         (false, _) => match rollout.go_on(now) {
-            What::Succeeded => Ok((What::Succeeded, "promoted past the last step".to_owned())),
-            _ => Ok((What::Promoted, "to the next step".to_owned())),
+            What::Succeeded => (What::Succeeded, "promoted past the last step"),
+            _ => (What::Promoted, "to the next step"),
         },
+    };
+    Ok((
+        what,
+        reason.map_or_else(|| why.to_owned(), |reason| format!("{why}: {reason}")),
+    ))
+}
+
+fn is_reason(reason: &str) -> bool {
+    (1..=MAX_REASON_BYTES).contains(&reason.trim().len()) && !reason.chars().any(char::is_control)
+}
+
+fn approve(rollout: &mut Rollout, by: &str, now: Now) -> Result<(What, String), Refusal> {
+    under_way(rollout, "approve")?;
+    let waits = rollout.phase == Phase::Paused(PauseReason::AwaitingApproval);
+    let gate = rollout.place.gate(&rollout.spec).filter(|_| waits);
+    let gate = gate.ok_or(Refusal::NothingToApprove)?;
+    if !gate.by.iter().any(|approver| approver == by) {
+        return Err(Refusal::NotAnApprover {
+            by: by.to_owned(),
+            approvers: gate.by.join(", "),
+        });
     }
+    rollout.go_on(now);
+    let stage = rollout.place.stage_name(&rollout.spec);
+    Ok((What::Approved, format!("into {stage}")))
 }
 
 fn pause(rollout: &mut Rollout) -> Result<(What, String), Refusal> {
@@ -121,9 +169,12 @@ fn resume(rollout: &mut Rollout, now: Now) -> Result<(What, String), Refusal> {
     let Phase::Paused(reason) = rollout.phase else {
         return Err(Refusal::NotPaused);
     };
+    if let (PauseReason::AwaitingApproval, Some(gate)) = (reason, rollout.place.gate(&rollout.spec)) {
+        return Err(Refusal::needs_approval("resume", gate));
+    }
     rollout.phase = Phase::Progressing;
     match reason {
-        PauseReason::Operator => Ok((What::Resumed, String::new())),
+        PauseReason::Operator | PauseReason::AwaitingApproval => Ok((What::Resumed, String::new())),
         PauseReason::Inconclusive => {
             rollout.lived.start(now);
             Ok((What::Resumed, "its deadline begins anew".to_owned()))

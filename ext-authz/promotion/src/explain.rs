@@ -94,6 +94,11 @@ impl Rollout {
             Phase::Paused(PauseReason::SloViolated) => {
                 Some("an operator's abort, resume or promote: autoRollback is false")
             }
+            Phase::Paused(PauseReason::AwaitingApproval) => {
+                let gate = self.place.gate(&self.spec);
+                let by = gate.map_or_else(String::new, |gate| gate.by.join(", "));
+                return vec![format!("an approval by {by}, or an operator's abort")];
+            }
             Phase::Paused(PauseReason::Inconclusive) => Some(
                 "an operator's resume, which gives it as long again, promote or abort: its deadline is over",
             ),

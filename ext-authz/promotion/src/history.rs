@@ -63,6 +63,8 @@ pub enum What {
     Changed,
     /// A step was passed.
     Advanced,
+    /// An operator let it into a stage that asks for approval.
+    Approved,
     /// An operator went on to the next step, or to production.
     Promoted,
     /// The last step was passed.
@@ -88,6 +90,7 @@ impl What {
             Self::Applied => "applied",
             Self::Changed => "changed",
             Self::Advanced => "advanced",
+            Self::Approved => "approved",
             Self::Promoted => "promoted",
             Self::Succeeded => "succeeded",
             Self::Paused => "paused",

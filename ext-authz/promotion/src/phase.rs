@@ -26,6 +26,8 @@ pub enum PauseReason {
     /// Stable violates an SLO too. It ends by itself once the canary's requests in the window meet every SLO again, or
     /// with `resume`, which leaves the window's counts behind.
     StableAlsoFailing,
+    /// Every step before a stage is passed, and the stage asks for an operator's approval; `approve` ends it.
+    AwaitingApproval,
     /// The step had not gathered its evidence by its deadline. `resume` gives it as long again; `promote` or `abort` decide.
     Inconclusive,
     /// The canary is to be rolled back but `autoRollback` is false; `abort`, or `resume` to try again on new counts.
@@ -59,6 +61,7 @@ impl Phase {
             Self::Progressing | Self::Succeeded => None,
             Self::Paused(PauseReason::Operator) => Some("operator"),
             Self::Paused(PauseReason::StableAlsoFailing) => Some("stable-also-failing"),
+            Self::Paused(PauseReason::AwaitingApproval) => Some("awaiting-approval"),
             Self::Paused(PauseReason::Inconclusive) => Some("inconclusive"),
             Self::Paused(PauseReason::SloViolated) | Self::Failed(FailReason::SloViolated) => {
                 Some("slo-violated")

@@ -1,7 +1,7 @@
 //! Which stage and step of its specification a rollout is at.
 
 use crate::sequential::Patience;
-use crate::spec::{RolloutSpec, Span, Stage, Step};
+use crate::spec::{Approval, RolloutSpec, Span, Stage, Step};
 use knhk_decision::spec::Weight;
 use serde::{Deserialize, Serialize};
 
@@ -78,6 +78,24 @@ impl Place {
         own.or(spec.analysis.deadline).map(Span::millis)
     }
 
+    /// Who has to approve before the rollout goes on from here; none where nobody has to.
+    pub(crate) fn gate(self, spec: &RolloutSpec) -> Option<&Approval> {
+        let next = self.next(spec)?;
+        match spec.stages.get(next.stage)? {
+            Stage::Production { approval, .. } if next.stage != self.stage => approval.as_ref(),
+            Stage::Production { .. } | Stage::Canary { .. } => None,
+        }
+    }
+
+    /// Who has to approve before production, from here.
+    pub(crate) fn gate_to_production(self, spec: &RolloutSpec) -> Option<&Approval> {
+        let production = Self::production(spec).filter(|place| place.stage != self.stage)?;
+        match spec.stages.get(production.stage)? {
+            Stage::Production { approval, .. } => approval.as_ref(),
+            Stage::Canary { .. } => None,
+        }
+    }
+
     /// Why this step needs no evidence, where its operator has said so.
     pub(crate) fn skipped(self, spec: &RolloutSpec) -> Option<&str> {
         self.step(spec)?.skip_analysis.as_deref()
@@ -93,7 +111,7 @@ impl Place {
     fn step_of(self, spec: &RolloutSpec) -> Option<(Weight, Span)> {
         match spec.stages.get(self.stage)? {
             Stage::Canary { steps } => steps.get(self.step).map(|step| (step.weight, step.pause)),
-            Stage::Production { watch } => (self.step == 0).then_some((Weight::FULL, *watch)),
+            Stage::Production { watch, .. } => (self.step == 0).then_some((Weight::FULL, *watch)),
         }
     }
 }

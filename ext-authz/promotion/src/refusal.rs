@@ -1,6 +1,7 @@
 //! Commands that cannot be carried out: each says why, and what to do instead.
 
 use crate::phase::PauseReason;
+use crate::spec::{Approval, MAX_REASON_BYTES};
 use knhk_decision::spec::Weight;
 use thiserror::Error;
 
@@ -72,6 +73,30 @@ pub enum Refusal {
         /// That version.
         version: String,
     },
+    /// `approve` of what does not wait for it.
+    #[error("it does not wait for an approval; `knhk rollout status` says what it waits for")]
+    NothingToApprove,
+    /// `approve` by somebody who may not.
+    #[error("{by} may not approve it; ask one of: {approvers}")]
+    NotAnApprover {
+        /// Who asked.
+        by: String,
+        /// Who may.
+        approvers: String,
+    },
+    /// `promote` or `resume` past an approval.
+    #[error(
+        "what comes next has to be approved, so {command} does not lead there; let it be approved by one of: {approvers}"
+    )]
+    NeedsApproval {
+        /// What was asked for.
+        command: &'static str,
+        /// Who may approve.
+        approvers: String,
+    },
+    /// `promote` with a reason that cannot be shown.
+    #[error("reason: it is not one line of 1 to {MAX_REASON_BYTES} bytes; write one, or leave it out")]
+    Reason,
     /// `promote --full` in production.
     #[error("{version} is in production already; promote without --full ends its watch")]
     InProduction {
@@ -106,10 +131,21 @@ impl Refusal {
             Self::HasSucceeded { .. } => "has_succeeded",
             Self::AbortAfterSuccess { .. } => "abort_after_success",
             Self::HasFailed { .. } => "has_failed",
+            Self::NothingToApprove => "nothing_to_approve",
+            Self::NotAnApprover { .. } => "not_an_approver",
+            Self::NeedsApproval { .. } => "needs_approval",
+            Self::Reason => "reason",
             Self::InProduction { .. } => "in_production",
             Self::AlreadyPaused { .. } => "already_paused",
             Self::NotPaused => "not_paused",
             Self::NotFailed { .. } => "not_failed",
+        }
+    }
+
+    pub(crate) fn needs_approval(command: &'static str, gate: &Approval) -> Self {
+        Self::NeedsApproval {
+            command,
+            approvers: gate.by.join(", "),
         }
     }
 

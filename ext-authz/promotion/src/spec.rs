@@ -57,6 +57,10 @@ pub const MAX_STEPS: usize = 100;
 pub const MAX_SLOS: usize = 8;
 /// The longest pause of a step and the longest watch: 30 days.
 pub const MAX_PAUSE: Span = Span::from_secs(30 * 24 * 60 * 60);
+/// The most operators who may approve a stage.
+pub const MAX_APPROVERS: usize = 64;
+/// The longest name of one, in bytes: that of a SPIFFE ID.
+pub const MAX_APPROVER_BYTES: usize = 2_048;
 /// The longest reason for going without something, in bytes.
 pub const MAX_REASON_BYTES: usize = 1_024;
 /// The largest `minRequests`.
@@ -108,7 +112,17 @@ pub enum Stage {
     Production {
         /// How long.
         watch: Span,
+        /// Who has to approve before it begins, where somebody has to.
+        approval: Option<Approval>,
     },
+}
+
+/// Who may let a rollout into a stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Approval {
+    /// Operators by the names that their receipts have: SPIFFE IDs where the service has them. 1 to [`MAX_APPROVERS`].
+    pub by: Vec<String>,
 }
 
 /// One step of a canary stage.

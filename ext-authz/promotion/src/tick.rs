@@ -30,6 +30,7 @@ pub(crate) fn look(before: &Rollout, next: &mut Rollout, evidence: &Weighed, now
             next.phase = Phase::Paused(reason);
             let why = match reason {
                 PauseReason::StableAlsoFailing => because(&readings, Finding::StableAlso),
+                PauseReason::AwaitingApproval => next.passed_to_gate(&readings, decision),
                 PauseReason::Inconclusive => next.inconclusive(&readings),
                 PauseReason::Operator | PauseReason::SloViolated => because(&readings, Finding::Worse),
             };
@@ -40,13 +41,7 @@ pub(crate) fn look(before: &Rollout, next: &mut Rollout, evidence: &Weighed, now
             (What::Resumed, because(&readings, Finding::Met))
         }
         Move::Advance => {
-            let why = match next.place.skipped(&next.spec) {
-                _ if readings.is_empty() => {
-                    "its pause is over, at weight 0 there is nothing to judge".to_owned()
-                }
-                Some(reason) if decision != Decision::Pass => format!("analysis skipped: {reason}"),
-                Some(_) | None => because(&readings, Finding::Met),
-            };
+            let why = next.passed(&readings, decision);
             (next.go_on(now), why)
         }
     };
@@ -87,15 +82,23 @@ fn decide(rollout: &Rollout, decision: Decision) -> Move {
             }
         }
         (Phase::Progressing, Decision::StableAlsoFailing) => Move::Pause(PauseReason::StableAlsoFailing),
-        (Phase::Progressing, Decision::Pass) if rollout.has_lived() => Move::Advance,
+        (Phase::Progressing, Decision::Pass) if rollout.has_lived() => on(rollout),
         (Phase::Progressing, Decision::Wait | Decision::Inconclusive)
             if is_skipped && rollout.has_lived() =>
         {
-            Move::Advance
+            on(rollout)
         }
         (Phase::Progressing, Decision::Inconclusive) => Move::Pause(PauseReason::Inconclusive),
         (Phase::Paused(PauseReason::StableAlsoFailing), Decision::Pass) => Move::Resume,
         _ => Move::None,
+    }
+}
+
+/// A step is passed.
+fn on(rollout: &Rollout) -> Move {
+    match rollout.place.gate(&rollout.spec) {
+        Some(_) => Move::Pause(PauseReason::AwaitingApproval),
+        None => Move::Advance,
     }
 }
 
@@ -131,6 +134,24 @@ impl Rollout {
         self.trials
             .as_mut()
             .is_some_and(|trials| Arc::make_mut(trials).pass(now))
+    }
+
+    /// Why a step is passed.
+    fn passed(&self, readings: &[Reading], decision: Decision) -> String {
+        match self.place.skipped(&self.spec) {
+            _ if readings.is_empty() => "its pause is over, at weight 0 there is nothing to judge".to_owned(),
+            Some(reason) if decision != Decision::Pass => format!("analysis skipped: {reason}"),
+            Some(_) | None => because(readings, Finding::Met),
+        }
+    }
+
+    /// Why it waits for an approval.
+    fn passed_to_gate(&self, readings: &[Reading], decision: Decision) -> String {
+        let gate = self
+            .place
+            .gate(&self.spec)
+            .map_or_else(String::new, |gate| gate.by.join(", "));
+        format!("to be approved by {gate}; {}", self.passed(readings, decision))
     }
 
     /// What a step lacks that has not gathered its evidence in time.

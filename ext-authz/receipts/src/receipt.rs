@@ -34,8 +34,12 @@ use crate::root;
 pub const RECEIPT_VERSION: u64 = 1;
 
 /// The largest receipt file that is read, in bytes.
-pub const MAX_RECEIPT_BYTES: usize =
-    MAX_PAYLOAD_BYTES + MAX_CHECKPOINT_BYTES + MAX_COSE_BYTES + MAX_PATH_HASHES * 40 + MAX_ACKNOWLEDGED * MAX_ACKNOWLEDGED_BYTES + 1024;
+pub const MAX_RECEIPT_BYTES: usize = MAX_PAYLOAD_BYTES
+    + MAX_CHECKPOINT_BYTES
+    + MAX_COSE_BYTES
+    + MAX_PATH_HASHES * 40
+    + MAX_ACKNOWLEDGED * MAX_ACKNOWLEDGED_BYTES
+    + 1024;
 
 /// Names an entry of a region's log: `us-east-1/42`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -380,7 +384,10 @@ fn acknowledged(d: &mut Decoder<'_>) -> Result<Vec<Acknowledged>, DecodeError> {
     let mut peers: Vec<_> = read.iter().map(|it| &it.ack.peer).collect();
     peers.sort_unstable();
     if peers.windows(2).any(|pair| pair.first() == pair.last()) {
-        return Err(DecodeError::malformed("acknowledgements", &"a region is there twice"));
+        return Err(DecodeError::malformed(
+            "acknowledgements",
+            &"a region is there twice",
+        ));
     }
     Ok(read)
 }

@@ -69,7 +69,9 @@ impl Ground {
             let (data, storage) = (config.data.clone(), Arc::clone(&storage));
             let region = config.region.clone();
             let setting = tokio::task::spawn_blocking(move || set_aside(&data, storage, &region));
-            setting.await.map_err(|error| StartError::Broken(error.to_string()))??;
+            setting
+                .await
+                .map_err(|error| StartError::Broken(error.to_string()))??;
         }
         let clock = Clock::start();
         let metrics = Arc::new(ServiceMetrics::new(env!("CARGO_PKG_VERSION")));
@@ -84,7 +86,10 @@ impl Ground {
             .as_ref()
             .map(|spiffe| Identity::new(spiffe, IdentityEnv::system(), Arc::new(watching)))
             .unzip();
-        let roles = config.spiffe.as_ref().map(|spiffe| Arc::new(spiffe.roles.clone()));
+        let roles = config
+            .spiffe
+            .as_ref()
+            .map(|spiffe| Arc::new(spiffe.roles.clone()));
         let mut ground = Self {
             clock,
             metrics,
@@ -114,7 +119,9 @@ impl Ground {
         };
         let (data, storage) = (config.data.clone(), Arc::clone(&self.storage));
         let opening = tokio::task::spawn_blocking(move || Regions::open(parts, &data, storage.as_ref()));
-        let opened = opening.await.map_err(|error| StartError::Broken(error.to_string()))?;
+        let opened = opening
+            .await
+            .map_err(|error| StartError::Broken(error.to_string()))?;
         Ok(Some(opened?))
     }
 

@@ -25,7 +25,9 @@ pub(crate) enum NewLogError {
     SameName(String),
     #[error(transparent)]
     Log(#[from] LogError),
-    #[error("{path}: the log cannot be set aside: {source}; run it again, what is set aside already stays so")]
+    #[error(
+        "{path}: the log cannot be set aside: {source}; run it again, what is set aside already stays so"
+    )]
     Io { path: PathBuf, source: io::Error },
 }
 
@@ -50,7 +52,10 @@ pub(super) fn set_aside(data: &Path, storage: Arc<dyn Storage>, region: &str) ->
                 fs::rename(&from, &to)
             }
         };
-        moved().map_err(|source| NewLogError::Io { path: from.clone(), source })?;
+        moved().map_err(|source| NewLogError::Io {
+            path: from.clone(),
+            source,
+        })?;
     }
     tracing::warn!(
         region,
@@ -97,10 +102,18 @@ mod tests {
         let data = directory.path();
         log_of(data, "eu").await;
         let before = fs::read(data.join("log/root")).expect("signed");
-        let same = Ground::lay(&config(data, "eu"), Begin::ANewLog).await.err().expect("refused");
+        let same = Ground::lay(&config(data, "eu"), Begin::ANewLog)
+            .await
+            .err()
+            .expect("refused");
         assert!(same.to_string().starts_with("--new-log eu: "), "{same}");
-        let (ground, _) = Ground::lay(&config(data, "eu-b"), Begin::ANewLog).await.expect("begins");
-        let app = App::open_on(&config(data, "eu-b"), ground).await.expect("opens").app;
+        let (ground, _) = Ground::lay(&config(data, "eu-b"), Begin::ANewLog)
+            .await
+            .expect("begins");
+        let app = App::open_on(&config(data, "eu-b"), ground)
+            .await
+            .expect("opens")
+            .app;
         assert_eq!(app.log.region(), "eu-b");
         assert_eq!(fs::read(data.join("set-aside/1/log/root")).expect("kept"), before);
     }

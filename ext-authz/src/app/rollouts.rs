@@ -80,7 +80,9 @@ pub(crate) enum CommandError {
     IsHome { name: String, region: String },
     #[error("rollout `{0}`: there are no other regions; see `regions` in docs/regions.md")]
     OneRegion(String),
-    #[error("rollout `{name}`: what region {from} says of it cannot be read: {reason}; run the same `knhk` everywhere")]
+    #[error(
+        "rollout `{name}`: what region {from} says of it cannot be read: {reason}; run the same `knhk` everywhere"
+    )]
     Unreadable {
         name: String,
         from: String,

@@ -10,18 +10,18 @@ use std::sync::Arc;
 
 use knhk_decision::PolicyId;
 use knhk_identity::Hosts;
+use knhk_kms::Kms;
 use knhk_promotion::{Command, RolloutSpec};
 use knhk_proto::v1;
-use knhk_kms::Kms;
 use knhk_receipts::Payload;
 use knhk_receipts::storage::Storage;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{App, Begin, Ground, Opened, StartError};
 use super::proxies::Proxy;
 use super::recorder::{Batch, Reporter};
 use super::rollouts::CommandError;
+use super::{App, Begin, Ground, Opened, StartError};
 use crate::config::Config;
 
 const SPEC: &str = "
@@ -40,7 +40,11 @@ spec:
 ";
 
 /// A service with its log on `storage`, signed by `kms`.
-async fn open_on(config: &Config, storage: Arc<dyn Storage>, kms: Arc<dyn Kms>) -> Result<Opened, StartError> {
+async fn open_on(
+    config: &Config,
+    storage: Arc<dyn Storage>,
+    kms: Arc<dyn Kms>,
+) -> Result<Opened, StartError> {
     let (ground, _) = Ground::on(config, Begin::WhereItWas, storage, kms).await?;
     App::open_on(config, ground).await
 }
@@ -161,7 +165,10 @@ async fn a_restart_changes_neither_policy_nor_rollout_with_or_without_the_shortc
         let empty = first.newest();
         first.apply(SPEC).await.expect("applied");
         first
-            .command(Command::Promote { full: false })
+            .command(Command::Promote {
+                full: false,
+                reason: None,
+            })
             .await
             .expect("promoted");
         assert_eq!(

@@ -37,11 +37,7 @@ pub(crate) async fn run(verb: RegionVerb) -> Result<(), Failure> {
             let info: RegionsInfo = client.json(client.request(Method::GET, "/v1/regions")).await?;
             output::print(output, &info, || text(&info))
         }
-        RegionVerb::Clear {
-            peer,
-            server,
-            output,
-        } => {
+        RegionVerb::Clear { peer, server, output } => {
             let client = Client::new(&server).await?;
             let request = client.request(Method::POST, &format!("/v1/regions/{peer}/clear"));
             let cleared: Cleared = client.json(request).await?;
@@ -65,7 +61,15 @@ fn text(info: &RegionsInfo) -> String {
         lines.push(format!("  SIGNS NOTHING: {}", stopped.reason));
     }
     let rows = info.peers.iter().map(row);
-    let header = ["PEER", "ACKNOWLEDGED", "LAG", "LAST SUCCESS", "BREAKER", "HELD HERE", "STATE"];
+    let header = [
+        "PEER",
+        "ACKNOWLEDGED",
+        "LAG",
+        "LAST SUCCESS",
+        "BREAKER",
+        "HELD HERE",
+        "STATE",
+    ];
     lines.push(output::table(header, rows));
     for peer in &info.peers {
         for view in &peer.mirror.split_views {

@@ -48,9 +48,14 @@ pub(crate) enum RolloutVerb {
         /// Go to production now.
         #[arg(long)]
         full: bool,
+        /// Why without the evidence; it goes into receipt and history.
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
         #[command(flatten)]
         common: Common,
     },
+    /// Let it into the stage that asks for an approval.
+    Approve(Named),
     /// Stop advancing; the weight stays. A rollback still happens.
     Pause(Named),
     /// Go on after a pause.
@@ -88,14 +93,22 @@ pub(crate) async fn run(verb: RolloutVerb) -> Result<(), Failure> {
         RolloutVerb::List { common } => list(&common).await,
         RolloutVerb::Status { name, watch, common } if watch => watch_status(&name, &common).await,
         RolloutVerb::Status { name, common, .. } => status(&name, &common).await,
-        RolloutVerb::Promote { name, full, common } => {
+        RolloutVerb::Promote {
+            name,
+            full,
+            reason,
+            common,
+        } => {
             let client = Client::new(&common.server).await?;
             let request = client.request(Method::POST, &path(&name, "/promote")?);
             show(
                 &common,
-                &client.json(request.json(&PromoteRequest { full })).await?,
+                &client
+                    .json(request.json(&PromoteRequest { full, reason }))
+                    .await?,
             )
         }
+        RolloutVerb::Approve(named) => act(&named, "/approve").await,
         RolloutVerb::Pause(named) => act(&named, "/pause").await,
         RolloutVerb::Resume(named) => act(&named, "/resume").await,
         RolloutVerb::Abort(named) => act(&named, "/abort").await,

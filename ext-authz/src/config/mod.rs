@@ -120,7 +120,9 @@ impl Config {
         })?;
         let peers = self.regions.iter().flat_map(|regions| &regions.peers);
         if peers.clone().any(|peer| peer.region == region) {
-            return Err(refused(format!("`{region}` is one of `regions.peers`; give a name of its own")));
+            return Err(refused(format!(
+                "`{region}` is one of `regions.peers`; give a name of its own"
+            )));
         }
         Ok(Self { region, ..self })
     }

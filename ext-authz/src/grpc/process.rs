@@ -177,11 +177,7 @@ impl Session<'_> {
             return Ok(reply(effect));
         };
         let (wait, limit) = self.exchange.wait();
-        let recorded = self
-            .shared
-            .recording
-            .record(*own, self.proxy, wait, limit)
-            .await;
+        let recorded = self.shared.recording.record(*own, self.proxy, wait, limit).await;
         let now = app.clock.mono();
         let effect = self.step(Event::Recorded(recorded), now)?;
         app.metrics.exchange_answered(now.saturating_sub(arrived));

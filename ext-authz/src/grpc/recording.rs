@@ -156,7 +156,8 @@ impl From<NotRecorded> for Refusal {
                 status: StatusCode::ServiceUnavailable,
                 reason: "quorum_not_reached",
                 code: Code::Unavailable,
-                body: "the decision is durable here, and not yet in as many regions as this route asks for\n".to_owned(),
+                body: "the decision is durable here, and not yet in as many regions as this route asks for\n"
+                    .to_owned(),
             },
             _ => Self {
                 status: StatusCode::ServiceUnavailable,

@@ -106,6 +106,7 @@ fn deploy() -> Router<Api> {
             put(rollouts::apply).delete(rollouts::delete),
         )
         .route("/v1/rollouts/{name}/promote", post(rollouts::promote))
+        .route("/v1/rollouts/{name}/approve", post(rollouts::approve))
         .route("/v1/rollouts/{name}/pause", post(rollouts::pause))
         .route("/v1/rollouts/{name}/resume", post(rollouts::resume))
         .route("/v1/rollouts/{name}/abort", post(rollouts::abort))

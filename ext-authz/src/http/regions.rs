@@ -59,10 +59,7 @@ async fn receive(State(regions): State<Arc<Regions>>, body: Bytes) -> Result<Res
     Ok(answered(&taking.await.map_err(broken)??))
 }
 
-async fn held(
-    State(regions): State<Arc<Regions>>,
-    Path(region): Path<String>,
-) -> Result<Response, ApiError> {
+async fn held(State(regions): State<Arc<Regions>>, Path(region): Path<String>) -> Result<Response, ApiError> {
     Ok(answered(&blocking(move || regions.held(&region)).await?))
 }
 

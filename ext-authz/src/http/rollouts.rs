@@ -59,11 +59,17 @@ pub(super) async fn promote(
         PromoteRequest::default()
     } else {
         serde_json::from_slice(&body).map_err(|error| {
-            ApiError::invalid(format!("the body: {error}; send nothing, or {{\"full\": true}}"))
+            ApiError::invalid(format!(
+                "the body: {error}; send nothing, or {{\"full\": true, \"reason\": \"...\"}}"
+            ))
         })?
     };
-    let full = request.full;
-    act(&api, name, caller, Command::Promote { full }).await
+    let PromoteRequest { full, reason } = request;
+    act(&api, name, caller, Command::Promote { full, reason }).await
+}
+
+pub(super) async fn approve(State(api): State<Api>, Path(name): Path<String>, caller: Caller) -> Answer {
+    act(&api, name, caller, Command::Approve).await
 }
 
 pub(super) async fn pause(State(api): State<Api>, Path(name): Path<String>, caller: Caller) -> Answer {

@@ -108,8 +108,14 @@ impl Listeners {
             addresses,
             tasks: vec![
                 ("the HTTP listener", http),
-                ("the probe listener", serve_http(probe, at_probe.routes(), draining)),
-                ("the socket's listener", serve_http(socket, at_socket.routes(), draining)),
+                (
+                    "the probe listener",
+                    serve_http(probe, at_probe.routes(), draining),
+                ),
+                (
+                    "the socket's listener",
+                    serve_http(socket, at_socket.routes(), draining),
+                ),
             ],
             http: front,
             probe: at_probe,

@@ -14,8 +14,8 @@ use crate::attribute::{
     SnapshotNewest, SvidRefusal, SvidSourceError, TlsOutcome, TlsSide, Version,
 };
 use crate::metric::service as metric;
-use crate::registrar::{CountGauge, RatioGauge, Registrar, Samples};
 use crate::regions::RegionMetrics;
+use crate::registrar::{CountGauge, RatioGauge, Registrar, Samples};
 use crate::typed::Attribute;
 
 /// The media type of [`ServiceMetrics::expose`].

@@ -210,7 +210,9 @@ pub(super) async fn verify(
         timeline.event(&format!("$ knhk receipt verify {}: verified", receipt.id))?;
         timeline.detail(&receipt.summary)?;
         for held in held_by(&answer) {
-            check(!held.contains("not checked"), || format!("{}: {held}", receipt.id))?;
+            check(!held.contains("not checked"), || {
+                format!("{}: {held}", receipt.id)
+            })?;
             timeline.detail(&held)?;
         }
     }

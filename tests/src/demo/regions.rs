@@ -118,7 +118,10 @@ pub(super) fn introduce(scene: &Scene, timeline: &mut Timeline<impl Write>) -> R
 }
 
 /// One region is killed under traffic, and comes back.
-pub(super) async fn lose_one(scene: &mut Scene, timeline: &mut Timeline<impl Write>) -> Result<(), DemoError> {
+pub(super) async fn lose_one(
+    scene: &mut Scene,
+    timeline: &mut Timeline<impl Write>,
+) -> Result<(), DemoError> {
     if scene.peers.is_none() {
         return Ok(());
     }
@@ -160,7 +163,10 @@ pub(super) async fn lose_one(scene: &mut Scene, timeline: &mut Timeline<impl Wri
 }
 
 /// The rollback has reached every region.
-pub(super) async fn all_rolled_back(scene: &Scene, timeline: &mut Timeline<impl Write>) -> Result<(), DemoError> {
+pub(super) async fn all_rolled_back(
+    scene: &Scene,
+    timeline: &mut Timeline<impl Write>,
+) -> Result<(), DemoError> {
     let Some(peers) = &scene.peers else {
         return Ok(());
     };

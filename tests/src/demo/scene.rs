@@ -10,8 +10,8 @@ use knhk_decision::spec::Weight;
 use tokio::time::Instant;
 
 use super::mutual_tls::{Secured, Transport};
-use super::timeline::{count, ms};
 use super::regions::{Peers, Regions};
+use super::timeline::{count, ms};
 use super::{DemoError, HOST, ROLLOUT, Timeline, check, mutual_tls, regions};
 use crate::cli::Cli;
 use crate::envoy::{Envoy, EnvoyConfig, EnvoyOptions};

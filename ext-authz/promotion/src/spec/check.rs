@@ -2,8 +2,8 @@
 
 use super::document::{AnalysisDoc, Document, SloDoc, StageDoc};
 use super::{
-    API_VERSION, Analysis, KIND, MAX_ALPHA, MAX_MIN_REQUESTS, MAX_PAUSE, MAX_REASON_BYTES, MAX_SLO_DURATION,
-    MAX_SLOS, MAX_STEPS, RolloutSpec, Slo, Span, SpecError, Stage, Step,
+    API_VERSION, Analysis, KIND, MAX_ALPHA, MAX_APPROVER_BYTES, MAX_APPROVERS, MAX_MIN_REQUESTS, MAX_PAUSE,
+    MAX_REASON_BYTES, MAX_SLO_DURATION, MAX_SLOS, MAX_STEPS, RolloutSpec, Slo, Span, SpecError, Stage, Step,
 };
 use knhk_decision::spec::Weight;
 use knhk_decision::{PolicyError, RolloutRule};
@@ -45,7 +45,7 @@ fn waits(rollout: &RolloutSpec) -> Result<(), SpecError> {
             .filter(|step| step.deadline.is_none())
             .map(|step| step.pause)
             .collect(),
-        Stage::Production { watch } => vec![*watch],
+        Stage::Production { watch, .. } => vec![*watch],
     });
     deadline(
         "spec.analysis.deadline",
@@ -124,12 +124,6 @@ fn stages(written: &[StageDoc]) -> Result<Vec<Stage>, SpecError> {
     let mut stages = Vec::new();
     for (i, stage) in written.iter().enumerate() {
         let path = format!("spec.stages[{i}]");
-        if stage.approval.is_some() {
-            return Err(SpecError::Unsupported {
-                field: format!("{path}.approval"),
-                feature: "approval",
-            });
-        }
         stages.push(match (stage.name.as_str(), stages.last()) {
             ("canary", None) => canary(&path, stage)?,
             ("production", Some(Stage::Canary { .. })) => production(&path, stage)?,
@@ -180,6 +174,13 @@ fn stages(written: &[StageDoc]) -> Result<Vec<Stage>, SpecError> {
 }
 
 fn canary(path: &str, stage: &StageDoc) -> Result<Stage, SpecError> {
+    if stage.approval.is_some() {
+        return Err(SpecError::field(
+            format!("{path}.approval"),
+            "the first stage begins with apply, which is an operator's action already",
+            "ask for approval on a stage after it",
+        ));
+    }
     if stage.watch.is_some() {
         return Err(SpecError::field(
             format!("{path}.watch"),
@@ -258,7 +259,11 @@ fn production(path: &str, stage: &StageDoc) -> Result<Stage, SpecError> {
         )
     })?;
     at_most(&field, watch, MAX_PAUSE)?;
-    Ok(Stage::Production { watch })
+    let approval = stage.approval.clone();
+    if let Some(approval) = &approval {
+        approvers(&format!("{path}.approval.by"), &approval.by)?;
+    }
+    Ok(Stage::Production { watch, approval })
 }
 
 /// A deadline before the end of a pause would be over before anything is decided.
@@ -275,6 +280,38 @@ fn deadline(field: &str, deadline: Option<Span>, pause: Span) -> Result<(), Spec
         ),
         "write a longer one, counted from the beginning of the step",
     ))
+}
+
+/// Each is compared with the operator's name as it is.
+fn approvers(field: &str, by: &[String]) -> Result<(), SpecError> {
+    let example = "write SPIFFE IDs, or the names that `knhk rollout history` shows";
+    if by.is_empty() || by.len() > MAX_APPROVERS {
+        let problem = format!("{} operators may approve", by.len());
+        return Err(SpecError::field(
+            field,
+            problem,
+            format!("name 1 to {MAX_APPROVERS}"),
+        ));
+    }
+    for (i, name) in by.iter().enumerate() {
+        let is_name =
+            !name.is_empty() && name.len() <= MAX_APPROVER_BYTES && !name.chars().any(char::is_control);
+        if !is_name {
+            return Err(SpecError::field(
+                format!("{field}[{i}]"),
+                format!("it is no name of 1 to {MAX_APPROVER_BYTES} bytes in one line"),
+                example,
+            ));
+        }
+        if by.iter().take(i).any(|earlier| earlier == name) {
+            return Err(SpecError::field(
+                format!("{field}[{i}]"),
+                format!("{name} is there twice"),
+                "keep one",
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What somebody wrote down for those who read the receipts.

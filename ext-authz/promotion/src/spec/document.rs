@@ -2,7 +2,9 @@
 
 use super::share::{Fraction, Percent};
 use super::span::Span;
-use super::{DEFAULT_ALPHA, DEFAULT_AUTO_ROLLBACK, DEFAULT_MIN_REQUESTS, DEFAULT_PAUSE, DEFAULT_TOLERANCE};
+use super::{
+    Approval, DEFAULT_ALPHA, DEFAULT_AUTO_ROLLBACK, DEFAULT_MIN_REQUESTS, DEFAULT_PAUSE, DEFAULT_TOLERANCE,
+};
 use knhk_decision::spec::{AdmitSpec, KeySpec, MatchSpec, OutcomeSpec, Record, Weight};
 use serde::{Deserialize, Serialize};
 
@@ -49,9 +51,8 @@ pub(super) struct StageDoc {
     pub(super) steps: Option<Vec<StepDoc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) watch: Option<Span>,
-    /// Read so that it can be refused by name.
-    #[serde(default, skip_serializing)]
-    pub(super) approval: Option<serde::de::IgnoredAny>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) approval: Option<Approval>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -52,11 +52,11 @@ impl From<Stage> for StageDoc {
                     approval: None,
                 }
             }
-            Stage::Production { watch } => Self {
+            Stage::Production { watch, approval } => Self {
                 name,
                 steps: None,
                 watch: Some(watch),
-                approval: None,
+                approval,
             },
         }
     }

@@ -36,10 +36,16 @@ fn a_new_version_needs_the_stable_that_last_succeeded() {
     );
     assert_eq!(run.last().why, "v43 beside v41, instead of v42 at 50 %");
     // Another version after success.
-    run.command(Command::Promote { full: true })
-        .expect("it is under way");
-    run.command(Command::Promote { full: false })
-        .expect("it is under way");
+    run.command(Command::Promote {
+        full: true,
+        reason: None,
+    })
+    .expect("it is under way");
+    run.command(Command::Promote {
+        full: false,
+        reason: None,
+    })
+    .expect("it is under way");
     let refusal = run
         .command(Command::Apply(spec(SPEC)))
         .expect_err("v41 is not the stable now");

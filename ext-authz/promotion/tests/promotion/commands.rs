@@ -17,15 +17,24 @@ fn resume_after_stable_failed_leaves_the_old_counts_behind() {
 #[test]
 fn promote_goes_on_at_once() {
     let mut run = Run::of(spec(SPEC));
-    run.command(Command::Promote { full: false })
-        .expect("to the next step");
+    run.command(Command::Promote {
+        full: false,
+        reason: None,
+    })
+    .expect("to the next step");
     assert_eq!(run.percent(), 50.0);
     run.command(Command::Pause).expect("it is under way");
-    run.command(Command::Promote { full: false })
-        .expect("to production, which ends the pause");
+    run.command(Command::Promote {
+        full: false,
+        reason: None,
+    })
+    .expect("to production, which ends the pause");
     assert_eq!((run.percent(), run.rollout.phase()), (100.0, Phase::Progressing));
     let refusal = run
-        .command(Command::Promote { full: true })
+        .command(Command::Promote {
+            full: true,
+            reason: None,
+        })
         .expect_err("it is in production");
     assert_eq!(
         refusal,
@@ -33,13 +42,19 @@ fn promote_goes_on_at_once() {
             version: "v42".to_owned()
         }
     );
-    run.command(Command::Promote { full: false })
-        .expect("ends the watch");
+    run.command(Command::Promote {
+        full: false,
+        reason: None,
+    })
+    .expect("ends the watch");
     assert_eq!(run.rollout.phase(), Phase::Succeeded);
 
     let mut run = Run::of(spec(SPEC));
-    run.command(Command::Promote { full: true })
-        .expect("straight to production");
+    run.command(Command::Promote {
+        full: true,
+        reason: None,
+    })
+    .expect("straight to production");
     assert_eq!(
         (run.percent(), run.rollout.phase(), run.rollout.place().stage),
         (100.0, Phase::Progressing, 1)
@@ -81,7 +96,10 @@ fn impossible_commands_say_what_to_do() {
     assert_eq!(label(&mut run, Command::Retry), "not_failed");
     run.command(Command::Abort).expect("it is under way");
     for command in [
-        Command::Promote { full: false },
+        Command::Promote {
+            full: false,
+            reason: None,
+        },
         Command::Pause,
         Command::Resume,
         Command::Abort,
@@ -89,12 +107,21 @@ fn impossible_commands_say_what_to_do() {
         assert_eq!(label(&mut run, command), "has_failed");
     }
     run.command(Command::Retry).expect("it has failed");
-    run.command(Command::Promote { full: true })
-        .expect("it is under way");
-    run.command(Command::Promote { full: false })
-        .expect("it is under way");
+    run.command(Command::Promote {
+        full: true,
+        reason: None,
+    })
+    .expect("it is under way");
+    run.command(Command::Promote {
+        full: false,
+        reason: None,
+    })
+    .expect("it is under way");
     for command in [
-        Command::Promote { full: true },
+        Command::Promote {
+            full: true,
+            reason: None,
+        },
         Command::Pause,
         Command::Resume,
         Command::Retry,

@@ -4,6 +4,7 @@ mod apply;
 mod commands;
 mod confidence;
 mod false_alarms;
+mod gates;
 mod liars;
 mod life;
 mod properties;

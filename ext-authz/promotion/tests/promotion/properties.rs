@@ -82,7 +82,7 @@ fn counts() -> impl Strategy<Value = Counts> {
 fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
         3 => select(specs()).prop_map(Command::Apply),
-        2 => any::<bool>().prop_map(|full| Command::Promote { full }),
+        2 => any::<bool>().prop_map(|full| Command::Promote { full, reason: None }),
         1 => Just(Command::Pause),
         3 => Just(Command::Resume),
         1 => Just(Command::Abort),
@@ -410,6 +410,6 @@ proptest! {
 fn pause_ms(spec: &RolloutSpec, place: Place) -> u64 {
     match &spec.stages()[place.stage] {
         Stage::Canary { steps } => steps[place.step].pause.millis(),
-        Stage::Production { watch } => watch.millis(),
+        Stage::Production { watch, .. } => watch.millis(),
     }
 }

@@ -56,7 +56,7 @@ fn the_designs_file_means_what_it_says() {
         (spec.name(), spec.version(), spec.stable()),
         ("checkout", "v42", "v41")
     );
-    let [Stage::Canary { steps }, Stage::Production { watch }] = spec.stages() else {
+    let [Stage::Canary { steps }, Stage::Production { watch, .. }] = spec.stages() else {
         panic!("{:?}", spec.stages())
     };
     let weights: Vec<String> = steps.iter().map(|step| step.weight.to_string()).collect();
@@ -156,7 +156,15 @@ const REFUSALS: &[(&str, &str, &str, &str)] = &[
     ("setWeight: 5,", "setweight: 5,", "spec.stages[0].steps[1].setweight: ", "setWeight"),
     ("name: canary", "name: cannary", "spec.stages[0].name: ", "write canary or production"),
     ("name: canary", "name: staging", "spec.stages[0]: ", "not supported by this version"),
-    ("watch: 15m }", "watch: 15m, approval: { by: [ops] } }", "spec.stages[1].approval: ", "not supported by this version"),
+    ("pause: 30s }", "pause: 30s, deadline: 30s }", "spec.stages[0].steps[0].deadline: ", "counted from the beginning"),
+    ("alpha: 0.01", "deadline: 10m", "spec.analysis.deadline: ", "not longer than the pause or watch of 15m"),
+    ("pause: 30s }", "pause: 30s, skipAnalysis: { reason: ' ' } }", "spec.stages[0].steps[0].skipAnalysis.reason: ", "in one line"),
+    ("metric: request-success-rate, min: 99.5", "metric: request-outcome, min: 99", "spec.analysis.slos[0].outcome: ", "good: [ok]"),
+    ("metric: request-success-rate, min: 99.5", "metric: request-outcome, outcome: { header: x-result, good: [] }, min: 99", "spec.analysis.slos[0].outcome.good: ", "write some"),
+    ("metric: request-success-rate, min: 99.5", "metric: request-success-rate, outcome: { header: x, good: [a] }, min: 99", "spec.analysis.slos[0].outcome: ", "write { metric"),
+    ("watch: 15m }", "watch: 15m, approval: { by: [] } }", "spec.stages[1].approval.by: ", "name 1 to 64"),
+    ("watch: 15m }", "watch: 15m, approval: { by: [ops, ops] } }", "spec.stages[1].approval.by[1]: ", "keep one"),
+    ("name: canary,", "name: canary, approval: { by: [ops] },", "spec.stages[0].approval: ", "on a stage after it"),
     ("watch: 15m", "watch: 0s", "spec.stages[1].watch: ", "15m"),
     ("watch: 15m", "watch: 31days", "spec.stages[1].watch: ", "at most 30days"),
     (", watch: 15m", "", "spec.stages[1].watch: ", "15m"),

@@ -148,7 +148,9 @@ fn receipt(
     let proof = tree
         .inclusion(index)
         .map_err(LogError::io("read the tiles in", LOG_DIR))?;
-    let acks = acks.into_iter().filter(|ack| ack.size > index && ack.size <= root.size());
+    let acks = acks
+        .into_iter()
+        .filter(|ack| ack.size > index && ack.size <= root.size());
     let acknowledged: Result<Vec<_>, _> = acks
         .map(|ack| {
             let proof = if ack.size == root.size() {

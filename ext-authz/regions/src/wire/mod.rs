@@ -16,7 +16,8 @@ pub use answer::{Answer, MAX_ANSWER_BYTES, MAX_DETAIL_BYTES, Refused};
 pub use batch::{Batch, MAX_BATCH_BYTES, MAX_BATCH_ITEMS, MAX_ITEMS_BYTES, MAX_KEPT, RootAt};
 pub use knhk_receipts::acknowledgement::{Ack, MAX_ACK_BYTES};
 pub use message::{
-    MAX_DOCUMENT_BYTES, MAX_MESSAGE_BYTES, MAX_REPORT_BYTES, MAX_REPORTS, MAX_STATES, Message, Relayed, RolloutState,
+    MAX_DOCUMENT_BYTES, MAX_MESSAGE_BYTES, MAX_REPORT_BYTES, MAX_REPORTS, MAX_STATES, Message, Relayed,
+    RolloutState,
 };
 
 /// SHA-256 of a public key's DER.

@@ -54,31 +54,40 @@ fn any_message() -> impl Strategy<Value = Message> {
     let state = ("[a-z]{0,63}", any::<u64>(), any::<u64>(), any::<bool>(), document);
     let states = prop::collection::btree_map("[a-z]{1,5}", state, 0..5);
     let identity = prop::option::of("spiffe://[a-z]{1,9}");
-    let report = (identity, any::<[u8; 16]>(), prop::collection::vec(any::<u8>(), 0..40));
+    let report = (
+        identity,
+        any::<[u8; 16]>(),
+        prop::collection::vec(any::<u8>(), 0..40),
+    );
     let reports = prop::collection::vec(report, 0..3);
-    (states, prop::collection::vec((2..99_u64, any_hash()), 0..3), reports).prop_map(|(states, seen, reports)| {
-        let state = |(name, (home, generation, sequence, aborted, document))| RolloutState {
-            name,
-            home,
-            generation,
-            sequence,
-            aborted,
-            document,
-        };
-        Message {
-            region: "us".to_owned(),
-            states: states.into_iter().map(state).collect(),
-            seen: seen.into_iter().map(|(size, root)| signed(size, root)).collect(),
-            reports: reports
-                .into_iter()
-                .map(|(identity, nonce, report)| Relayed {
-                    identity,
-                    nonce,
-                    report,
-                })
-                .collect(),
-        }
-    })
+    (
+        states,
+        prop::collection::vec((2..99_u64, any_hash()), 0..3),
+        reports,
+    )
+        .prop_map(|(states, seen, reports)| {
+            let state = |(name, (home, generation, sequence, aborted, document))| RolloutState {
+                name,
+                home,
+                generation,
+                sequence,
+                aborted,
+                document,
+            };
+            Message {
+                region: "us".to_owned(),
+                states: states.into_iter().map(state).collect(),
+                seen: seen.into_iter().map(|(size, root)| signed(size, root)).collect(),
+                reports: reports
+                    .into_iter()
+                    .map(|(identity, nonce, report)| Relayed {
+                        identity,
+                        nonce,
+                        report,
+                    })
+                    .collect(),
+            }
+        })
 }
 
 /// A batch's own parts; its items are to be borrowed.

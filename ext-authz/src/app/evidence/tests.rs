@@ -1,5 +1,6 @@
 use super::identity::HISTOGRAM_BUCKETS;
 use super::*;
+use knhk_promotion::sequential::{Block, Group, Outcome, Outcomes, Tallies};
 use knhk_promotion::{Counts, Now, RolloutSpec, create};
 use knhk_proto::v1::Variant;
 use proptest::prelude::*;
@@ -194,7 +195,10 @@ fn those_who_reported_on_the_window_before_are_awaited_for_a_while() {
         wall_ms: 1_700_000_100_000,
         mono_ms: 100_000,
     };
-    let command = knhk_promotion::Command::Promote { full: false };
+    let command = knhk_promotion::Command::Promote {
+        full: false,
+        reason: None,
+    };
     let event = knhk_promotion::Event::Command {
         by: "someone",
         command,
@@ -217,10 +221,25 @@ fn at_first_nobody_is_believed_alone() {
         let observed = case.observed(variant, 1_000, 0, over);
         case.evidence.observe(&alone, &[observed]).expect("taken");
     }
+    // Of 64 requests of the canary every one is slow, beside a hundred of stable; told twice, since one report is no proof.
+    let block = Block {
+        stable: Tallies::new(2, &[0, 0]).expect("it can be"),
+        canary: Outcome::new(Group::new(0).expect("there is one"), 0b11),
+    };
+    let blocks = (0..64).map(|index| Block {
+        canary: Outcome::new(Group::new(index % 16).expect("there are 16"), 0b11),
+        ..block
+    });
+    let outcomes = Outcomes::in_order(blocks.collect(), Tallies::default()).expect("as many as may be");
+    let told = knhk_promotion::Reported {
+        identity: alone.identity.clone(),
+        outcomes,
+    };
+    let reports = [told.clone(), told];
     let looked = |now: Duration| {
         let event = knhk_promotion::Event::Looked {
             evidence: &case.totals(now),
-            reports: &case.evidence.news(&case.rollout),
+            reports: &reports,
         };
         let at = Now {
             wall_ms: 1_700_000_000_250,

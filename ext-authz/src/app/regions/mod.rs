@@ -116,7 +116,11 @@ pub(crate) struct RegionsParts {
 
 impl Regions {
     /// Opens what is held of the peers' logs. `storage` is that of `data`. Blocking.
-    pub(crate) fn open(parts: RegionsParts, data: &Path, storage: &dyn Storage) -> Result<Self, RegionsError> {
+    pub(crate) fn open(
+        parts: RegionsParts,
+        data: &Path,
+        storage: &dyn Storage,
+    ) -> Result<Self, RegionsError> {
         let RegionsParts {
             region,
             config,
@@ -133,7 +137,9 @@ impl Regions {
         let mut peers = BTreeMap::new();
         for peer in &config.peers {
             let opened = Peer::open(peer, data, identity.as_ref())?;
-            metrics.regions.split_view(&peer.region, opened.mirror().is_alarmed());
+            metrics
+                .regions
+                .split_view(&peer.region, opened.mirror().is_alarmed());
             peers.insert(peer.region.clone(), opened);
         }
         let nothing = Progress {
@@ -228,7 +234,9 @@ impl Regions {
     /// The newest checkpoints that are held here, of the peers' logs. Blocking.
     pub(crate) fn seen(&self) -> Vec<SignedCheckpoint> {
         let mirrors = self.peers.values();
-        mirrors.filter_map(|peer| peer.mirror().checkpoint().cloned()).collect()
+        mirrors
+            .filter_map(|peer| peer.mirror().checkpoint().cloned())
+            .collect()
     }
 
     /// An operator has looked at two histories of a peer's log. Says whether there was something to look at. Blocking.
@@ -265,7 +273,9 @@ impl Regions {
     fn peer(&self, region: &str) -> Result<(&str, &Peer), PeerRequestError> {
         let known = self.peers.get_key_value(region);
         let unknown = || PeerRequestError::UnknownRegion(region.chars().take(64).collect());
-        known.map(|(name, peer)| (name.as_str(), peer)).ok_or_else(unknown)
+        known
+            .map(|(name, peer)| (name.as_str(), peer))
+            .ok_or_else(unknown)
     }
 
     fn sent(&self) -> MutexGuard<'_, Sent> {

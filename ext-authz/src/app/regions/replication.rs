@@ -179,7 +179,12 @@ impl Regions {
         })
     }
 
-    async fn follow(&self, from: &str, states: &[RolloutState], rollouts: &Rollouts) -> Result<(), CommandError> {
+    async fn follow(
+        &self,
+        from: &str,
+        states: &[RolloutState],
+        rollouts: &Rollouts,
+    ) -> Result<(), CommandError> {
         for state in states.iter().filter(|state| self.replication.is_news(state)) {
             match rollouts.follow(from, state.clone()).await {
                 Ok(()) => {}
@@ -193,12 +198,7 @@ impl Regions {
     }
 
     /// Tells one peer what is new, and hears what it knows, until told to stop.
-    pub(crate) async fn meet(
-        self: Arc<Self>,
-        peer: String,
-        app: Arc<App>,
-        stop: CancellationToken,
-    ) {
+    pub(crate) async fn meet(self: Arc<Self>, peer: String, app: Arc<App>, stop: CancellationToken) {
         let Some(wake) = self.replication.wake.get(&peer) else {
             return;
         };
@@ -214,7 +214,11 @@ impl Regions {
                 }
                 Err(error) => {
                     if pause.is_none() {
-                        tracing::warn!(peer, error, "a peer is not told about rollouts; it is tried again");
+                        tracing::warn!(
+                            peer,
+                            error,
+                            "a peer is not told about rollouts; it is tried again"
+                        );
                     }
                     pause = Some(pause.map_or(PAUSE_BASE, |last| (last * 2).min(PAUSE_CAP)));
                 }

@@ -192,11 +192,19 @@ impl Sending {
         let peers = self.sender.status(self.regions.mono_ms());
         for peer in &peers {
             let metrics = &self.regions.metrics.regions;
-            metrics.peer(&peer.region, peer.acknowledged, peer.lag_entries, millis(peer.lag_ms));
+            metrics.peer(
+                &peer.region,
+                peer.acknowledged,
+                peer.lag_entries,
+                millis(peer.lag_ms),
+            );
             metrics.breaker(&peer.region, breaker(peer));
         }
         let acks = self.sender.acks();
-        let acks = peers.iter().filter_map(|peer| acks.get(&peer.region).cloned()).collect();
+        let acks = peers
+            .iter()
+            .filter_map(|peer| acks.get(&peer.region).cloned())
+            .collect();
         *self.regions.sent() = Sent { peers, acks };
         let progress = self.sender.progress();
         self.regions.progress.send_if_modified(|told| {
@@ -255,7 +263,11 @@ async fn delivered(log: Log, transport: Arc<dyn Transport>, due: ToSend) -> Answ
         ..nothing
     };
     let answer = transport.receipts(packed.bytes).await.map_err(LinkError::from);
-    Answered { peer, delivery, answer }
+    Answered {
+        peer,
+        delivery,
+        answer,
+    }
 }
 
 /// What came of a request, by the events that its answer led to.

@@ -9,9 +9,7 @@ use knhk_receipts::storage::Storage;
 use knhk_receipts::{LogError, LogOptions, PublicKey, SignedCheckpoint, Signer, SignerError};
 use knhk_regions::start::{Holding, OwnAtRest};
 use knhk_regions::wire::Answer;
-use knhk_regions::{
-    Decision, Refusal, Restore, RestoreError, Restored, Start, Stop, TransportError,
-};
+use knhk_regions::{Decision, Refusal, Restore, RestoreError, Restored, Start, Stop, TransportError};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
@@ -151,7 +149,10 @@ impl Regions {
     fn waits_for(&self, missing: usize) -> String {
         let peers: Vec<_> = self.peers.keys().map(String::as_str).collect();
         match missing {
-            0 => format!("starting: peers are asked for this region's log ({})", peers.join(", ")),
+            0 => format!(
+                "starting: peers are asked for this region's log ({})",
+                peers.join(", ")
+            ),
             missing => format!(
                 "starting: {missing} more of the peers {} have to say what they hold of this region's log",
                 peers.join(", ")
@@ -294,7 +295,10 @@ async fn finish(restore: Restore, signer: &dyn Signer) -> Result<(), StartRefuse
 }
 
 /// The COSE signature over a root of ours that came without it.
-async fn signed_again(checkpoint: &SignedCheckpoint, signer: &dyn Signer) -> Result<RootSignature, StartRefused> {
+async fn signed_again(
+    checkpoint: &SignedCheckpoint,
+    signer: &dyn Signer,
+) -> Result<RootSignature, StartRefused> {
     let key = signer.newest().await?;
     if checkpoint.verify(std::slice::from_ref(&key.public)).is_err() {
         return Err(StartRefused::EarlierKey);

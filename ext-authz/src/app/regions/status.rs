@@ -47,7 +47,10 @@ impl Regions {
                 stop.label()
             ));
         }
-        let alarmed = self.peers.iter().filter(|(_, peer)| peer.is_alarmed.load(Ordering::Relaxed));
+        let alarmed = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.is_alarmed.load(Ordering::Relaxed));
         let alarmed: Vec<_> = alarmed.map(|(name, _)| name.as_str()).collect();
         (!alarmed.is_empty()).then(|| {
             let regions = alarmed.join(", ");

@@ -74,10 +74,7 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// Takes the recorded rollouts up where they were.
-    pub(crate) fn new(
-        parts: DriverParts,
-        recorded: Recorded,
-    ) -> Result<(Self, Rollouts), CommandError> {
+    pub(crate) fn new(parts: DriverParts, recorded: Recorded) -> Result<(Self, Rollouts), CommandError> {
         let (sender, commands) = mpsc::channel(WAITING_COMMANDS);
         let book = Book::default();
         let newest = parts.snapshots.newest().id;

@@ -171,7 +171,14 @@ async fn a_change_that_waits_for_a_hanging_log_does_not_hold_up_an_abort() {
     let before = service.newest();
 
     disk.turns(Mood::Hangs);
-    let mut promote = Box::pin(tell(&service, "checkout", Command::Promote { full: false }));
+    let mut promote = Box::pin(tell(
+        &service,
+        "checkout",
+        Command::Promote {
+            full: false,
+            reason: None,
+        },
+    ));
     hand_over(&mut promote);
     tell(&service, "search", Command::Abort)
         .await
@@ -211,7 +218,14 @@ async fn an_abort_overtakes_a_change_of_the_same_rollout_that_waits() {
     service.apply(SPEC).await.expect("applied");
 
     disk.turns(Mood::Hangs);
-    let mut promote = Box::pin(tell(&service, "checkout", Command::Promote { full: false }));
+    let mut promote = Box::pin(tell(
+        &service,
+        "checkout",
+        Command::Promote {
+            full: false,
+            reason: None,
+        },
+    ));
     hand_over(&mut promote);
     tell(&service, "checkout", Command::Abort).await.expect("aborted");
     disk.turns(Mood::Works);
@@ -312,7 +326,10 @@ fn promoted(service: &Running) -> Rollout {
     let rollout = service.app.rollouts.get("checkout").expect("there");
     let command = Event::Command {
         by: "someone",
-        command: Command::Promote { full: false },
+        command: Command::Promote {
+            full: false,
+            reason: None,
+        },
     };
     let stepped = knhk_promotion::step(&rollout, command, service.app.clock.now());
     stepped.expect("can be promoted").0

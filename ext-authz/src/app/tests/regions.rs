@@ -47,12 +47,20 @@ async fn meet(one: &Running, other: &Running) {
 fn state(of: &Running) -> Option<(Phase, f64, u64, String)> {
     let rollout = of.app.rollouts.get("checkout").ok()?;
     let home = rollout.home().expect("a home").to_owned();
-    Some((rollout.phase(), rollout.weight().percent(), rollout.generation(), home))
+    Some((
+        rollout.phase(),
+        rollout.weight().percent(),
+        rollout.generation(),
+        home,
+    ))
 }
 
 #[tokio::test]
 async fn a_rollout_is_the_homes_to_change_and_everybodys_to_abort() {
-    let (at_eu, at_us) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (at_eu, at_us) = (
+        tempfile::tempdir().expect("a directory"),
+        tempfile::tempdir().expect("a directory"),
+    );
     let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
     eu.apply(SPEC).await.expect("applied");
     meet(&eu, &us).await;
@@ -61,15 +69,30 @@ async fn a_rollout_is_the_homes_to_change_and_everybodys_to_abort() {
     let rules = |of: &Running| of.app.snapshots.newest().policy.rules().to_vec();
     assert_eq!(rules(&us), rules(&eu), "filters decide alike");
 
-    for command in [Command::Pause, Command::Promote { full: false }, Command::Retry] {
+    for command in [
+        Command::Pause,
+        Command::Promote {
+            full: false,
+            reason: None,
+        },
+        Command::Retry,
+    ] {
         let refused = us.command(command).await.expect_err("not the home");
-        assert!(matches!(&refused, CommandError::NotHome { home, .. } if home == EU), "{refused}");
+        assert!(
+            matches!(&refused, CommandError::NotHome { home, .. } if home == EU),
+            "{refused}"
+        );
     }
     let refused = us.app.rollouts.delete("checkout".into(), "someone".into()).await;
     refused.expect_err("not the home");
 
     us.command(Command::Abort).await.expect("aborted");
-    eu.command(Command::Promote { full: false }).await.expect("promoted at once");
+    eu.command(Command::Promote {
+        full: false,
+        reason: None,
+    })
+    .await
+    .expect("promoted at once");
     meet(&eu, &us).await;
     assert_eq!(state(&us), state(&eu));
     let (phase, weight, ..) = state(&eu).expect("there");
@@ -82,11 +105,18 @@ async fn a_rollout_is_the_homes_to_change_and_everybodys_to_abort() {
 
 #[tokio::test]
 async fn what_was_deleted_stays_so_and_a_name_that_is_used_again_is_newer() {
-    let (at_eu, at_us) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (at_eu, at_us) = (
+        tempfile::tempdir().expect("a directory"),
+        tempfile::tempdir().expect("a directory"),
+    );
     let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
     eu.apply(SPEC).await.expect("applied");
     meet(&eu, &us).await;
-    eu.app.rollouts.delete("checkout".into(), "someone".into()).await.expect("deleted");
+    eu.app
+        .rollouts
+        .delete("checkout".into(), "someone".into())
+        .await
+        .expect("deleted");
     // A region that has not heard of it tells what it knows.
     us.command(Command::Abort).await.expect("aborted");
     meet(&us, &eu).await;
@@ -103,7 +133,10 @@ async fn what_was_deleted_stays_so_and_a_name_that_is_used_again_is_newer() {
 
 #[tokio::test]
 async fn a_region_can_take_a_rollout_over() {
-    let (at_eu, at_us) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (at_eu, at_us) = (
+        tempfile::tempdir().expect("a directory"),
+        tempfile::tempdir().expect("a directory"),
+    );
     let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
     eu.apply(SPEC).await.expect("applied");
     meet(&eu, &us).await;
@@ -123,33 +156,57 @@ async fn a_region_can_take_a_rollout_over() {
 
 #[tokio::test]
 async fn the_same_name_in_two_regions_at_once_ends_in_one_state() {
-    let (at_eu, at_us) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (at_eu, at_us) = (
+        tempfile::tempdir().expect("a directory"),
+        tempfile::tempdir().expect("a directory"),
+    );
     let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
     eu.apply(SPEC).await.expect("applied");
-    us.apply(&SPEC.replace("setWeight: 5", "setWeight: 7")).await.expect("applied");
+    us.apply(&SPEC.replace("setWeight: 5", "setWeight: 7"))
+        .await
+        .expect("applied");
     meet(&eu, &us).await;
     assert_eq!(state(&eu), state(&us));
-    assert_eq!(state(&eu).expect("there").1, 7.0, "the larger name of a region wins");
+    assert_eq!(
+        state(&eu).expect("there").1,
+        7.0,
+        "the larger name of a region wins"
+    );
 }
 
 /// Neither region could refuse the other's: both leave the same one out of the policy, and take it in once it has requests of its own.
 #[tokio::test]
 async fn of_two_rollouts_for_the_same_requests_the_first_by_name_has_them_in_both_regions() {
-    let (at_eu, at_us) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (at_eu, at_us) = (
+        tempfile::tempdir().expect("a directory"),
+        tempfile::tempdir().expect("a directory"),
+    );
     let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
     eu.apply(SPEC).await.expect("applied");
-    us.apply(&SPEC.replace("name: checkout", "name: cart")).await.expect("applied");
+    us.apply(&SPEC.replace("name: checkout", "name: cart"))
+        .await
+        .expect("applied");
     meet(&eu, &us).await;
     let names = |of: &Running| {
         let newest = of.app.snapshots.newest();
-        newest.policy.rules().iter().map(|rule| rule.name.clone()).collect::<Vec<_>>()
+        newest
+            .policy
+            .rules()
+            .iter()
+            .map(|rule| rule.name.clone())
+            .collect::<Vec<_>>()
     };
-    assert_eq!((names(&eu), names(&us)), (vec!["cart".to_owned()], vec!["cart".to_owned()]));
+    assert_eq!(
+        (names(&eu), names(&us)),
+        (vec!["cart".to_owned()], vec!["cart".to_owned()])
+    );
     assert_eq!(state(&us), state(&eu), "the other one is known in both");
 
     eu.command(Command::Pause).await.expect("it can be acted on");
     let other_host = SPEC.replace("checkout.example.com", "shop.example.com");
-    eu.apply(&other_host).await.expect("it has requests of its own now");
+    eu.apply(&other_host)
+        .await
+        .expect("it has requests of its own now");
     meet(&eu, &us).await;
     let both = vec!["cart".to_owned(), "checkout".to_owned()];
     assert_eq!((names(&eu), names(&us)), (both.clone(), both));
@@ -158,10 +215,15 @@ async fn of_two_rollouts_for_the_same_requests_the_first_by_name_has_them_in_bot
 /// A service that starts again tells what is recorded, which everybody has.
 #[tokio::test]
 async fn a_restart_is_no_news() {
-    let (at_eu, at_us) = (tempfile::tempdir().expect("a directory"), tempfile::tempdir().expect("a directory"));
+    let (at_eu, at_us) = (
+        tempfile::tempdir().expect("a directory"),
+        tempfile::tempdir().expect("a directory"),
+    );
     let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
     eu.apply(SPEC).await.expect("applied");
-    let cart = SPEC.replace("name: checkout", "name: cart").replace("checkout.example.com", "cart.example.com");
+    let cart = SPEC
+        .replace("name: checkout", "name: cart")
+        .replace("checkout.example.com", "cart.example.com");
     us.apply(&cart).await.expect("applied");
     us.app
         .rollouts
@@ -174,6 +236,10 @@ async fn a_restart_is_no_news() {
     us.end(at_us.path(), super::Ending::Orderly).await;
     let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
     meet(&eu, &us).await;
-    assert_eq!((eu.app.log.size(), us.app.log.size()), entries, "nothing is recorded anew");
+    assert_eq!(
+        (eu.app.log.size(), us.app.log.size()),
+        entries,
+        "nothing is recorded anew"
+    );
     assert_eq!(state(&eu), state(&us));
 }

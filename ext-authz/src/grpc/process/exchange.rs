@@ -160,7 +160,9 @@ impl Exchange {
     pub(super) fn wait(&self) -> (Wait, Duration) {
         self.options
             .as_ref()
-            .map_or((Wait::Local, Duration::ZERO), |options| (options.wait, options.wait_timeout))
+            .map_or((Wait::Local, Duration::ZERO), |options| {
+                (options.wait, options.wait_timeout)
+            })
     }
 
     /// What an event leads to. After a violation the state is what it was: [`Event::Ended`] comes next.

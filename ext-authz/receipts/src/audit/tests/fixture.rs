@@ -62,9 +62,16 @@ impl Fixture {
             flush: Duration::from_secs(60),
             ..LogOptions::new("test")
         };
-        Log::open_with_segments(storage, options, Arc::new(TestSigner::new(1)), env, SEGMENT_BYTES, None)
-            .await
-            .expect("opens")
+        Log::open_with_segments(
+            storage,
+            options,
+            Arc::new(TestSigner::new(1)),
+            env,
+            SEGMENT_BYTES,
+            None,
+        )
+        .await
+        .expect("opens")
     }
 
     pub(super) fn log_dir(&self) -> PathBuf {

@@ -148,32 +148,46 @@ fn resigned(checkpoint: &SignedCheckpoint, signer: &TestSigner, origin: &str) ->
 async fn acknowledgements_go_with_the_receipt_and_are_checked_where_their_key_is_given() {
     let fixture = Fixture::new();
     let log = fixture.open().await;
-    log.append((0..9).map(samples::decision).collect()).await.expect("appends");
+    log.append((0..9).map(samples::decision).collect())
+        .await
+        .expect("appends");
     log.flush_now().await.expect("flushes");
     let held = log.checkpoint().expect("published");
-    log.append((9..20).map(samples::decision).collect()).await.expect("appends");
+    log.append((9..20).map(samples::decision).collect())
+        .await
+        .expect("appends");
     log.flush_now().await.expect("flushes");
     let newest = log.checkpoint().expect("published");
-    let acks = vec![
-        acknowledged("eu", 7, &held),
-        acknowledged("ap", 8, &newest),
-    ];
+    let acks = vec![acknowledged("eu", 7, &held), acknowledged("ap", 8, &newest)];
     let file = log.receipt_held(3, acks.clone()).await.expect("covered");
     assert_eq!(ReceiptFile::from_bytes(&file.to_bytes()), Ok(file.clone()));
     let keys = [fixture.signer.public_key()];
     let told = |file: &ReceiptFile, acks: &[u8]| {
-        let acks: Vec<_> = acks.iter().map(|seed| TestSigner::new(*seed).public_key()).collect();
+        let acks: Vec<_> = acks
+            .iter()
+            .map(|seed| TestSigner::new(*seed).public_key())
+            .collect();
         let checks = file.verify_held(&keys, &acks)?.checks;
         let of = checks.into_iter().filter(|check| check.name == "acknowledgement");
         Ok::<_, VerifyError>(of.map(|check| check.detail).collect::<Vec<_>>())
     };
     let both = told(&file, &[7, 8]).expect("genuine");
-    assert!(both[0].starts_with("eu holds 10 entries") && both[1].starts_with("ap holds 21 entries"), "{both:?}");
+    assert!(
+        both[0].starts_with("eu holds 10 entries") && both[1].starts_with("ap holds 21 entries"),
+        "{both:?}"
+    );
     let one = told(&file, &[8]).expect("genuine");
-    assert!(one[0].contains("not checked") && one[1].starts_with("ap holds"), "{one:?}");
+    assert!(
+        one[0].contains("not checked") && one[1].starts_with("ap holds"),
+        "{one:?}"
+    );
 
     let behind = log.receipt_held(15, acks).await.expect("covered");
-    assert_eq!(behind.acknowledged.len(), 1, "one of them is of a tree without the entry");
+    assert_eq!(
+        behind.acknowledged.len(),
+        1,
+        "one of them is of a tree without the entry"
+    );
     let label = |change: &dyn Fn(&mut ReceiptFile)| {
         let mut file = file.clone();
         change(&mut file);
@@ -196,7 +210,11 @@ async fn acknowledgements_go_with_the_receipt_and_are_checked_where_their_key_is
 
 fn acknowledged(peer: &str, seed: u8, checkpoint: &SignedCheckpoint) -> Ack {
     let signer = TestSigner::new(seed);
-    let (origin, size, root) = (checkpoint.origin().to_owned(), checkpoint.size(), checkpoint.root());
+    let (origin, size, root) = (
+        checkpoint.origin().to_owned(),
+        checkpoint.size(),
+        checkpoint.root(),
+    );
     let digest = Ack::digest(peer, &origin, size, &root);
     Ack {
         peer: peer.to_owned(),

@@ -9,9 +9,9 @@ use knhk_receipts::Payload;
 use knhk_telemetry::attribute;
 
 use super::Driver;
-use crate::app::rollouts::{CommandError, Tombstone};
 use crate::app::rollouts::backlog::{Append, RECORD_WITHIN};
 use crate::app::rollouts::change::{Appended, Change, Pending};
+use crate::app::rollouts::{CommandError, Tombstone};
 use crate::app::snapshots::Snapshot;
 
 /// What became of a change.
@@ -201,9 +201,7 @@ impl Driver {
     }
 
     pub(super) fn set(&mut self, name: String, rollout: Arc<Rollout>) {
-        self.parts
-            .evidence
-            .open(&rollout.rule(), self.parts.clock.mono());
+        self.parts.evidence.open(&rollout.rule(), self.parts.clock.mono());
         self.parts
             .metrics
             .rollout(&name, rollout.weight().percent(), phase_label(rollout.phase()));

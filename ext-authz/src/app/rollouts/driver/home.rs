@@ -88,7 +88,9 @@ impl Driver {
             ..regions.replication().state_of(&after)
         };
         if said != state {
-            return Err(unreadable("it is a state of another rollout or generation".to_owned()));
+            return Err(unreadable(
+                "it is a state of another rollout or generation".to_owned(),
+            ));
         }
         if before.is_none() && self.rollouts.len() >= MAX_ROLLOUTS {
             return Err(CommandError::TooMany(name));
@@ -141,7 +143,9 @@ impl Driver {
             deleted_in: state.home.clone(),
             generation: state.generation,
         };
-        let snapshot = before.map(|_| self.snapshot_of_all(Some(&name), None)).transpose()?;
+        let snapshot = before
+            .map(|_| self.snapshot_of_all(Some(&name), None))
+            .transpose()?;
         let action = self.deletion(&name, &by, before, Some(&tombstone));
         Ok(Change {
             name,
