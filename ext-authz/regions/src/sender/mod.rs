@@ -170,6 +170,12 @@ impl Sender {
         }
     }
 
+    /// How many entries the newest checkpoint has that it was told of. Who waits for a larger one waits from here: one that was signed
+    /// since is not to be missed.
+    pub fn told(&self) -> u64 {
+        self.signed
+    }
+
     /// A peer answered, or failed. An answer to an earlier request changes nothing. `random` spreads pauses.
     pub fn answered(
         &mut self,
@@ -180,29 +186,31 @@ impl Sender {
         now_ms: u64,
         random: u64,
     ) -> Vec<Event> {
+        // The answer may be to more than was signed when this was told last.
+        let mut events = self.signed(own, now_ms);
         let pace = Pace {
             bytes_per_second: self.options.bytes_per_second,
             random,
         };
         let link = self.links.iter_mut().find(|link| link.region == peer);
         let Some(outcome) = link.and_then(|link| link.answered(sent, answer, own, pace, now_ms)) else {
-            return Vec::new();
+            return events;
         };
         let peer = peer.to_owned();
-        let mut events = match outcome {
-            Outcome::Went => Vec::new(),
-            Outcome::Acknowledged(ack) => vec![Event::Acknowledged(ack)],
-            Outcome::Lost { acknowledged, held } => vec![Event::Lost {
+        events.extend(match outcome {
+            Outcome::Went => None,
+            Outcome::Acknowledged(ack) => Some(Event::Acknowledged(ack)),
+            Outcome::Lost { acknowledged, held } => Some(Event::Lost {
                 peer,
                 acknowledged,
                 held,
-            }],
-            Outcome::Failed(error) => vec![Event::Failed { peer, error }],
+            }),
+            Outcome::Failed(error) => Some(Event::Failed { peer, error }),
             Outcome::Stop(stop) => {
                 self.stopped = Some(stop.clone());
-                vec![Event::Stop(stop)]
+                Some(Event::Stop(stop))
             }
-        };
+        });
         events.extend(self.commit());
         events
     }

@@ -156,6 +156,20 @@ fn a_quorum_is_committed_when_so_many_have_acknowledged() {
     );
 }
 
+/// More is signed between the batch and its answer: the region itself holds that, too.
+#[test]
+fn an_answer_to_more_than_was_told_counts_with_what_is_signed_here() {
+    let mut it = sender(&["eu", "sa"], 2);
+    it.signed(&Log(10), 0);
+    let due = it.due(0);
+    let events = answered(&mut it, "eu", due[0].token, holds("eu", 12), 12, 50);
+    assert_eq!(
+        events,
+        [Event::Acknowledged(ack("eu", 12)), Event::Committed { size: 12 }]
+    );
+    assert_eq!((it.told(), it.committed()), (12, 12));
+}
+
 #[test]
 fn an_acknowledgement_is_believed_only_as_the_peers_own_of_our_tree() {
     let forged = [
@@ -349,7 +363,7 @@ fn a_peer_that_lost_its_disk_is_sent_everything_again() {
 
 #[test]
 fn a_peer_that_is_heard_from_is_tried_at_once() {
-    let mut it = sender(&["eu", "ap"], 2);
+    let mut it = sender(&["eu", "sa"], 2);
     it.signed(&Log(10), 0);
     for due in it.due(0) {
         answered(&mut it, &due.peer, due.token, holds(&due.peer, 10), 10, 0);

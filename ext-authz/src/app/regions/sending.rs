@@ -90,7 +90,6 @@ impl Sending {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let (answered, mut answers) = mpsc::channel(WAITING_ANSWERS);
         let mut input = Some(Input::Signed);
-        let mut signed = 0;
         while let Some(next) = input.take() {
             // What the sender knows of the log it reads from disk.
             let judged = tokio::task::spawn_blocking(move || {
@@ -101,7 +100,7 @@ impl Sending {
                 Ok(back) => back,
                 Err(error) => return tracing::error!(%error, "the log is no longer sent to the peers"),
             };
-            signed = self.log.root().map_or(signed, |root| root.size());
+            let signed = self.sender.told();
             input = loop {
                 let now = self.regions.mono_ms();
                 for due in self.sender.due(now) {
