@@ -12,7 +12,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::recorded::{Acknowledged, Recording};
+use crate::gate::connect;
+use crate::recorded::{Acknowledged, Recording, check};
 use crate::service::Service;
 use crate::{Error, wait};
 use disks::is_sound;
@@ -166,8 +167,24 @@ impl Regions {
         Ok(committed(&status))
     }
 
+    /// Waits until everything that was recorded at a region so far is under a checkpoint: one more decision is behind all of it.
+    pub async fn until_signed(&self, at: usize) -> Result<(), Error> {
+        let channel = connect(self.services[at].addresses().grpc).await?;
+        let last = check(channel, "/last").await.as_deref().and_then(index_of);
+        let last = last.ok_or_else(|| Error::Contract {
+            what: "Check".to_owned(),
+            reason: "an answer without a receipt".to_owned(),
+        })?;
+        let signed = |it: &Value| it["signed"].as_u64().is_some_and(|signed| signed > last);
+        self.until(at, "the last decision to be signed", signed).await?;
+        Ok(())
+    }
+
     /// Waits until each of these regions holds everything that the others have signed, and they know.
     pub async fn until_equal(&self, which: &[usize]) -> Result<(), Error> {
+        for &at in which {
+            self.until_signed(at).await?;
+        }
         for &at in which {
             let names: Vec<_> = which.iter().map(|it| NAMES[*it]).collect();
             self.until(at, "peers that hold everything", |status| {
