@@ -100,6 +100,11 @@ async fn an_old_copy_that_went_on_alone_stops_as_soon_as_it_reaches_a_peer() {
     assert!(said.contains("SIGNS NOTHING"), "{said}");
 
     regions.at_mut(0).kill();
+    // A peer that was told its checkpoints has an alarm, too.
+    for at in [1, 2] {
+        let cli = regions.at(at).cli().expect("the command line");
+        cli.json(&["region", "clear", NAMES[0]]).await.expect("cleared");
+    }
     wipe(&regions.at(0).data()).expect("wiped");
     regions
         .at_mut(0)

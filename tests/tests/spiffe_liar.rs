@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use knhk_identity::Connector;
+use knhk_proto::ordered::{GROUPS, Outcome, Run};
 use knhk_proto::v1;
 use knhk_tests::gate::{Worker, connector};
 use knhk_tests::mesh::{HOST, NAME, RolloutFile};
@@ -103,6 +104,12 @@ async fn tell(who: Connector, grpc: std::net::SocketAddr, number: u8, tale: Tale
             _ = beat.tick() => {
                 let Some(window) = window else { continue };
                 (told, all, seq) = (told + 1, all + 1, seq + 1);
+                let before = (told - 1) * tale.requests;
+                let ordered = v1::Ordered {
+                    after_canary: before,
+                    after_stable: before,
+                    run: in_order(tale),
+                };
                 let of = |variant: v1::Variant, errors: u64| v1::Observed {
                     rollout: NAME.to_owned(),
                     window,
@@ -115,13 +122,33 @@ async fn tell(who: Connector, grpc: std::net::SocketAddr, number: u8, tale: Tale
                     seq,
                     running,
                     requests: all * 2 * tale.requests,
-                    observed: vec![of(v1::Variant::Stable, 0), of(v1::Variant::Canary, tale.canary_errors)],
+                    observed: vec![
+                        of(v1::Variant::Stable, 0),
+                        v1::Observed {
+                            ordered: Some(ordered),
+                            ..of(v1::Variant::Canary, tale.canary_errors)
+                        },
+                    ],
                     ..v1::Report::default()
                 };
                 worker.say(v1::up::Message::Report(report)).expect("it is sent");
             }
         }
     }
+}
+
+/// A beat's outcomes of the canary, the errors first, each behind one of stable.
+fn in_order(tale: Tale) -> Vec<u64> {
+    let mut run = Run::new();
+    for (index, group) in (0..tale.requests).zip((0..GROUPS).cycle()) {
+        let outcome = Outcome {
+            group,
+            failed: index < tale.canary_errors,
+            ..Outcome::default()
+        };
+        run.push(outcome, 1, std::iter::once(0));
+    }
+    run.take()
 }
 
 /// Two steps of a second each.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use knhk_decision::spec::Weight;
 use knhk_promotion::{Command, Finding, Rollout, RolloutSpec};
-use knhk_proto::v1::{Observed, Variant};
+use knhk_proto::ordered::{MAX_ORDERED, Outcome, Run};
+use knhk_proto::v1::{Observed, Ordered, Variant};
 use knhk_receipts::{ActionReceipt, Payload};
 
 use super::{Ending, Running, SPEC};
@@ -27,7 +28,7 @@ fn report(service: &Running, rollout: &str, identity: &str, stable: Said, canary
         // All workers have one name: it is theirs to choose.
         nonce: [1; 16],
     };
-    let observed = |(variant, (requests, errors)): (Variant, Said)| Observed {
+    let observed = |variant: Variant, (requests, errors): Said| Observed {
         rollout: rollout.to_owned(),
         window,
         variant: variant.into(),
@@ -35,8 +36,31 @@ fn report(service: &Running, rollout: &str, identity: &str, stable: Said, canary
         errors,
         ..Observed::default()
     };
-    let rows = [(Variant::Stable, stable), (Variant::Canary, canary)].map(observed);
+    let told = Observed {
+        ordered: Some(in_order(stable, canary)),
+        ..observed(Variant::Canary, canary)
+    };
+    let rows = [observed(Variant::Stable, stable), told];
     service.app.evidence.observe(&from, &rows).expect("taken");
+}
+
+/// The first of the canary's requests, its errors spread evenly over them, beside good ones of stable.
+fn in_order((stable, errors): Said, (canary, canary_errors): Said) -> Ordered {
+    let mut run = Run::new();
+    let told = canary.min(MAX_ORDERED as u64);
+    for index in 0..told {
+        let failed_before = |index: u64| index * canary_errors / canary;
+        let outcome = Outcome {
+            group: (index % 16) as u8,
+            failed: failed_before(index + 1) > failed_before(index),
+            ..Outcome::default()
+        };
+        run.push(outcome, (stable - errors) / told, std::iter::once(0));
+    }
+    Ordered {
+        run: run.take(),
+        ..Ordered::default()
+    }
 }
 
 /// The liar speaks first, then the others say what they saw of the canary.
@@ -89,8 +113,8 @@ async fn a_liar_does_not_hide_a_bad_version_and_the_receipt_says_who_reported() 
     let service = Running::start(&data).await;
     service.apply(SPEC).await.expect("applied");
     let lie = ((1_000_000, 1_000_000), (1_000_000_000, 0));
-    // Each of the first two alone proves nothing, so that nothing happens before all have reported.
-    four_report(&service, "checkout", lie, [(6, 2), (6, 2), (500, 150)]);
+    // All four have reported before anything is looked at.
+    four_report(&service, "checkout", lie, [(60, 18), (60, 18), (500, 150)]);
     rolled_back(&service, "checkout").await;
 
     let receipt = last_action(&service);
@@ -115,9 +139,9 @@ async fn a_liar_does_not_hide_a_bad_version_and_the_receipt_says_who_reported() 
     let canary: Vec<_> = reporters.counted.iter().map(|it| it.canary).collect();
     assert_eq!(
         canary.iter().map(|it| it.reported).collect::<Vec<_>>(),
-        [500, 6, 6]
+        [500, 60, 60]
     );
-    assert!(canary.iter().all(|it| it.counted == 6), "{canary:?}");
+    assert!(canary.iter().all(|it| it.counted == 60), "{canary:?}");
     assert_eq!(reporters.set_aside[0].identity.as_deref(), Some(LIAR));
     service.end(&data, Ending::Killed).await;
 
