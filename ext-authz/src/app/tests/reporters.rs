@@ -1,9 +1,10 @@
 //! One of four identities lies: what the service does, shows and records.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use knhk_decision::spec::Weight;
-use knhk_promotion::{Command, Finding, Rollout, RolloutSpec};
+use knhk_promotion::{Command, Finding, LOOK_EVERY_MS, Rollout, RolloutSpec};
 use knhk_proto::ordered::{MAX_ORDERED, Outcome, Run};
 use knhk_proto::v1::{Observed, Ordered, Variant};
 use knhk_receipts::{ActionReceipt, Payload};
@@ -21,7 +22,8 @@ const LIAR: &str = "spiffe://example.org/ns/shop/sa/liar";
 /// Requests and errors.
 type Said = (u64, u64);
 
-fn report(service: &Running, rollout: &str, identity: &str, stable: Said, canary: Said) {
+/// What an identity says for the `nth` time, from 1: each time the same again, and counts are cumulative.
+fn report_again(service: &Running, rollout: &str, nth: u64, identity: &str, stable: Said, canary: Said) {
     let window = service.app.rollouts.get(rollout).expect("applied").window();
     let from = Origin {
         identity: Some(Arc::from(identity)),
@@ -32,12 +34,16 @@ fn report(service: &Running, rollout: &str, identity: &str, stable: Said, canary
         rollout: rollout.to_owned(),
         window,
         variant: variant.into(),
-        requests,
-        errors,
+        requests: nth * requests,
+        errors: nth * errors,
         ..Observed::default()
     };
     let told = Observed {
-        ordered: Some(in_order(stable, canary)),
+        ordered: Some(Ordered {
+            after_canary: (nth - 1) * canary.0,
+            after_stable: (nth - 1) * stable.0,
+            run: in_order(stable, canary),
+        }),
         ..observed(Variant::Canary, canary)
     };
     let rows = [observed(Variant::Stable, stable), told];
@@ -45,7 +51,7 @@ fn report(service: &Running, rollout: &str, identity: &str, stable: Said, canary
 }
 
 /// The first of the canary's requests, its errors spread evenly over them, beside good ones of stable.
-fn in_order((stable, errors): Said, (canary, canary_errors): Said) -> Ordered {
+fn in_order((stable, errors): Said, (canary, canary_errors): Said) -> Vec<u64> {
     let mut run = Run::new();
     let told = canary.min(MAX_ORDERED as u64);
     for index in 0..told {
@@ -57,17 +63,35 @@ fn in_order((stable, errors): Said, (canary, canary_errors): Said) -> Ordered {
         };
         run.push(outcome, (stable - errors) / told, std::iter::once(0));
     }
-    Ordered {
-        run: run.take(),
-        ..Ordered::default()
-    }
+    run.take()
+}
+
+fn report(service: &Running, rollout: &str, identity: &str, stable: Said, canary: Said) {
+    report_again(service, rollout, 1, identity, stable, canary);
 }
 
 /// The liar speaks first, then the others say what they saw of the canary.
-fn four_report(service: &Running, rollout: &str, lie: (Said, Said), truth: [Said; 3]) {
-    report(service, rollout, LIAR, lie.0, lie.1);
+fn four_report(service: &Running, rollout: &str, nth: u64, lie: (Said, Said), truth: [Said; 3]) {
+    report_again(service, rollout, nth, LIAR, lie.0, lie.1);
     for (identity, canary) in HONEST.into_iter().zip(truth) {
-        report(service, rollout, identity, (9_000, 9), canary);
+        report_again(service, rollout, nth, identity, (9_000, 9), canary);
+    }
+}
+
+/// Reports again and again until a rollout is rolled back: one look is never enough for that.
+async fn until_rolled_back(service: &Running, rollout: &str, mut report: impl FnMut(u64)) {
+    let gone = rolled_back(service, rollout);
+    tokio::pin!(gone);
+    let mut beat = tokio::time::interval(Duration::from_millis(2 * LOOK_EVERY_MS));
+    let mut told = 0;
+    loop {
+        tokio::select! {
+            () = &mut gone => return,
+            _ = beat.tick() => {
+                told += 1;
+                report(told);
+            }
+        }
     }
 }
 
@@ -113,9 +137,10 @@ async fn a_liar_does_not_hide_a_bad_version_and_the_receipt_says_who_reported() 
     let service = Running::start(&data).await;
     service.apply(SPEC).await.expect("applied");
     let lie = ((1_000_000, 1_000_000), (1_000_000_000, 0));
-    // All four have reported before anything is looked at.
-    four_report(&service, "checkout", lie, [(60, 18), (60, 18), (500, 150)]);
-    rolled_back(&service, "checkout").await;
+    until_rolled_back(&service, "checkout", |nth| {
+        four_report(&service, "checkout", nth, lie, [(60, 18), (60, 18), (500, 150)]);
+    })
+    .await;
 
     let receipt = last_action(&service);
     assert_eq!(receipt.what, "rollout.rolled_back");
@@ -137,11 +162,12 @@ async fn a_liar_does_not_hide_a_bad_version_and_the_receipt_says_who_reported() 
     honest.sort_unstable();
     assert_eq!(named, honest);
     let canary: Vec<_> = reporters.counted.iter().map(|it| it.canary).collect();
+    let most = canary.last().expect("three of them").reported;
     assert_eq!(
         canary.iter().map(|it| it.reported).collect::<Vec<_>>(),
-        [500, 60, 60]
+        [most / 60 * 500, most, most]
     );
-    assert!(canary.iter().all(|it| it.counted == 60), "{canary:?}");
+    assert!(canary.iter().all(|it| it.counted == most), "{canary:?}");
     assert_eq!(reporters.set_aside[0].identity.as_deref(), Some(LIAR));
     service.end(&data, Ending::Killed).await;
 
@@ -160,10 +186,12 @@ async fn a_liar_takes_no_good_version_back_and_is_shown() {
     service.apply(SPEC).await.expect("applied");
     apply_search(&service).await;
     let lie = ((9_000, 0), (1_000_000, 1_000_000));
-    four_report(&service, "checkout", lie, [(500, 1); 3]);
     // Everybody finds the other version bad. When it is gone, both have been looked at.
-    four_report(&service, "search", ((9_000, 9), (500, 150)), [(500, 150); 3]);
-    rolled_back(&service, "search").await;
+    until_rolled_back(&service, "search", |nth| {
+        four_report(&service, "checkout", nth, lie, [(500, 1); 3]);
+        four_report(&service, "search", nth, ((9_000, 9), (500, 150)), [(500, 150); 3]);
+    })
+    .await;
 
     let status = service.app.rollout_status("checkout").expect("there");
     assert_eq!(status.summary.phase, "Progressing");
