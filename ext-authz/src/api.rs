@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use knhk_decision::Admission;
+use knhk_decision::{Admission, FlagTruth};
 use knhk_kms::Algorithm;
 use knhk_promotion::{Explanation, HistoryEntry};
 use knhk_receipts::{DecisionReceipt, LogKey, Payload};
@@ -91,6 +91,15 @@ pub(crate) struct PromoteRequest {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Deleted {
     pub(crate) deleted: String,
+}
+
+/// Answer of `PUT /v1/flags`.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct FlagsApplied {
+    /// How many flags are defined now.
+    pub(crate) flags: usize,
+    /// The newest snapshot, `EPOCH.N`.
+    pub(crate) policy: String,
 }
 
 /// Kinds of receipts, see [`Payload::kind`].
@@ -272,6 +281,7 @@ fn decision_summary(decision: &DecisionReceipt) -> String {
                 None => format!("{} {to} (no key)", route.name),
             }
         });
+    let flags: String = evidence.flags.iter().map(flag_summary).collect();
     let caller = evidence
         .subject
         .as_ref()
@@ -288,11 +298,18 @@ fn decision_summary(decision: &DecisionReceipt) -> String {
         .map(|identity| format!(" of {identity}"))
         .unwrap_or_default();
     format!(
-        "{} {}: {route}{caller}{status}, by {}{proxy}",
+        "{} {}: {route}{flags}{caller}{status}, by {}{proxy}",
         evidence.method,
         evidence.host,
         decision.via.as_str()
     )
+}
+
+fn flag_summary(truth: &FlagTruth) -> String {
+    match &truth.variant {
+        Some(variant) => format!(", flag {}={variant}", truth.flag),
+        None => format!(", flag {} {}", truth.flag, truth.reason.as_str()),
+    }
 }
 
 /// Answer of `GET /v1/regions`.

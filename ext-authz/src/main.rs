@@ -4,6 +4,7 @@ mod api;
 mod app;
 mod cli;
 mod config;
+mod flags;
 mod grpc;
 mod http;
 mod serve;

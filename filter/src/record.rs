@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use knhk_decision::{Admission, Evidence, Variant};
+use knhk_decision::{Admission, Evidence, FlagReason, FlagTruth, Variant};
 use knhk_proto::v1;
 use prost::Message;
 
@@ -61,6 +61,7 @@ impl Decided {
                     holds: truth.holds,
                 })
                 .collect(),
+            flags: evidence.flags.into_iter().map(flag).collect(),
             generation: route.as_ref().map_or(0, |route| route.generation),
             bucket: route.as_ref().and_then(|route| route.bucket),
             key: route.as_ref().and_then(|route| route.key),
@@ -70,6 +71,22 @@ impl Decided {
             duration_us,
             admission: admission.into(),
         }
+    }
+}
+
+fn flag(truth: FlagTruth) -> v1::Flag {
+    let reason = match truth.reason {
+        FlagReason::Static => v1::FlagReason::Static,
+        FlagReason::TargetingMatch => v1::FlagReason::TargetingMatch,
+        FlagReason::Default => v1::FlagReason::Default,
+        FlagReason::Disabled => v1::FlagReason::Disabled,
+        FlagReason::Error => v1::FlagReason::Error,
+    };
+    v1::Flag {
+        rollout: truth.rollout,
+        key: truth.flag,
+        variant: truth.variant,
+        reason: reason.into(),
     }
 }
 

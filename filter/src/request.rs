@@ -57,6 +57,12 @@ impl<'a> Headers<'a> {
         }
     }
 
+    /// Every header in the request's order, names in lower case; the client's copies of ours, which are deleted, are among
+    /// them.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> + use<'a> {
+        self.pairs.iter()
+    }
+
     /// The last value of a header, which is what was said last of one that proxies add to.
     fn last(&self, lower_case_name: &str) -> Option<&'a [u8]> {
         let name = lower_case_name.as_bytes();
@@ -77,6 +83,8 @@ pub struct Request<'a, H> {
     peer_source: PeerSource,
     /// What the certificate calls the caller, once that was asked for.
     certified: OnceCell<Option<String>>,
+    /// When, in milliseconds since 1970, once that was asked for.
+    decided_ms: OnceCell<u64>,
 }
 
 impl<'a, H: Host> Request<'a, H> {
@@ -87,7 +95,18 @@ impl<'a, H: Host> Request<'a, H> {
             host: RefCell::new(host),
             peer_source,
             certified: OnceCell::new(),
+            decided_ms: OnceCell::new(),
         }
+    }
+
+    /// When the request is decided, in milliseconds since 1970: the same however often it is asked for.
+    pub fn decided_ms(&self) -> u64 {
+        let read = || {
+            self.host
+                .try_borrow_mut()
+                .map_or(0, |mut host| host.wall_millis())
+        };
+        *self.decided_ms.get_or_init(read)
     }
 
     /// Bytes that nobody can guess, if the host has any.
@@ -124,6 +143,14 @@ impl<H: Host> Facts for Request<'_, H> {
 
     fn header(&self, lower_case_name: &str) -> Option<&[u8]> {
         self.headers.first(lower_case_name)
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.headers.iter()
+    }
+
+    fn unix_seconds(&self) -> i64 {
+        i64::try_from(self.decided_ms() / 1000).unwrap_or(i64::MAX)
     }
 
     fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {

@@ -228,25 +228,22 @@ impl Vm {
         };
 
         let facts = Request::new(headers, host, plugin.peer);
-        let verdict = decide(snapshot.policy(), &facts);
+        let decision = decide(snapshot.policy(), &facts);
+        let verdict = decision.verdict;
         let admission = verdict.admission();
         let records = plugin.record == Recording::Rollout || admission == Admission::Denied;
-        let mut recorded = None;
+        let mut decided = None;
         if let (Some(routed), true, Some(policy)) = (verdict.routed(), records, snapshot.name())
             && is_recorded(routed, admission, &headers, &facts)
         {
-            let evidence = evidence(snapshot.policy(), &facts, &verdict);
-            recorded = Some((*policy, evidence));
+            decided = Some(Box::new(Decided {
+                time_unix_ms: facts.decided_ms(),
+                policy: *policy,
+                evidence: evidence(snapshot.policy(), &facts, &decision),
+            }));
         }
         drop(facts);
 
-        let decided = recorded.map(|(policy, evidence)| {
-            Box::new(Decided {
-                time_unix_ms: host.wall_millis(),
-                policy,
-                evidence,
-            })
-        });
         if let Verdict::Denied(_) = verdict {
             self.gate.count_peer_not_allowed();
             if decided.is_some() {
@@ -265,6 +262,9 @@ impl Vm {
         }
         for (name, value) in snapshot.headers(&verdict) {
             host.add_request_header(name, value);
+        }
+        if let Some(flags) = decision.flags_header() {
+            host.add_request_header(headers::FLAGS, &flags);
         }
         let Verdict::Routed(routed) = &verdict else {
             return;

@@ -6,7 +6,7 @@
 //! | another `version` | a new generation from the first step | the same |
 //! | `stages`, `match`, `key`, `salt` | a new generation from the first step: they say who sees the canary, and when | taken over |
 //! | `analysis` | goes on at its step, judged by the new rule on new counts; the time lived still counts | taken over |
-//! | `admit`, `record`, `autoRollback` | goes on as it was: who is denied is no version's request | taken over |
+//! | `admit`, `flags`, `record`, `autoRollback` | goes on as it was: who is denied is no version's request | taken over |
 //! | `stable` alone | refused | refused |
 //!
 //! Another version may replace one that is under way, which then never succeeded: `stable` is the version that last did.
@@ -112,6 +112,7 @@ fn changes(before: &RolloutSpec, after: &RolloutSpec) -> String {
         ("key", before.key != after.key),
         ("salt", before.salt != after.salt),
         ("admit", before.admit != after.admit),
+        ("flags", before.flags != after.flags),
         ("analysis", before.analysis != after.analysis),
         ("record", before.record != after.record),
         ("autoRollback", before.auto_rollback != after.auto_rollback),

@@ -163,6 +163,7 @@ impl Rollout {
             weight: self.weight(),
             stable: self.spec.stable.clone(),
             canary: self.spec.version.clone(),
+            flags: self.spec.flags.clone(),
             record: self.spec.record,
             thresholds: self.spec.thresholds(),
             outcomes: self.spec.outcomes(),

@@ -16,7 +16,8 @@
 //!     slos: [ { metric: request-success-rate, min: 99.5 }, { metric: request-duration, quantile: 0.99, max: 250ms } ]
 //! ```
 //!
-//! What may be left out: `salt` (the rollout's name), `admit` (everybody), `record` (`none`), a step's `pause` ([`DEFAULT_PAUSE`]: the step
+//! What may be left out: `salt` (the rollout's name), `admit` (everybody), `flags` (none),
+//! `record` (`none`), a step's `pause` ([`DEFAULT_PAUSE`]: the step
 //! then waits for its evidence alone), `analysis.minRequests` ([`DEFAULT_MIN_REQUESTS`]), `analysis.alpha`
 //! ([`DEFAULT_ALPHA`]), `analysis.tolerance` ([`DEFAULT_TOLERANCE`]), `autoRollback` ([`DEFAULT_AUTO_ROLLBACK`]), and
 //! the stage `production`: without it the rollout has succeeded when its last step has.
@@ -94,6 +95,7 @@ pub struct RolloutSpec {
     pub(crate) r#match: MatchSpec,
     pub(crate) admit: Option<AdmitSpec>,
     pub(crate) key: Vec<KeySpec>,
+    pub(crate) flags: Vec<String>,
     pub(crate) record: Record,
     pub(crate) stages: Vec<Stage>,
     pub(crate) analysis: Analysis,

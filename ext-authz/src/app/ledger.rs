@@ -9,6 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use knhk_decision::PolicyId;
+use knhk_flags::Document;
 use knhk_promotion::Rollout;
 use knhk_receipts::{ActionReceipt, Payload};
 use knhk_regions::announce::ACK_KEY_ACTION;
@@ -26,6 +27,8 @@ const STATE_VERSION: u32 = 2;
 pub(crate) const ROLLOUT_ACTIONS: &str = "rollout.";
 /// The action by which a rollout is gone.
 pub(crate) const DELETED_ACTION: &str = "rollout.deleted";
+/// What an operator's change of the flag definitions is called.
+pub(crate) const FLAGS_APPLIED: &str = "flags.applied";
 /// The shortcut's name in the data directory.
 const STATE_FILE: &str = "state.json";
 
@@ -40,6 +43,9 @@ pub(crate) struct Ledger {
     pub(crate) last_action: Option<u64>,
     /// Rollouts by name.
     pub(crate) rollouts: BTreeMap<String, Rollout>,
+    /// The flag definitions that were applied last.
+    #[serde(default)]
+    pub(crate) flags: Option<Document>,
     /// The last policies, ascending: number and document.
     pub(crate) policies: VecDeque<(PolicyId, String)>,
     /// Rollouts that were deleted, where there are other regions.
@@ -61,6 +67,10 @@ pub(crate) enum LedgerError {
         rollout: String,
         reason: String,
     },
+    #[error(
+        "entry {index} of the log: the flag definitions do not parse: {reason}; this version cannot continue this log"
+    )]
+    Flags { index: u64, reason: String },
     #[error("{path}: cannot be written: {source}; check the disk and the directory's owner")]
     Write { path: PathBuf, source: std::io::Error },
 }
@@ -72,6 +82,7 @@ impl Default for Ledger {
             through: 0,
             last_action: None,
             rollouts: BTreeMap::new(),
+            flags: None,
             policies: VecDeque::new(),
             tombstones: Tombstones::default(),
             ack_key: None,
@@ -98,6 +109,7 @@ impl Ledger {
             Payload::Action(action) if action.what.starts_with(ROLLOUT_ACTIONS) => {
                 self.apply_action(index, action)?;
             }
+            Payload::Action(action) if action.what == FLAGS_APPLIED => self.apply_flags(index, action)?,
             Payload::Policy(policy) => {
                 let document = String::from_utf8_lossy(&policy.bytes).into_owned();
                 self.policies.push_back((policy.id, document));
@@ -146,6 +158,16 @@ impl Ledger {
         Ok(())
     }
 
+    fn apply_flags(&mut self, index: u64, action: &ActionReceipt) -> Result<(), LedgerError> {
+        self.last_action = Some(index);
+        let flags = action.after.as_deref().map(Document::parse).transpose();
+        self.flags = flags.map_err(|error| LedgerError::Flags {
+            index,
+            reason: error.to_string(),
+        })?;
+        Ok(())
+    }
+
     fn raise_watermark(&mut self, nonce: &Nonce, seq: u64) {
         if self.watermarks.len() >= MAX_WATERMARKS && !self.watermarks.contains_key(&hex(nonce)) {
             // The shortcut forgets; a VM that resends after that has its decisions recorded twice, with the same
@@ -161,6 +183,7 @@ impl Ledger {
         Recorded {
             rollouts: self.rollouts.clone(),
             tombstones: self.tombstones.clone(),
+            flags: self.flags.clone(),
             last_action: self.last_action,
         }
     }
@@ -271,6 +294,32 @@ spec:
         assert_eq!((ledger.through, ledger.last_action), (3, Some(2)));
         ledger.apply(3, &action(None)).expect("folds");
         assert!(ledger.rollouts.is_empty());
+    }
+
+    #[test]
+    fn the_last_flags_that_were_applied_are_in_force() {
+        let applied = |after: &str| {
+            let Payload::Action(action) = action(None) else {
+                unreachable!()
+            };
+            Payload::Action(ActionReceipt {
+                what: FLAGS_APPLIED.into(),
+                target: "flags".into(),
+                after: Some(after.into()),
+                ..action
+            })
+        };
+        let mut ledger = Ledger::default();
+        for (index, after) in [(1, r#"{"flags":{"a":1}}"#), (2, r#"{"flags":{"b":1.5}}"#)] {
+            ledger.apply(index, &applied(after)).expect("folds");
+            let flags = ledger.flags.as_ref().expect("flags");
+            assert_eq!(String::from_utf8_lossy(&flags.to_bytes()), after);
+        }
+        let data = tempfile::tempdir().expect("a directory");
+        ledger.save(data.path()).expect("written");
+        assert_eq!(Ledger::load(data.path(), 3), ledger);
+        let broken = ledger.apply(3, &applied("{")).expect_err("refused").to_string();
+        assert!(broken.contains("entry 3") && !broken.contains('\n'), "{broken}");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The rollouts: one task owns them, so that every change is made, recorded and published in one order.
+//! The rollouts and the flags that they ask for: one task owns them, so that every change is made, recorded and published in one order.
 
 mod backlog;
 mod book;
@@ -9,6 +9,7 @@ mod tombstones;
 use std::sync::Arc;
 
 use knhk_decision::PolicyError;
+use knhk_flags::Document;
 use knhk_promotion::{Command, Refusal, Rollout};
 use knhk_receipts::LogError;
 use knhk_regions::wire::RolloutState;
@@ -35,7 +36,6 @@ pub(crate) struct Rollouts {
 
 #[derive(Debug)]
 struct Request {
-    name: String,
     by: String,
     action: Action,
     done: oneshot::Sender<Result<(), CommandError>>,
@@ -43,12 +43,21 @@ struct Request {
 
 #[derive(Debug)]
 enum Action {
-    Command(Box<Command>),
-    Delete,
-    /// This region becomes the home.
-    Adopt,
-    /// Another region's state of it, which is later than ours.
+    Command {
+        name: String,
+        command: Box<Command>,
+    },
+    Delete {
+        name: String,
+    },
+    /// This region becomes a rollout's home.
+    Adopt {
+        name: String,
+    },
+    /// Another region's state of a rollout, which is later than ours.
     Follow(Box<RolloutState>),
+    /// Flag definitions in the place of those in force.
+    Flags(Arc<Document>),
 }
 
 /// Why a command changed nothing.
@@ -64,6 +73,8 @@ pub(crate) enum CommandError {
     Refused { name: String, refusal: Refusal },
     #[error(transparent)]
     Policy(#[from] PolicyError),
+    #[error("the flags were not changed: {0}")]
+    FlagsInUse(PolicyError),
     #[error("nothing was changed: it could not be recorded: {0}")]
     NotRecorded(#[from] LogError),
     #[error("nothing was changed: earlier receipts still wait for the log; see /readyz, and try again")]
@@ -100,6 +111,7 @@ impl CommandError {
             Self::TooMany(_) => "too_many_rollouts",
             Self::Refused { refusal, .. } => refusal.label(),
             Self::Policy(_) => "invalid_policy",
+            Self::FlagsInUse(_) => "flags_in_use",
             Self::NotRecorded(_) => "not_recorded",
             Self::Behind => "log_behind",
             Self::Overtaken(_) => "overtaken",
@@ -142,33 +154,40 @@ impl Rollouts {
         by: String,
         command: Command,
     ) -> Result<(), CommandError> {
-        self.send(name, by, Action::Command(Box::new(command))).await
+        let command = Box::new(command);
+        self.send(by, Action::Command { name, command }).await
     }
 
     /// Removes a rollout; its requests go to stable.
     pub(crate) async fn delete(&self, name: String, by: String) -> Result<(), CommandError> {
-        self.send(name, by, Action::Delete).await
+        self.send(by, Action::Delete { name }).await
     }
 
     /// Makes this region a rollout's home.
     pub(crate) async fn adopt(&self, name: String, by: String) -> Result<(), CommandError> {
-        self.send(name, by, Action::Adopt).await
+        self.send(by, Action::Adopt { name }).await
     }
 
     /// Takes over what another region says of a rollout, unless something later is known by now.
     pub(crate) async fn follow(&self, from: &str, state: RolloutState) -> Result<(), CommandError> {
-        let (name, by) = (state.name.clone(), format!("region:{from}"));
-        self.send(name, by, Action::Follow(Box::new(state))).await
+        let (by, state) = (format!("region:{from}"), Box::new(state));
+        self.send(by, Action::Follow(state)).await
     }
 
-    async fn send(&self, name: String, by: String, action: Action) -> Result<(), CommandError> {
+    /// The flag definitions in force.
+    pub(crate) fn flags(&self) -> Arc<Document> {
+        self.book.page().flags
+    }
+
+    /// Puts flag definitions, which were checked, in the place of those in force. Refused where a rollout asks for what they
+    /// no longer have.
+    pub(crate) async fn apply_flags(&self, flags: Document, by: String) -> Result<(), CommandError> {
+        self.send(by, Action::Flags(Arc::new(flags))).await
+    }
+
+    async fn send(&self, by: String, action: Action) -> Result<(), CommandError> {
         let (done, answer) = oneshot::channel();
-        let request = Request {
-            name,
-            by,
-            action,
-            done,
-        };
+        let request = Request { by, action, done };
         self.commands
             .send(request)
             .await

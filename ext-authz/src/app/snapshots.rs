@@ -6,7 +6,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
-use knhk_decision::{Policy, PolicyError, PolicyId};
+use knhk_decision::{Policy, PolicyDoc, PolicyError, PolicyId};
+use knhk_flags::Document;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
@@ -23,6 +24,8 @@ pub(crate) struct Snapshot {
     pub(crate) sha256: [u8; 32],
     pub(crate) bytes: Bytes,
     pub(crate) policy: Policy,
+    /// The flags that its rollouts ask for, as they are defined.
+    pub(crate) flags: Option<Document>,
     views: Views,
 }
 
@@ -30,14 +33,22 @@ impl Snapshot {
     /// Compiles a policy document.
     pub(crate) fn parse(bytes: impl Into<Bytes>) -> Result<Self, PolicyError> {
         let bytes = bytes.into();
-        let policy = Policy::parse(&bytes)?;
+        let document = PolicyDoc::parse(&bytes)?;
+        let flags = document.flags.clone();
+        let policy = Policy::compile(document)?;
         Ok(Self {
+            flags,
             id: policy.id(),
             sha256: Sha256::digest(&bytes).into(),
             bytes,
             policy,
             views: Views::default(),
         })
+    }
+
+    /// Whether a rollout is in its policy.
+    pub(crate) fn routes(&self, rollout: &str) -> bool {
+        self.policy.rules().iter().any(|rule| rule.name == rollout)
     }
 }
 
@@ -98,7 +109,6 @@ fn trim(kept: &mut VecDeque<Arc<Snapshot>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use knhk_decision::PolicyDoc;
 
     fn snapshot(n: u64) -> Arc<Snapshot> {
         let doc = PolicyDoc::new(PolicyId { epoch: 7, n }, Vec::new());

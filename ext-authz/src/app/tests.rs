@@ -1,6 +1,7 @@
 //! The service's parts together, on a real disk, without listeners.
 
 mod faults;
+mod flags;
 mod keys;
 mod proxies;
 mod regions;

@@ -1,14 +1,18 @@
-//! `knhk flag`: what a flag gives for a context, offline, by the code that filters run.
+//! `knhk flag`: the definitions that the service has, and what a flag gives for a context, offline, by the code that filters
+//! run.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
 use knhk_flags::limits::{MAX_CONTEXT_BYTES, MAX_FLAGS_BYTES};
-use knhk_flags::{Asked, Context, EvaluationError, FlagSet, Json, Object, Resolution};
+use knhk_flags::{Asked, Context, Document, EvaluationError, FlagSet, Json, Object, Resolution};
+use reqwest::Method;
 use serde::Serialize;
 
-use super::{Failure, OutputArgs, failed, input, output};
+use super::client::Client;
+use super::{Failure, OutputArgs, ServerArgs, failed, input, output};
+use crate::api::{FlagsApplied, in_one_line};
 use crate::app::clock::wall_ms;
 
 /// What stands for standard input.
@@ -16,13 +20,30 @@ const STDIN: &str = "-";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum FlagVerb {
+    /// Put flag definitions in the place of those in force.
+    Apply {
+        /// All definitions in flagd's schema, as JSON or YAML; `-` reads standard input.
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
+    /// List the flags that are defined.
+    List {
+        #[command(flatten)]
+        server: ServerArgs,
+        #[command(flatten)]
+        output: OutputArgs,
+    },
     /// Evaluate a flag: its value, its variant and the reason, as flagd gives them.
     Eval(Eval),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Eval {
-    /// Flag definitions in flagd's schema (JSON); `-` reads standard input.
+    /// Flag definitions in flagd's schema, as JSON or YAML; `-` reads standard input.
     #[arg(long, value_name = "FILE")]
     flags: PathBuf,
     /// The flag's key.
@@ -60,10 +81,65 @@ struct Evaluated<'s> {
     metadata: BTreeMap<&'s str, &'s Json>,
 }
 
-pub(crate) fn run(verb: &FlagVerb) -> Result<(), Failure> {
+pub(crate) async fn run(verb: FlagVerb) -> Result<(), Failure> {
     match verb {
-        FlagVerb::Eval(eval) => evaluate(eval),
+        FlagVerb::Apply { file, server, output } => apply(&file, &server, output).await,
+        FlagVerb::List { server, output } => list(&server, output).await,
+        FlagVerb::Eval(eval) => evaluate(&eval),
     }
+}
+
+/// What is wrong with the file is said here already, by its name.
+async fn apply(file: &Path, server: &ServerArgs, format: OutputArgs) -> Result<(), Failure> {
+    let text = input::text(file, MAX_FLAGS_BYTES)?;
+    crate::flags::read(&text).map_err(|error| Failure::new(format!("{}: {error}", file.display())))?;
+    let client = Client::new(server).await?;
+    let request = client.request(Method::PUT, "/v1/flags");
+    let request = request.header("content-type", "application/yaml").body(text);
+    let applied: FlagsApplied = client.json(request).await?;
+    output::print(format, &applied, || {
+        format!("{} flags defined, policy {}", applied.flags, applied.policy)
+    })
+}
+
+/// In JSON the definitions themselves, fit for `apply`.
+async fn list(server: &ServerArgs, format: OutputArgs) -> Result<(), Failure> {
+    let client = Client::new(server).await?;
+    let bytes = client.bytes(client.request(Method::GET, "/v1/flags")).await?;
+    let document = Document::parse(&bytes).map_err(failed)?;
+    let set = FlagSet::compile(&document).map_err(failed)?;
+    output::print(format, &document, || {
+        let rows = set.keys().map(|(key, kind)| {
+            let (state, default) = shown(document.definition(key));
+            let variants: Vec<_> = set.variants(key).into_iter().flatten().collect();
+            let rule = if set.may_fail(key) { "rule" } else { "" };
+            [
+                key.to_owned(),
+                state,
+                kind.label().to_owned(),
+                default,
+                variants.join(", "),
+                rule.to_owned(),
+            ]
+            .map(|cell| in_one_line(&cell))
+        });
+        output::table(
+            ["FLAG", "STATE", "KIND", "DEFAULT", "VARIANTS", "TARGETING"],
+            rows,
+        )
+    })
+}
+
+/// State and default variant of a definition.
+fn shown(definition: Option<&Json>) -> (String, String) {
+    let text = |name: &str| match definition {
+        Some(Json::Object(members)) => match members.get(name) {
+            Some(Json::Text(text)) => text.to_string(),
+            _ => "-".to_owned(),
+        },
+        _ => "-".to_owned(),
+    };
+    (text("state"), text("defaultVariant"))
 }
 
 fn evaluate(eval: &Eval) -> Result<(), Failure> {
@@ -73,8 +149,9 @@ fn evaluate(eval: &Eval) -> Result<(), Failure> {
         return Err(Failure::new(message));
     }
     let located = |what: &str| Failure::new(format!("{}: {what}", eval.flags.display()));
-    let file = input::bytes(&eval.flags, MAX_FLAGS_BYTES)?;
-    let set = FlagSet::parse(&file).map_err(|error| located(&error.to_string()))?;
+    let file = input::text(&eval.flags, MAX_FLAGS_BYTES)?;
+    let document = crate::flags::read(&file).map_err(|error| located(&error.to_string()))?;
+    let set = FlagSet::compile(&document).map_err(|error| located(&error.to_string()))?;
     let facts = facts(&eval.context)?;
     let context = Context::at(eval.timestamp.unwrap_or_else(now)).with_all(&facts);
     let resolution = resolve(&set, eval, &context)

@@ -59,7 +59,7 @@ enum Verb {
     Rollout(rollout::RolloutVerb),
     /// Say which variant a key gets: offline, by the filter's own code.
     Decide(decide::Decide),
-    /// Evaluate feature flags: offline, as flagd does.
+    /// Define feature flags, and evaluate them offline, as flagd does.
     #[command(subcommand)]
     Flag(flag::FlagVerb),
     /// Fetch, verify and replay receipts; audit their log.
@@ -168,7 +168,7 @@ async fn dispatch(verb: Verb) -> Result<(), Failure> {
         Verb::Config(ConfigVerb::Check { file, output }) => check_config(&file, output),
         Verb::Rollout(verb) => rollout::run(verb).await,
         Verb::Decide(decide) => decide::run(&decide),
-        Verb::Flag(verb) => flag::run(&verb),
+        Verb::Flag(verb) => flag::run(verb).await,
         Verb::Receipt(verb) => receipt::run(verb).await,
         Verb::Key(verb) => key::run(verb).await,
         Verb::Region(verb) => region::run(verb).await,

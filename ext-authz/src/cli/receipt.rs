@@ -1,5 +1,6 @@
 //! `knhk receipt`: fetch, verify offline, replay, audit.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
@@ -286,6 +287,7 @@ async fn replay_file(
         );
         return Err(located(message));
     }
+    let flags: BTreeMap<_, _> = told(&again).collect();
     let route = decision.evidence.rollout.as_ref();
     let answer = json!({
         "same": true,
@@ -294,6 +296,7 @@ async fn replay_file(
         "variant": route.map(|route| route.variant.as_str()),
         "bucket": route.and_then(|route| route.bucket),
         "admission": decision.evidence.admission,
+        "flags": flags,
     });
     output::print(format, &answer, || {
         let what = describe_replay(&again);
@@ -308,7 +311,18 @@ async fn replay_file(
 fn describe_replay(verdict: &ReplayedVerdict) -> String {
     match verdict {
         ReplayedVerdict::NoRollout => "no rollout".to_owned(),
-        ReplayedVerdict::Routed(route) => format!("{}: {}", route.name, route.variant.as_str()),
+        ReplayedVerdict::Routed(route) => {
+            let flags: String = told(verdict)
+                .map(|(flag, variant)| format!(", flag {flag}={variant}"))
+                .collect();
+            format!("{}: {}{flags}", route.name, route.variant.as_str())
+        }
         ReplayedVerdict::Denied(route) => format!("{}: denied", route.name),
     }
+}
+
+/// What the upstream is told of flags.
+fn told(verdict: &ReplayedVerdict) -> impl Iterator<Item = (&str, &str)> {
+    let flags = verdict.route().into_iter().flat_map(|route| &route.flags);
+    flags.map(|it| (it.flag.as_str(), it.variant.as_str()))
 }

@@ -22,7 +22,7 @@ use knhk_receipts::Via;
 use knhk_telemetry::attribute::{AccessDoor, CheckOutcome};
 use tonic::{Code, Request, Response, Status};
 
-use super::decided::Decided;
+use super::decided::{Decided, seconds};
 use super::headers::{HeaderList, Headers};
 use super::recording::{Recording, Refusal};
 use super::route_options::{OnError, PeerSource, RouteOptions};
@@ -75,6 +75,7 @@ impl Authorization for CheckService {
             http: &http,
             principal: &principal,
             peer_source: options.peer,
+            wall_ms: wall_ms(),
         };
         let (answer, outcome) = self.answer(&options, &facts, &proxy).await;
         counted(outcome);
@@ -94,7 +95,7 @@ impl CheckService {
             mut headers,
             admission,
             record,
-        } = Decided::of(snapshots, facts, options.record, wall_ms(), rand::random);
+        } = Decided::of(snapshots, facts, options.record, facts.wall_ms, rand::random);
         let mut outcome = CheckOutcome::NotRecorded;
         if let Some(decision) = record {
             let own = OwnDecision {
@@ -133,6 +134,8 @@ struct CheckFacts<'a> {
     /// What Envoy calls the owner of the certificate that it verified.
     principal: &'a str,
     peer_source: PeerSource,
+    /// When it is decided, since the Unix epoch.
+    wall_ms: u64,
 }
 
 impl CheckFacts<'_> {
@@ -162,6 +165,23 @@ impl Facts for CheckFacts<'_> {
             Some(raw) => HeaderList(&raw.headers).first(name),
             None => self.http.headers.get(name).map(String::as_bytes),
         }
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let raw = self.http.header_map.as_ref();
+        let joined = raw.is_none().then_some(&self.http.headers);
+        raw.into_iter()
+            .flat_map(|raw| HeaderList(&raw.headers).iter())
+            .chain(
+                joined
+                    .into_iter()
+                    .flatten()
+                    .map(|(name, value)| (name.as_bytes(), value.as_bytes())),
+            )
+    }
+
+    fn unix_seconds(&self) -> i64 {
+        seconds(self.wall_ms)
     }
 
     fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {
@@ -301,6 +321,7 @@ mod tests {
                 http,
                 principal,
                 peer_source,
+                wall_ms: 0,
             };
             facts.peer_spiffe_id().map(|id| id.as_str().to_owned())
         };
@@ -328,6 +349,7 @@ mod tests {
             http: &http,
             principal: OTHER,
             peer_source: PeerSource::Certificate,
+            wall_ms: 0,
         };
         let verdict = knhk_decision::decide(&snapshot.policy, &facts);
         let mut headers = Headers::of(&snapshot, &verdict);

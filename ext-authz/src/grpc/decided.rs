@@ -29,20 +29,25 @@ impl Decided {
         draw: impl FnOnce() -> [u8; 16],
     ) -> Self {
         let snapshot = snapshot_for(snapshots, facts);
-        let verdict = decide(&snapshot.policy, facts);
-        let admission = verdict.admission();
+        let decision = decide(&snapshot.policy, facts);
+        let admission = decision.admission();
         let record = is_recorded(record, admission, facts, draw).then(|| CheckedDecision {
             time_unix_ms: wall_ms,
             policy: snapshot.id,
             policy_sha256: snapshot.sha256,
-            evidence: evidence(&snapshot.policy, facts, &verdict),
+            evidence: evidence(&snapshot.policy, facts, &decision),
         });
         Self {
-            headers: Headers::of(&snapshot, &verdict),
+            headers: Headers::of(&snapshot, &decision),
             admission,
             record,
         }
     }
+}
+
+/// Milliseconds since the Unix epoch in whole seconds, as flags have the time.
+pub(super) fn seconds(wall_ms: u64) -> i64 {
+    i64::try_from(wall_ms / 1000).unwrap_or(i64::MAX)
 }
 
 /// The snapshot by which the filter before us decided, else the newest.
@@ -93,6 +98,12 @@ mod tests {
         }
         fn header(&self, _: &str) -> Option<&[u8]> {
             None
+        }
+        fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+            std::iter::empty()
+        }
+        fn unix_seconds(&self) -> i64 {
+            0
         }
         fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {
             None

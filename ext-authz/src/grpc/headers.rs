@@ -1,7 +1,7 @@
 //! Headers as Envoy sends them, and the ones that a verdict sets.
 
-use knhk_decision::Verdict;
 use knhk_decision::headers::{CLASS, FLAGS, POLICY, RECEIPT, ROLLOUT, VARIANT};
+use knhk_decision::{Decision, Verdict};
 use knhk_proto::envoy::pb::envoy::config::core::v3::HeaderValue;
 
 use crate::app::snapshots::Snapshot;
@@ -14,6 +14,11 @@ const OURS: [&str; 6] = [VARIANT, ROLLOUT, FLAGS, CLASS, POLICY, RECEIPT];
 pub(super) struct HeaderList<'a>(pub(super) &'a [HeaderValue]);
 
 impl<'a> HeaderList<'a> {
+    /// Every header.
+    pub(super) fn iter(self) -> impl Iterator<Item = (&'a [u8], &'a [u8])> {
+        self.0.iter().map(|header| (header.key.as_bytes(), value(header)))
+    }
+
     /// The first value of a header: as in the filter, it is the one that counts.
     pub(super) fn first(self, name: &str) -> Option<&'a [u8]> {
         self.0.iter().find(|header| header.key == name).map(value)
@@ -45,13 +50,16 @@ fn value(header: &HeaderValue) -> &[u8] {
 pub(super) struct Headers(Vec<(&'static str, String)>);
 
 impl Headers {
-    pub(super) fn of(snapshot: &Snapshot, verdict: &Verdict<'_>) -> Self {
+    pub(super) fn of(snapshot: &Snapshot, decision: &Decision<'_>) -> Self {
         let mut headers = Self(vec![(POLICY, snapshot.id.to_string())]);
-        if let Verdict::Routed(routed) = verdict {
+        if let Verdict::Routed(routed) = &decision.verdict {
             headers.push(VARIANT, routed.variant.as_str().to_owned());
         }
-        if let Some(routed) = verdict.routed() {
+        if let Some(routed) = decision.routed() {
             headers.push(ROLLOUT, routed.rule.name.clone());
+        }
+        if let Some(flags) = decision.flags_header() {
+            headers.push(FLAGS, flags);
         }
         headers
     }

@@ -8,6 +8,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use knhk_flags::limits::MAX_FLAGS_BYTES;
 use knhk_receipts::LogError;
 use knhk_telemetry::ServiceMetrics;
 
@@ -79,9 +80,10 @@ impl From<CommandError> for ApiError {
             | CommandError::NotHome { .. }
             | CommandError::IsHome { .. }
             | CommandError::OneRegion(_) => StatusCode::CONFLICT,
-            CommandError::Policy(_) | CommandError::TooMany(_) | CommandError::Unreadable { .. } => {
-                StatusCode::UNPROCESSABLE_ENTITY
-            }
+            CommandError::Policy(_)
+            | CommandError::FlagsInUse(_)
+            | CommandError::TooMany(_)
+            | CommandError::Unreadable { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             CommandError::NotRecorded(_) | CommandError::Behind | CommandError::Stopping => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
@@ -158,7 +160,7 @@ pub(super) async fn in_our_form(response: Response) -> Response {
         StatusCode::PAYLOAD_TOO_LARGE => (
             "too_large",
             format!(
-                "the body: {said}; a rollout has at most {} bytes",
+                "the body: {said}; a rollout has at most {} bytes, flag definitions {MAX_FLAGS_BYTES}",
                 super::MAX_SPEC_BYTES
             ),
         ),

@@ -2,6 +2,7 @@
 
 mod access;
 mod error;
+mod flags;
 mod front;
 mod identity;
 mod keys;
@@ -17,6 +18,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::routing::{get, post, put};
+use knhk_flags::limits::MAX_FLAGS_BYTES;
 use tokio::sync::Semaphore;
 
 pub(crate) use access::{Access, Caller, PeerIdentity};
@@ -92,6 +94,7 @@ fn not_for_web_pages(routes: Router, access: &Access) -> Router {
 
 fn look() -> Router<Api> {
     Router::new()
+        .route("/v1/flags", get(flags::show))
         .route("/v1/rollouts", get(rollouts::list))
         .route("/v1/rollouts/{name}", get(rollouts::status))
         .route("/v1/rollouts/{name}/history", get(rollouts::history))
@@ -101,6 +104,10 @@ fn look() -> Router<Api> {
 
 fn deploy() -> Router<Api> {
     Router::new()
+        .route(
+            "/v1/flags",
+            put(flags::apply).layer(DefaultBodyLimit::max(MAX_FLAGS_BYTES)),
+        )
         .route(
             "/v1/rollouts/{name}",
             put(rollouts::apply).delete(rollouts::delete),

@@ -36,6 +36,14 @@ impl Facts for Request {
             .map(|(_, value)| *value)
     }
 
+    fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.headers.iter().map(|(name, value)| (name.as_bytes(), *value))
+    }
+
+    fn unix_seconds(&self) -> i64 {
+        1_795_000_000
+    }
+
     fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {
         None
     }
@@ -73,6 +81,7 @@ fn rule(name: &str, hosts: Vec<String>, path: &str, methods: &[&str]) -> Rollout
         weight: Weight::from_ppm(50_000).expect("a weight"),
         stable: "v1".to_owned(),
         canary: "v2".to_owned(),
+        flags: Vec::new(),
         record: Record::None,
         thresholds: Vec::new(),
         outcomes: Vec::new(),
@@ -119,7 +128,9 @@ fn decisions(c: &mut Criterion) {
     let mut group = c.benchmark_group("decide");
     for (rollouts, rules) in [(20, 50), (1, 1), (10, 10), (100, 100), (1000, 1000)] {
         let (policy, request) = (policy(rollouts, rules), request());
-        assert!(matches!(decide(&policy, &request), Verdict::Routed(routed) if routed.rule.name == "carts"));
+        assert!(
+            matches!(decide(&policy, &request).verdict, Verdict::Routed(routed) if routed.rule.name == "carts")
+        );
         group.bench_function(
             BenchmarkId::from_parameter(format!("{rollouts} rollouts, {rules} rules")),
             |b| {
@@ -199,7 +210,7 @@ fn crowded_places(c: &mut Criterion) {
         ("the last of 64 rollouts in one place", tenants.collect(), last),
     ] {
         let policy = Policy::compile(PolicyDoc::new(PolicyId::default(), rules)).expect("a policy");
-        assert!(matches!(decide(&policy, &request), Verdict::Routed(_)));
+        assert!(matches!(decide(&policy, &request).verdict, Verdict::Routed(_)));
         group.bench_function(name, |b| {
             b.iter(|| decide(black_box(&policy), black_box(&request)));
         });

@@ -113,6 +113,7 @@ fn policy() -> PolicyDoc {
         weight: Weight::from_ppm(ppm).unwrap_or(Weight::ZERO),
         stable: "v1".to_owned(),
         canary: "v2".to_owned(),
+        flags: Vec::new(),
         record: Record::None,
         thresholds: Vec::new(),
         outcomes: Vec::new(),
@@ -214,6 +215,16 @@ impl Facts for Request<'_> {
             .iter()
             .find(|(name, _)| *name == lower_case_name)
             .map(|(_, value)| value.as_bytes())
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.headers
+            .iter()
+            .map(|(name, value)| (name.as_bytes(), value.as_bytes()))
+    }
+
+    fn unix_seconds(&self) -> i64 {
+        0
     }
 
     fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {

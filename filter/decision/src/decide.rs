@@ -5,10 +5,64 @@ use serde::{Deserialize, Serialize};
 use crate::bucket::Hashed;
 use crate::document::RolloutRule;
 use crate::facts::Facts;
+use crate::flags::{FlagRead, Reading, header};
 use crate::policy::Policy;
 use crate::rule::{Compiled, Host, without_query};
 
-/// What was decided about a request. Flags will stand here beside the route.
+/// What was decided about a request, and the flags that were asked for on the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision<'p> {
+    /// Which version serves, and whether the request goes on.
+    pub verdict: Verdict<'p>,
+    /// Each flag once for each rollout that asked for it, in the order of asking.
+    pub flags: Vec<FlagRead<'p>>,
+    /// Whether a flag, or the key that it was evaluated for, asked for the caller.
+    pub(crate) flags_asked_for_peer: bool,
+}
+
+impl<'p> Decision<'p> {
+    /// How the request is routed, or would be if it were admitted.
+    pub fn routed(&self) -> Option<&Routed<'p>> {
+        self.verdict.routed()
+    }
+
+    /// Whether the request goes on.
+    pub fn admission(&self) -> Admission {
+        self.verdict.admission()
+    }
+
+    /// The variant that a flag gave for a rollout.
+    pub(crate) fn variant(&self, rollout: &str, flag: &str) -> Option<&'p str> {
+        let read = self
+            .flags
+            .iter()
+            .find(|read| read.rollout == rollout && read.flag == flag);
+        read.and_then(|read| read.variant)
+    }
+
+    /// The flags that the upstream is told, with their variants, in the rollout's order; those that give none are left out.
+    pub fn told(&self) -> impl Iterator<Item = (&'p str, &'p str)> {
+        let rule = match &self.verdict {
+            Verdict::Routed(routed) => Some(routed.rule),
+            Verdict::NoRollout | Verdict::Denied(_) => None,
+        };
+        rule.into_iter().flat_map(|rule| {
+            rule.flags
+                .iter()
+                .filter_map(|flag| Some((flag.as_str(), self.variant(&rule.name, flag)?)))
+        })
+    }
+
+    /// The value of [`crate::headers::FLAGS`]; `None` where there is nothing to tell.
+    pub fn flags_header(&self) -> Option<String> {
+        if self.flags.is_empty() {
+            return None;
+        }
+        header::value(self.told())
+    }
+}
+
+/// Which version serves a request, and whether it goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict<'p> {
     /// No rollout matches: the request goes where its route says.
@@ -116,20 +170,29 @@ impl std::fmt::Display for Variant {
 /// Of the rollouts whose match holds, the one with the most specific host routes the request: an exact host before a
 /// suffix, a longer suffix before a shorter one, any host last. Then the one with the longest path, an exact path
 /// before a prefix of that length. Then the one with most conditions, where the list of methods counts as one, each
-/// header as one and the list of callers as one. Then the first by name. Whether it admits the caller does not count:
+/// header as one, the list of callers as one and each flag as one. Then the first by name. Whether it admits the caller does not count:
 /// whom it does not admit no other rollout takes.
-pub fn decide<'p>(policy: &'p Policy, facts: &impl Facts) -> Verdict<'p> {
+pub fn decide<'p>(policy: &'p Policy, facts: &impl Facts) -> Decision<'p> {
     let host = Host::of(facts.authority());
     let path = without_query(facts.path());
+    let mut reading = Reading::new(policy.flags(), facts);
     let routed = policy.index().find(host.as_bytes(), path, &mut |index| {
         let (rule, compiled) = policy.rule(index)?;
         compiled
             .conditions
             .iter()
-            .all(|condition| condition.holds(facts))
+            .all(|condition| condition.holds(facts, |flag| reading.variant(index, rule, compiled, flag)))
             .then(|| verdict(index, rule, compiled, facts))
     });
-    routed.unwrap_or(Verdict::NoRollout)
+    let verdict = routed.unwrap_or(Verdict::NoRollout);
+    if let Verdict::Routed(routed) = verdict
+        && let Some((rule, compiled)) = policy.rule(routed.index)
+    {
+        for flag in &rule.flags {
+            reading.variant(routed.index, rule, compiled, flag);
+        }
+    }
+    reading.decision(verdict)
 }
 
 fn verdict<'p>(index: usize, rule: &'p RolloutRule, compiled: &Compiled, facts: &impl Facts) -> Verdict<'p> {

@@ -1,9 +1,11 @@
 //! The policy document: what a snapshot's bytes hold.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::num::ParseIntError;
 use std::str::FromStr;
 
+use knhk_flags::Document;
 use serde::{Deserialize, Serialize};
 
 use crate::spec::{AdmitSpec, KeySpec, MatchSpec, OutcomeSpec, Record, Weight};
@@ -28,6 +30,9 @@ pub struct PolicyDoc {
     /// In any order: which one routes a request depends on their matches and names alone.
     #[serde(default)]
     pub rollouts: Vec<RolloutRule>,
+    /// Flag definitions in flagd's schema, those that rollouts ask for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flags: Option<Document>,
 }
 
 /// What a policy says about one rollout.
@@ -57,6 +62,9 @@ pub struct RolloutRule {
     pub stable: String,
     /// Name of the version that is being rolled out.
     pub canary: String,
+    /// Flags whose variants the upstream is told, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<String>,
     /// Which decisions the filter records.
     #[serde(default, skip_serializing_if = "Record::is_none")]
     pub record: Record,
@@ -77,7 +85,16 @@ impl PolicyDoc {
             epoch: id.epoch,
             n: id.n,
             rollouts,
+            flags: None,
         }
+    }
+
+    /// The same with those of these flags that its rollouts ask for.
+    #[must_use]
+    pub fn with_flags(self, flags: &Document) -> Self {
+        let asked: BTreeSet<&str> = self.rollouts.iter().flat_map(RolloutRule::asks_for).collect();
+        let flags = (!asked.is_empty()).then(|| flags.only(|key| asked.contains(key)));
+        Self { flags, ..self }
     }
 
     /// The document as JSON. Equal documents give equal bytes, so their digests may be compared.
@@ -100,6 +117,12 @@ impl RolloutRule {
     /// What keys are hashed with.
     pub fn salt(&self) -> &str {
         self.salt.as_deref().unwrap_or(&self.name)
+    }
+
+    /// The keys of the flags that the rollout asks for; one may come twice.
+    pub fn asks_for(&self) -> impl Iterator<Item = &str> {
+        let gates = self.r#match.flags.keys();
+        gates.chain(&self.flags).map(String::as_str)
     }
 }
 

@@ -1,5 +1,8 @@
 //! Why a policy is refused.
 
+use knhk_flags::Refusal;
+use knhk_flags::message::quoted;
+
 use crate::limits::MAX_POLICY_BYTES;
 
 /// Why a policy is refused, in one line: where, what, and what would be right. Nothing of a refused policy is used.
@@ -30,7 +33,10 @@ pub enum PolicyError {
         /// What is wrong and what would be right.
         reason: String,
     },
-    /// A rollout makes no sense, alone or beside the others.
+    /// The flag definitions make no sense.
+    #[error("policy: flags: {0}")]
+    Flags(Refusal),
+    /// A rollout makes no sense, alone or beside the others and the flags.
     #[error("rollout {rollout}: {field}: {reason}")]
     Rule {
         /// Its name, quoted.
@@ -60,6 +66,8 @@ pub enum Fault {
     NeverMatches,
     /// Another rollout always comes first.
     Shadowed,
+    /// A name of something that is not there: a flag, or a variant of one.
+    Dangling,
 }
 
 impl PolicyError {
@@ -68,6 +76,7 @@ impl PolicyError {
         match self {
             Self::TooLarge { .. } => "too_large",
             Self::Malformed { .. } => "malformed",
+            Self::Flags(_) => "flags",
             Self::Document { fault, .. } | Self::Rule { fault, .. } => fault.label(),
         }
     }
@@ -83,6 +92,7 @@ impl Fault {
             Self::Duplicate => "duplicate",
             Self::NeverMatches => "never_matches",
             Self::Shadowed => "shadowed",
+            Self::Dangling => "dangling",
         }
     }
 }
@@ -129,23 +139,4 @@ pub(crate) fn within(
         Fault::AboveBound,
         format!("{count} {what} are above the bound of {bound}"),
     ))
-}
-
-/// A value as it may stand in a message: on one line, and no longer than a line can bear.
-pub(crate) fn quoted(value: &str) -> String {
-    const SHOWN: usize = 80;
-    match value.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{:?}...", value.get(..end).unwrap_or_default()),
-        None => format!("{value:?}"),
-    }
-}
-
-/// Words from elsewhere as they may stand in a message: on one line, and no longer than a line can bear.
-pub(crate) fn one_line(words: &str) -> String {
-    const SHOWN: usize = 400;
-    words
-        .chars()
-        .take(SHOWN)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
 }

@@ -6,8 +6,9 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use crate::decide::{Admission, Variant, Verdict};
+use crate::decide::{Admission, Decision, Variant};
 use crate::facts::Facts;
+use crate::flags::FlagReason;
 use crate::limits::MAX_METHOD_BYTES;
 use crate::peer::SpiffeId;
 use crate::policy::Policy;
@@ -25,17 +26,35 @@ pub struct Evidence {
     /// SHA-256 of the path without its query.
     #[serde(serialize_with = "as_hex")]
     pub path_sha256: [u8; 32],
-    /// The caller's SPIFFE ID, if there is one and a condition, the admission or a key asked for it.
+    /// The caller's SPIFFE ID, if there is one and a condition, the admission, a key or a flag asked for it.
     pub subject: Option<String>,
     /// The path patterns, among those of rollouts for this host, that the path satisfies: `/api` for the prefix,
     /// `=/api` for the exact path. Sorted; patterns that every path satisfies are left out.
     pub paths: Vec<String>,
     /// The truth of every other condition that was read, in the order of reading.
     pub conditions: Vec<ConditionTruth>,
+    /// What each flag gave that a condition or the upstream asked for, in the order of asking. What a flag's rule read is
+    /// not kept: the variant stands for it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub flags: Vec<FlagTruth>,
     /// How the request was routed, or would have been had it been admitted; absent when no rollout matched.
     pub rollout: Option<EvidenceRoute>,
     /// Whether the request went on.
     pub admission: Admission,
+}
+
+/// What one flag gave for a rollout.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FlagTruth {
+    /// The name of the rollout, for whose key it was evaluated.
+    pub rollout: String,
+    /// The flag's key.
+    pub flag: String,
+    /// The variant, if it gave one.
+    pub variant: Option<String>,
+    /// Why.
+    pub reason: FlagReason,
 }
 
 /// Whether one condition of a rollout held.
@@ -45,7 +64,7 @@ pub struct ConditionTruth {
     /// The rollout's name.
     pub rollout: String,
     /// Which of its conditions, from 0: the list of methods first if it has one, then its headers, then
-    /// the list of callers.
+    /// the list of callers, then its flags by their keys.
     pub index: u32,
     /// Whether it held.
     pub holds: bool,
@@ -67,19 +86,20 @@ pub struct EvidenceRoute {
     pub variant: Variant,
 }
 
-/// The evidence of a verdict that [`crate::decide`] gave for this policy and these facts.
-pub fn evidence(policy: &Policy, facts: &impl Facts, verdict: &Verdict<'_>) -> Evidence {
+/// The evidence of what [`crate::decide`] decided by this policy on these facts.
+pub fn evidence(policy: &Policy, facts: &impl Facts, decision: &Decision<'_>) -> Evidence {
     let host = Host::of(facts.authority());
     let path = without_query(facts.path());
     let mut seen = Seen::default();
     policy.index().find(host.as_bytes(), path, &mut |index| {
         let (rule, compiled) = policy.rule(index)?;
-        seen.look(&rule.name, compiled, facts);
+        seen.look(&rule.name, compiled, facts, decision);
         // On to the end, for the paths.
         None::<()>
     });
-    let routed = verdict.routed();
+    let routed = decision.routed();
     let reads_peer = seen.reads_peer
+        || decision.flags_asked_for_peer
         || routed
             .and_then(|routed| Some(policy.rule(routed.index)?.1.routing_reads_peer(routed.key)))
             .unwrap_or(false);
@@ -91,6 +111,7 @@ pub fn evidence(policy: &Policy, facts: &impl Facts, verdict: &Verdict<'_>) -> E
         subject: subject.map(SpiffeId::as_str).map(str::to_owned),
         paths: seen.paths.into_iter().collect(),
         conditions: seen.conditions,
+        flags: decision.flags.iter().map(FlagTruth::from).collect(),
         rollout: routed.map(|routed| EvidenceRoute {
             name: routed.rule.name.clone(),
             generation: routed.rule.generation,
@@ -98,7 +119,7 @@ pub fn evidence(policy: &Policy, facts: &impl Facts, verdict: &Verdict<'_>) -> E
             key: routed.key,
             variant: routed.variant,
         }),
-        admission: verdict.admission(),
+        admission: decision.admission(),
     }
 }
 
@@ -113,7 +134,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn look(&mut self, rollout: &str, compiled: &Compiled, facts: &impl Facts) {
+    fn look(&mut self, rollout: &str, compiled: &Compiled, facts: &impl Facts, decision: &Decision<'_>) {
         if compiled.path != PathPattern::Any {
             self.paths.insert(compiled.path.to_string());
         }
@@ -123,7 +144,7 @@ impl Seen {
         }
         // Read as the decision reads them: up to the first that does not hold.
         for (index, condition) in (0..).zip(&compiled.conditions) {
-            let holds = condition.holds(facts);
+            let holds = condition.holds(facts, |flag| decision.variant(rollout, flag));
             self.reads_peer |= condition.reads_peer();
             self.conditions.push(ConditionTruth {
                 rollout: rollout.to_owned(),

@@ -11,9 +11,10 @@ use std::iter;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::document::RolloutRule;
-use crate::error::{Fault, FieldError, PolicyError, quoted};
+use crate::error::{Fault, FieldError, PolicyError};
 use crate::limits::MAX_ROLLOUTS_PER_PLACE;
 use crate::rule::{Compiled, HostPattern, PathPattern};
+use knhk_flags::message::quoted;
 
 /// Rules by host. Rules are named by their place in the policy.
 #[derive(Debug, Default)]

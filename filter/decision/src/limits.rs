@@ -35,6 +35,19 @@ pub const MAX_HEADER_NAME_BYTES: usize = 128;
 pub const MAX_HEADER_VALUE_BYTES: usize = 1024;
 /// Patterns for the caller's SPIFFE ID in one list.
 pub const MAX_PEERS: usize = 64;
+/// Flags that one rollout has in its match, and as many that it tells the upstream.
+pub const MAX_FLAGS_OF_ROLLOUT: usize = 16;
+/// Bytes of `x-knhk-flags`, whichever variants are chosen.
+pub const MAX_FLAGS_HEADER_BYTES: usize = 4096;
+/// What all flags of one decision may cost, in the units of [`knhk_flags::limits::MAX_COST`], with what follows for each.
+/// A flag that would cost more gives no variant.
+pub const MAX_FLAGS_COST: usize = 4 * knhk_flags::limits::MAX_COST;
+/// What a flag costs before its rule is looked at. So one decision evaluates at most [`MAX_FLAGS_COST`] / this many.
+pub const FLAG_COST: usize = 64;
+/// What a header costs that a rule may read, besides its bytes.
+pub const FLAG_HEADER_COST: usize = 4;
+/// Headers that a rule reads one by one; where it names more, it gets all that there are.
+pub const MAX_FLAG_HEADERS: usize = 16;
 /// Keys in a rollout's chain.
 pub const MAX_KEYS: usize = 8;
 /// Bytes of a cookie's or a query parameter's name.

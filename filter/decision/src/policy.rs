@@ -6,10 +6,12 @@ use serde_json::Value;
 use serde_path_to_error::Segment;
 
 use crate::document::{API_VERSION, KIND, PolicyDoc, PolicyId, RolloutRule};
-use crate::error::{Fault, FieldError, PolicyError, one_line, quoted};
+use crate::error::{Fault, FieldError, PolicyError};
+use crate::flags::Flags;
 use crate::index::Index;
 use crate::limits::{MAX_POLICY_BYTES, MAX_ROLLOUTS};
 use crate::rule::Compiled;
+use knhk_flags::message::{one_line, quoted};
 
 /// A policy that was checked once, whole, and is ready to decide. It does not change.
 #[derive(Debug, Default)]
@@ -19,14 +21,14 @@ pub struct Policy {
     /// As many as `rules`, in the same order.
     compiled: Vec<Compiled>,
     index: Index,
+    flags: Flags,
     reads_peer: bool,
 }
 
 impl Policy {
     /// Reads a policy document, which is JSON: the bytes of a snapshot.
     pub fn parse(bytes: &[u8]) -> Result<Self, PolicyError> {
-        check_size(bytes)?;
-        read(bytes).and_then(Self::build)
+        PolicyDoc::parse(bytes).and_then(Self::build)
     }
 
     /// Checks a policy document and makes it ready to decide.
@@ -65,15 +67,30 @@ impl Policy {
             return Err(FieldError::new("name", Fault::Duplicate, reason).of(&twice.name));
         }
         let compiled = rules.iter().map(Compiled::of).collect::<Result<Vec<_>, _>>()?;
+        let flags = Flags::parse(doc.flags.as_ref())?;
+        for rule in &rules {
+            flags.check(rule).map_err(|error| error.of(&rule.name))?;
+        }
+        // After what is wrong with a rule and its flags: one that cannot be does not take another one's requests.
         let index = Index::build(&rules, &compiled)?;
-        let reads_peer = compiled.iter().any(Compiled::reads_peer);
+        let reads_peer = compiled.iter().any(Compiled::reads_peer)
+            || rules
+                .iter()
+                .flat_map(RolloutRule::asks_for)
+                .any(|key| flags.reads_peer(key));
         Ok(Self {
+            flags,
             id,
             rules,
             compiled,
             index,
             reads_peer,
         })
+    }
+
+    /// The flags that its rollouts ask for.
+    pub(crate) fn flags(&self) -> &Flags {
+        &self.flags
     }
 
     pub(crate) fn index(&self) -> &Index {
@@ -86,6 +103,15 @@ impl Policy {
 
     pub(crate) fn all_rules(&self) -> impl Iterator<Item = (&RolloutRule, &Compiled)> {
         self.rules.iter().zip(&self.compiled)
+    }
+}
+
+impl PolicyDoc {
+    /// Reads a policy document of at most [`MAX_POLICY_BYTES`], which is JSON. It has the right shape;
+    /// [`Policy::compile`] says whether it makes sense.
+    pub fn parse(bytes: &[u8]) -> Result<Self, PolicyError> {
+        check_size(bytes)?;
+        read(bytes)
     }
 }
 

@@ -11,11 +11,11 @@ use sha2::{Digest, Sha256};
 use crate::bucket::{BUCKETS, bucket};
 use crate::decide::{Admission, Variant};
 use crate::document::RolloutRule;
-use crate::error::quoted;
-use crate::evidence::{Evidence, EvidenceRoute};
+use crate::evidence::{Evidence, EvidenceRoute, FlagTruth};
 use crate::peer::SpiffeId;
 use crate::policy::Policy;
 use crate::rule::{Compiled, Condition, HostPattern, Key, PathPattern};
+use knhk_flags::message::quoted;
 
 /// What evidence and policy lead to, whatever verdict was recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,17 @@ pub struct ReplayedRoute {
     pub bucket: Option<u32>,
     /// Which version serves, by that bucket and the policy's weight.
     pub variant: Variant,
+    /// What the upstream is told of flags, in the rollout's order: nothing where the caller is not admitted.
+    pub flags: Vec<ReplayedFlag>,
+}
+
+/// A flag that the upstream is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplayedFlag {
+    /// Its key.
+    pub flag: String,
+    /// The variant that was recorded.
+    pub variant: String,
 }
 
 impl ReplayedVerdict {
@@ -93,6 +104,14 @@ pub enum ReplayError {
         /// Which of its conditions.
         index: u32,
     },
+    /// What a flag gave has to be known, and was not recorded.
+    #[error("flag {flag:?} for rollout {rollout} is missing: what it gave has to be known to decide")]
+    MissingFlag {
+        /// The rollout that asks for it.
+        rollout: String,
+        /// Its key.
+        flag: String,
+    },
     /// The rollout that routes the request is not the one whose bucket was recorded.
     #[error("the bucket for rollout {rollout} is missing: it routes the request, the record has {}", recorded.as_deref().map_or_else(|| "none".to_owned(), quoted))]
     MissingBucket {
@@ -120,6 +139,7 @@ impl ReplayError {
     pub fn label(&self) -> &'static str {
         match self {
             Self::MissingCondition { .. } => "missing_condition",
+            Self::MissingFlag { .. } => "missing_flag",
             Self::MissingBucket { .. } => "missing_bucket",
             Self::NotInPolicy { .. } => "not_in_policy",
             Self::Contradiction { .. } => "contradiction",
@@ -129,21 +149,31 @@ impl ReplayError {
 
 /// Decides again: which rollout, generation and variant follow from this evidence under this policy, and whether the
 /// caller is admitted. What the evidence says was decided is not used, and what can be checked in it is.
+///
+/// What a flag gave is taken as it was recorded, since what its rule read is not in the evidence; it has to be something
+/// that the flag may give, and every condition on it has to follow from it.
 pub fn replay(policy: &Policy, evidence: &Evidence) -> Result<ReplayedVerdict, ReplayError> {
     let subject = subject(evidence)?;
     let mut candidates = candidates(policy, evidence);
     check_paths(&candidates, evidence)?;
     check_conditions(policy, evidence)?;
+    check_flags(policy, evidence)?;
     candidates.retain(|candidate| holds(&candidate.compiled.path, evidence));
     candidates.sort_by_key(Candidate::precedence);
     let mut read = Vec::new();
+    let mut flags_read = Vec::new();
     let mut winner = None;
     let mut reads_peer = false;
     for Candidate { rule, compiled, .. } in candidates {
         let before = read.len();
         let holds = conditions_hold(rule, compiled, evidence, subject, &mut read)?;
-        let conditions = compiled.conditions.iter().take(read.len() - before);
-        reads_peer |= conditions.into_iter().any(Condition::reads_peer);
+        for condition in compiled.conditions.iter().take(read.len() - before) {
+            reads_peer |= condition.reads_peer();
+            if let Condition::Flag { key, .. } = condition {
+                reads_peer |= policy.flags().may_ask_for_peer(compiled, key);
+                flags_read.push((rule.name.as_str(), &**key));
+            }
+        }
         if holds {
             winner = Some((rule, compiled));
             break;
@@ -153,15 +183,23 @@ pub fn replay(policy: &Policy, evidence: &Evidence) -> Result<ReplayedVerdict, R
     let verdict = match winner {
         None => ReplayedVerdict::NoRollout,
         Some((rule, compiled)) => {
-            let route = route(rule, compiled, evidence, subject)?;
+            let mut route = route(rule, compiled, evidence, subject)?;
             let key = evidence.rollout.as_ref().and_then(|recorded| recorded.key);
             reads_peer |= compiled.routing_reads_peer(key);
             match compiled.admission(|| subject) {
-                Admission::Admitted => ReplayedVerdict::Routed(route),
+                Admission::Admitted => {
+                    for flag in &rule.flags {
+                        reads_peer |= policy.flags().may_ask_for_peer(compiled, flag);
+                        flags_read.push((rule.name.as_str(), flag.as_str()));
+                        route.flags.extend(told(rule, flag, evidence)?);
+                    }
+                    ReplayedVerdict::Routed(route)
+                }
                 Admission::Denied => ReplayedVerdict::Denied(route),
             }
         }
     };
+    check_all_flags_read(&flags_read, evidence)?;
     if subject.is_some() && !reads_peer {
         return Err(contradiction(
             "there is a subject, but nothing asks for the caller",
@@ -311,6 +349,74 @@ fn check_conditions(policy: &Policy, evidence: &Evidence) -> Result<(), ReplayEr
     Ok(())
 }
 
+/// Every recorded flag has to be one that its rollout asks for, once, and to have given what it may give.
+fn check_flags(policy: &Policy, evidence: &Evidence) -> Result<(), ReplayError> {
+    for (i, truth) in evidence.flags.iter().enumerate() {
+        let FlagTruth { rollout, flag, .. } = truth;
+        let rule = policy.all_rules().find(|(rule, _)| rule.name == *rollout);
+        if !rule.is_some_and(|(rule, _)| rule.asks_for().any(|key| key == flag)) {
+            let what = format!("flag {flag:?} in rollout {rollout:?}");
+            return Err(ReplayError::NotInPolicy { what });
+        }
+        let earlier = evidence.flags.iter().take(i);
+        if earlier
+            .into_iter()
+            .any(|other| (&other.rollout, &other.flag) == (rollout, flag))
+        {
+            return Err(contradiction(&format!(
+                "flag {flag:?} is there twice for rollout {rollout}"
+            )));
+        }
+        let variant = truth.variant.as_deref();
+        if !policy.flags().may_give(flag, variant, truth.reason) {
+            let what = format!(
+                "flag {flag:?} cannot give {} for the reason {}",
+                variant.map_or_else(|| "no variant".to_owned(), quoted),
+                truth.reason.as_str()
+            );
+            return Err(contradiction(&what));
+        }
+    }
+    Ok(())
+}
+
+/// Nothing is recorded but what is asked for on the way to the verdict and for the upstream.
+fn check_all_flags_read(read: &[(&str, &str)], evidence: &Evidence) -> Result<(), ReplayError> {
+    let recorded = evidence
+        .flags
+        .iter()
+        .map(|it| (it.rollout.as_str(), it.flag.as_str()));
+    match recorded.into_iter().find(|flag| !read.contains(flag)) {
+        None => Ok(()),
+        Some((rollout, flag)) => Err(contradiction(&format!(
+            "by the others flag {flag:?} of rollout {rollout} was never asked for"
+        ))),
+    }
+}
+
+fn recorded_flag<'e>(
+    rule: &RolloutRule,
+    flag: &str,
+    evidence: &'e Evidence,
+) -> Result<&'e FlagTruth, ReplayError> {
+    let mut flags = evidence.flags.iter();
+    flags
+        .find(|it| it.rollout == rule.name && it.flag == flag)
+        .ok_or_else(|| ReplayError::MissingFlag {
+            rollout: rule.name.clone(),
+            flag: flag.to_owned(),
+        })
+}
+
+/// What the upstream is told of a flag that it asks for.
+fn told(rule: &RolloutRule, flag: &str, evidence: &Evidence) -> Result<Option<ReplayedFlag>, ReplayError> {
+    let recorded = recorded_flag(rule, flag, evidence)?;
+    Ok(recorded.variant.clone().map(|variant| ReplayedFlag {
+        flag: flag.to_owned(),
+        variant,
+    }))
+}
+
 /// Nothing is recorded but what is read on the way to the verdict.
 fn check_all_read(read: &[(&str, u32)], evidence: &Evidence) -> Result<(), ReplayError> {
     let recorded = evidence
@@ -354,6 +460,16 @@ fn conditions_hold<'p>(
             );
             return Err(ReplayError::Contradiction { what });
         }
+        if let Condition::Flag { key, variant } = condition {
+            let given = recorded_flag(rule, key, evidence)?.variant.as_deref();
+            if (given == Some(&**variant)) != truth.holds {
+                let what = format!(
+                    "what flag {key:?} gave and condition {index} of rollout {}",
+                    rule.name
+                );
+                return Err(contradiction(&what));
+            }
+        }
         read.push((&rule.name, index));
         if !truth.holds {
             return Ok(false);
@@ -385,6 +501,7 @@ fn route(
         generation: rule.generation,
         bucket: recorded.bucket,
         variant: Variant::of(rule, recorded.bucket),
+        flags: Vec::new(),
     })
 }
 

@@ -17,12 +17,14 @@ pub(crate) use self::path::{PathPattern, without_query};
 use self::peer::Peers;
 use crate::decide::Admission;
 use crate::document::RolloutRule;
-use crate::error::{Fault, FieldError, PolicyError, quoted, within};
+use crate::error::{Fault, FieldError, PolicyError, within};
 use crate::limits::{
-    MAX_GOOD_OUTCOMES, MAX_HEADER_VALUE_BYTES, MAX_HOSTS, MAX_OUTCOMES, MAX_THRESHOLD_US, MAX_THRESHOLDS,
+    MAX_FLAGS_OF_ROLLOUT, MAX_GOOD_OUTCOMES, MAX_HEADER_VALUE_BYTES, MAX_HOSTS, MAX_OUTCOMES,
+    MAX_THRESHOLD_US, MAX_THRESHOLDS,
 };
 use crate::peer::SpiffeId;
 use crate::spec::{AdmitSpec, OutcomeSpec};
+use knhk_flags::message::quoted;
 
 /// What a rule's match and keys mean, in the forms that requests are compared with.
 #[derive(Clone, Debug)]
@@ -50,6 +52,7 @@ impl Compiled {
         }
         check_thresholds(&rule.thresholds)?;
         check_outcomes(&rule.outcomes)?;
+        check_flags(&rule.flags)?;
         let conditions = Condition::parse(&rule.r#match)?;
         Ok(Self {
             hosts: parse_hosts(&rule.r#match.hosts)?,
@@ -81,10 +84,10 @@ impl Compiled {
 
     /// Whether every request for a host and path of both that satisfies this rule's conditions satisfies `other`'s.
     pub(crate) fn implies_conditions_of(&self, other: &Self) -> bool {
-        other
-            .conditions
-            .iter()
-            .all(|theirs| self.conditions.iter().any(|ours| ours.implies(theirs)))
+        let same_keys = self.keys == other.keys;
+        other.conditions.iter().all(|theirs| {
+            (same_keys || !theirs.is_by_key()) && self.conditions.iter().any(|ours| ours.implies(theirs))
+        })
     }
 }
 
@@ -126,7 +129,7 @@ fn parse_admit(admit: Option<&AdmitSpec>, conditions: &[Condition]) -> Result<Op
     };
     let matched = conditions.iter().find_map(|condition| match condition {
         Condition::Peers(matched) => Some(matched),
-        Condition::Methods(_) | Condition::Header { .. } => None,
+        Condition::Methods(_) | Condition::Header { .. } | Condition::Flag { .. } => None,
     });
     if matched.is_some_and(|matched| !matched.meet(&peers)) {
         return refuse(
@@ -156,6 +159,17 @@ fn check_outcomes(outcomes: &[OutcomeSpec]) -> Result<(), FieldError> {
                 );
                 return Err(FieldError::new(field, Fault::NeverMatches, reason));
             }
+        }
+    }
+    Ok(())
+}
+
+fn check_flags(flags: &[String]) -> Result<(), FieldError> {
+    within("flags", flags.len(), MAX_FLAGS_OF_ROLLOUT, "flags")?;
+    for (i, flag) in flags.iter().enumerate() {
+        if flags.iter().take(i).any(|earlier| earlier == flag) {
+            let reason = format!("{} is there twice: keep one", quoted(flag));
+            return Err(FieldError::new(format!("flags[{i}]"), Fault::Duplicate, reason));
         }
     }
     Ok(())

@@ -4,6 +4,8 @@
 
 mod weight;
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 pub use self::weight::{Weight, WeightError};
@@ -32,6 +34,10 @@ pub struct MatchSpec {
     /// The caller is any of these, see [`AdmitSpec::peers`]. Empty: any caller, with or without an ID.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<String>,
+    /// All of these flags give these variants: variants by the flags' keys. A flag is evaluated for the rollout's key; one
+    /// that gives none, since it is disabled or fails, holds for no request.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub flags: BTreeMap<String, String>,
 }
 
 /// Which of the requests that a rollout routes are admitted. The others are denied, whatever variant they would get.

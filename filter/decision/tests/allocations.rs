@@ -55,6 +55,14 @@ impl Facts for Request {
         (lower_case_name == self.header.0).then_some(self.header.1.as_bytes())
     }
 
+    fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        std::iter::once((self.header.0.as_bytes(), self.header.1.as_bytes()))
+    }
+
+    fn unix_seconds(&self) -> i64 {
+        1_795_000_000
+    }
+
     fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {
         SpiffeId::parse(self.peer?)
     }
@@ -83,6 +91,7 @@ fn policy() -> Policy {
         weight: Weight::FULL,
         stable: "v1".to_owned(),
         canary: "v2".to_owned(),
+        flags: Vec::new(),
         record: Record::None,
         thresholds: Vec::new(),
         outcomes: Vec::new(),
@@ -127,7 +136,7 @@ fn a_decision_allocates_nothing() {
         let before = ALLOCATIONS.get();
         let verdict = black_box(decide(&policy, &request));
         assert_eq!(ALLOCATIONS.get(), before, "{authority}{path}");
-        let routed = matches!(verdict, Verdict::Routed(routed) if routed.bucket.is_some());
+        let routed = matches!(verdict.verdict, Verdict::Routed(routed) if routed.bucket.is_some());
         assert_eq!(routed, path != "/elsewhere", "{authority}{path}");
     }
     let before = ALLOCATIONS.get();

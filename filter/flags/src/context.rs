@@ -10,7 +10,7 @@ use crate::path::Path;
 const FLAGD: &str = "$flagd";
 const FLAG_KEY: &str = "flagKey";
 const TIMESTAMP: &str = "timestamp";
-const TARGETING_KEY: &str = "targetingKey";
+pub(crate) const TARGETING_KEY: &str = "targetingKey";
 
 /// Facts about one request. Flag rules read them with `var`.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +25,31 @@ pub struct Context<'a> {
 enum Attribute<'a> {
     Text(&'a str),
     Json(&'a Json),
+    Texts(&'a Texts<'a>),
+}
+
+/// An object of texts, each name once.
+#[derive(Clone, Debug, Default)]
+pub struct Texts<'a>(Vec<(&'a str, &'a str)>);
+
+impl<'a> Texts<'a> {
+    /// Of several texts of one name the first counts.
+    pub fn new(mut texts: Vec<(&'a str, &'a str)>) -> Self {
+        // Stable, so the first of a name comes first.
+        texts.sort_by_key(|(name, _)| *name);
+        texts.dedup_by_key(|(name, _)| *name);
+        Self(texts)
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<&'a str> {
+        let found = self.0.binary_search_by_key(&name, |(known, _)| known).ok()?;
+        self.0.get(found).map(|(_, text)| *text)
+    }
+
+    /// Sorted by name.
+    pub(crate) fn members(&self) -> impl Iterator<Item = (&'a str, &'a str)> + '_ {
+        self.0.iter().copied()
+    }
 }
 
 impl<'a> Context<'a> {
@@ -55,6 +80,13 @@ impl<'a> Context<'a> {
     #[must_use]
     pub fn with_json(mut self, name: &'a str, value: &'a Json) -> Self {
         self.set(name, Attribute::Json(value));
+        self
+    }
+
+    /// Sets an object of texts. A later one of the same name replaces it; `$flagd` and `targetingKey` are not settable here.
+    #[must_use]
+    pub fn with_texts(mut self, name: &'a str, texts: &'a Texts<'a>) -> Self {
+        self.set(name, Attribute::Texts(texts));
         self
     }
 
@@ -165,6 +197,7 @@ impl<'a> From<Attribute<'a>> for Value<'a> {
         match attribute {
             Attribute::Text(text) => Self::borrowed(text),
             Attribute::Json(json) => json.into(),
+            Attribute::Texts(texts) => Self::Object(logic::Object::Texts(texts)),
         }
     }
 }

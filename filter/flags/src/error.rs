@@ -105,22 +105,3 @@ impl Fault {
         }
     }
 }
-
-/// A value as it may stand in a message: on one line, and no longer than a line can bear.
-pub(crate) fn quoted(value: &str) -> String {
-    const SHOWN: usize = 80;
-    match value.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{:?}...", value.get(..end).unwrap_or_default()),
-        None => format!("{value:?}"),
-    }
-}
-
-/// Words from elsewhere as they may stand in a message: on one line, and no longer than a line can bear.
-pub(crate) fn one_line(words: &str) -> String {
-    const SHOWN: usize = 400;
-    words
-        .chars()
-        .take(SHOWN)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect()
-}

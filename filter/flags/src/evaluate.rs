@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use crate::context::{Context, Facts};
 use crate::flag::Flag;
 use crate::json::Json;
-use crate::logic::{Machine, Rule, Stop, Value, name};
+use crate::limits::MAX_COST;
+use crate::logic::{Budget, Machine, Rule, Stop, Value, name};
 use crate::set::FlagSet;
 
 /// What a flag gives for a context.
@@ -139,6 +140,17 @@ impl Asked {
 impl FlagSet {
     /// What the flag gives for this context.
     pub fn evaluate(&self, key: &str, context: &Context<'_>) -> Result<Resolution<'_>, EvaluationError> {
+        self.evaluate_within(key, context, &mut Budget::of(MAX_COST))
+    }
+
+    /// What the flag gives for this context, at the cost of a budget that others share. An evaluation of its own may cost
+    /// no more than it may in [`FlagSet::evaluate`]; where less is left, it ends with `GENERAL` once that is spent.
+    pub fn evaluate_within(
+        &self,
+        key: &str,
+        context: &Context<'_>,
+        budget: &mut Budget,
+    ) -> Result<Resolution<'_>, EvaluationError> {
         let (key, flag) = self.flag(key).ok_or(EvaluationError::FlagNotFound)?;
         if !flag.enabled {
             return Ok(Resolution {
@@ -155,8 +167,38 @@ impl FlagSet {
                     flag_key: key,
                     context,
                 },
+                budget,
             ),
         }
+    }
+
+    /// Whether a flag may give this variant, or none, for this reason to some context: what its definition says by itself.
+    pub fn may_give(&self, key: &str, variant: Option<&str>, reason: Reason) -> bool {
+        let Some((_, flag)) = self.flag(key) else {
+            return false;
+        };
+        let default = flag.default().map(|chosen| chosen.0);
+        match reason {
+            Reason::Disabled => !flag.enabled && variant.is_none(),
+            Reason::Static => {
+                flag.enabled && flag.targeting.is_none() && variant.is_some() && variant == default
+            }
+            Reason::TargetingMatch => {
+                flag.enabled
+                    && flag.targeting.is_some()
+                    && variant.is_some_and(|name| flag.variant(name).is_some())
+            }
+            // Without a rule the reason is this one only where there is no default either.
+            Reason::Default => {
+                flag.enabled && variant == default && (flag.targeting.is_some() || default.is_none())
+            }
+        }
+    }
+
+    /// Whether evaluating a flag may end without a result: its definition has a rule, and is not disabled.
+    pub fn may_fail(&self, key: &str) -> bool {
+        self.flag(key)
+            .is_some_and(|(_, flag)| flag.enabled && flag.targeting.is_some())
     }
 
     /// What the flag gives for this context, if it is a value of that type.
@@ -189,8 +231,17 @@ fn default(flag: &Flag, reason: Reason) -> Resolution<'_> {
     }
 }
 
-fn targeted<'s>(flag: &'s Flag, rule: &Rule, facts: &Facts<'_>) -> Result<Resolution<'s>, EvaluationError> {
-    let result = Machine::new(facts).result(rule)?;
+fn targeted<'s>(
+    flag: &'s Flag,
+    rule: &Rule,
+    facts: &Facts<'_>,
+    budget: &mut Budget,
+) -> Result<Resolution<'s>, EvaluationError> {
+    let share = budget.share();
+    let mut machine = Machine::new(facts, budget.share());
+    let result = machine.result(rule);
+    budget.settle(&share, &machine.left());
+    let result = result?;
     let named = match &result {
         Value::Null => return Ok(default(flag, Reason::Default)),
         Value::Bool(truth) => Some(Cow::Borrowed(if *truth { "true" } else { "false" })),
@@ -204,7 +255,7 @@ fn targeted<'s>(flag: &'s Flag, rule: &Rule, facts: &Facts<'_>) -> Result<Resolu
         .ok_or_else(|| EvaluationError::NoVariant {
             given: named
                 .as_deref()
-                .map_or("a list or an object".into(), crate::error::quoted)
+                .map_or("a list or an object".into(), crate::message::quoted)
                 .into(),
         })
 }

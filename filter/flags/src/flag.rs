@@ -1,9 +1,10 @@
 //! One flag, read from its definition.
 
-use crate::error::{Fault, Refusal, quoted};
+use crate::error::{Fault, Refusal};
 use crate::json::{Json, Object};
 use crate::limits::{MAX_FLAG_KEY_BYTES, MAX_METADATA, MAX_VARIANT_NAME_BYTES, MAX_VARIANTS};
-use crate::logic::{Compiler, Rule};
+use crate::logic::{Compiler, Evaluators, Reads, Rule};
+use crate::message::quoted;
 use crate::path::Path;
 
 /// Which values a flag has.
@@ -49,6 +50,8 @@ pub(crate) struct Flag {
     /// A name of `variants`.
     default: Option<Box<str>>,
     pub(crate) targeting: Option<Rule>,
+    /// What the rule may read.
+    pub(crate) reads: Reads,
     pub(crate) metadata: Object,
 }
 
@@ -58,12 +61,17 @@ impl Flag {
         self.variants.members().find(|(known, _)| *known == name)
     }
 
+    /// The variants' names, sorted.
+    pub(crate) fn variants(&self) -> impl Iterator<Item = &str> {
+        self.variants.members().map(|(name, _)| name)
+    }
+
     /// The variant that is taken where no rule chooses one.
     pub(crate) fn default(&self) -> Option<(&str, &Json)> {
         self.default.as_deref().and_then(|name| self.variant(name))
     }
 
-    pub(crate) fn read(json: &Json, at: &Path<'_>, compiler: Compiler<'_>) -> Result<Self, Refusal> {
+    pub(crate) fn read(json: &Json, at: &Path<'_>, evaluators: &Evaluators<'_>) -> Result<Self, Refusal> {
         let definition = object(json, at)?;
         only(
             definition,
@@ -73,10 +81,13 @@ impl Flag {
         let enabled = read_state(definition, at)?;
         let (variants, kind) = read_variants(definition, at)?;
         let default = read_default(definition, variants, at)?;
+        let mut reads = Reads::default();
         let targeting = match definition.get("targeting") {
             None | Some(Json::Null) => None,
             Some(Json::Object(empty)) if empty.is_empty() => None,
-            Some(rule) => Some(compiler.rule(rule, &at.member("targeting"))?),
+            Some(rule) => {
+                Some(Compiler::new(Some(evaluators), &mut reads).rule(rule, &at.member("targeting"))?)
+            }
         };
         Ok(Self {
             enabled,
@@ -84,6 +95,7 @@ impl Flag {
             variants: variants.clone(),
             default,
             targeting,
+            reads,
             metadata: read_metadata(definition, at)?,
         })
     }

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::error::{Fault, Refusal, quoted};
+use crate::error::{Fault, Refusal};
+use crate::message::quoted;
 
 /// A place in a document: a chain back to its root, which is put into words only where something is wrong.
 #[derive(Clone, Copy, Debug)]

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::error::{Fault, FlagsError, Refusal, quoted};
+use crate::document::Document;
+use crate::error::{Fault, FlagsError, Refusal};
 use crate::flag::{self, Flag, Kind};
-use crate::json::{self, Json, Object};
-use crate::limits::{MAX_EVALUATORS, MAX_FLAG_KEY_BYTES, MAX_FLAGS, MAX_FLAGS_BYTES};
-use crate::logic::{Compiler, Evaluators, Reads};
+use crate::json::{Json, Object};
+use crate::limits::{MAX_EVALUATORS, MAX_FLAG_KEY_BYTES, MAX_FLAGS};
+use crate::logic::{Compiler, Evaluator, Evaluators, Reads};
+use crate::message::quoted;
 use crate::path::Path;
 
 /// All flags of a file that was checked once, whole. It does not change.
@@ -15,16 +17,17 @@ use crate::path::Path;
 pub struct FlagSet {
     flags: BTreeMap<Box<str>, Flag>,
     metadata: Object,
-    reads: Reads,
 }
 
 impl FlagSet {
     /// Reads a flag file, which is JSON in flagd's schema.
     pub fn parse(bytes: &[u8]) -> Result<Self, FlagsError> {
-        if bytes.len() > MAX_FLAGS_BYTES {
-            return Err(FlagsError::TooLarge { bytes: bytes.len() });
-        }
-        Ok(Self::read(&json::parse(bytes)?)?)
+        Ok(Self::compile(&Document::parse(bytes)?)?)
+    }
+
+    /// Checks flag definitions and makes them ready to evaluate.
+    pub fn compile(document: &Document) -> Result<Self, Refusal> {
+        Self::read(document.json())
     }
 
     /// The flags' keys, sorted, with which values they have.
@@ -32,9 +35,19 @@ impl FlagSet {
         self.flags.iter().map(|(key, flag)| (&**key, flag.kind))
     }
 
-    /// What the rules may read of a context.
-    pub fn reads(&self) -> &Reads {
-        &self.reads
+    /// Whether there is no flag.
+    pub fn is_empty(&self) -> bool {
+        self.flags.is_empty()
+    }
+
+    /// What a flag's rule may read of a context; `None` where there is no such flag.
+    pub fn reads(&self, key: &str) -> Option<&Reads> {
+        self.flags.get(key).map(|flag| &flag.reads)
+    }
+
+    /// The names of a flag's variants, sorted; `None` where there is no such flag.
+    pub fn variants(&self, key: &str) -> Option<impl Iterator<Item = &str>> {
+        self.flags.get(key).map(Flag::variants)
     }
 
     /// `metadata` of a flag over that of the file, sorted by name. Of a flag that is not there, that of the file.
@@ -52,21 +65,15 @@ impl FlagSet {
         let file = flag::object(json, &root)?;
         flag::only(file, &["flags", "$evaluators", "metadata", "$schema"], &root)?;
         let metadata = flag::read_metadata(file, &root)?;
-        let mut reads = Reads::default();
-        let evaluators = read_evaluators(file, &root, &mut reads)?;
+        let evaluators = read_evaluators(file, &root)?;
         let mut flags = BTreeMap::new();
         let at = root.member("flags");
         for (key, definition) in definitions(file, &at)?.members() {
             let at = at.member(key);
             flag::check_key(key, &at)?;
-            let flag = Flag::read(definition, &at, Compiler::new(Some(&evaluators), &mut reads))?;
-            flags.insert(key.into(), flag);
+            flags.insert(key.into(), Flag::read(definition, &at, &evaluators)?);
         }
-        Ok(Self {
-            flags,
-            metadata,
-            reads,
-        })
+        Ok(Self { flags, metadata })
     }
 }
 
@@ -93,11 +100,7 @@ fn definitions<'j>(file: &'j Object, at: &Path<'_>) -> Result<&'j Object, Refusa
     Ok(flags)
 }
 
-fn read_evaluators<'j>(
-    file: &'j Object,
-    root: &Path<'_>,
-    reads: &mut Reads,
-) -> Result<Evaluators<'j>, Refusal> {
+fn read_evaluators<'j>(file: &'j Object, root: &Path<'_>) -> Result<Evaluators<'j>, Refusal> {
     let at = root.member("$evaluators");
     let rules = match file.get("$evaluators") {
         None => return Ok(Evaluators::new()),
@@ -112,7 +115,9 @@ fn read_evaluators<'j>(
             let reason = format!("{} is no evaluator's name: write some text", quoted(name));
             return Err(at.refuse(Fault::BadForm, reason));
         }
-        evaluators.insert(name, Arc::new(Compiler::new(None, reads).rule(rule, &at)?));
+        let mut reads = Reads::default();
+        let rule = Arc::new(Compiler::new(None, &mut reads).rule(rule, &at)?);
+        evaluators.insert(name, Evaluator { rule, reads });
     }
     Ok(evaluators)
 }

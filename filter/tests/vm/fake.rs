@@ -26,6 +26,7 @@ pub(crate) struct FakeHost {
     pub(crate) refuse_open: bool,
     pub(crate) peer: Option<String>,
     pub(crate) peer_reads: usize,
+    pub(crate) clock_reads: usize,
     pub(crate) answered: Option<(u32, Vec<(String, String)>)>,
     pub(crate) status: Option<u16>,
     /// The answer's headers.
@@ -92,6 +93,7 @@ impl Host for FakeHost {
     }
 
     fn wall_millis(&mut self) -> u64 {
+        self.clock_reads += 1;
         1_700_000_000_000 + self.now.0 / 1_000_000
     }
 
@@ -353,6 +355,7 @@ pub(crate) fn rule(weight_percent: u32, window: u64) -> RolloutRule {
         weight: Weight::from_ppm(weight_percent * 10_000).expect("a weight"),
         stable: "v1".to_owned(),
         canary: "v2".to_owned(),
+        flags: Vec::new(),
         record: Record::None,
         thresholds: vec![250_000],
         outcomes: Vec::new(),
@@ -361,9 +364,15 @@ pub(crate) fn rule(weight_percent: u32, window: u64) -> RolloutRule {
 
 /// A good snapshot.
 pub(crate) fn snapshot(n: u64, rules: &[RolloutRule]) -> v1::Snapshot {
-    let policy = PolicyDoc::new(PolicyId { epoch: 7, n }, rules.to_vec()).to_bytes();
+    of_document(&PolicyDoc::new(PolicyId { epoch: 7, n }, rules.to_vec()))
+}
+
+/// A snapshot of this document, whatever it says.
+pub(crate) fn of_document(document: &PolicyDoc) -> v1::Snapshot {
+    let policy = document.to_bytes();
+    let PolicyId { epoch, n } = document.id();
     v1::Snapshot {
-        id: Some(v1::SnapshotId { epoch: 7, n }),
+        id: Some(v1::SnapshotId { epoch, n }),
         sha256: Sha256::digest(&policy).to_vec(),
         policy,
     }

@@ -4,6 +4,7 @@
 mod counts;
 mod decisions;
 mod fake;
+mod flags;
 mod order;
 mod outcomes;
 mod requests;

@@ -53,7 +53,7 @@ fn group_of(user: &str) -> u8 {
         &mut host,
         knhk_filter::config::PeerSource::Certificate,
     );
-    match knhk_decision::decide(&policy, &facts) {
+    match knhk_decision::decide(&policy, &facts).verdict {
         Verdict::Routed(routed) => routed.group,
         Verdict::NoRollout | Verdict::Denied(_) => panic!("the rule is for every request"),
     }

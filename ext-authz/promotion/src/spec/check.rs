@@ -27,6 +27,7 @@ pub(super) fn check(document: Document) -> Result<RolloutSpec, SpecError> {
         r#match: spec.r#match,
         admit: spec.admit,
         key: spec.key,
+        flags: spec.flags,
         record: spec.record,
         stages: stages(&spec.stages)?,
         analysis: analysis(&spec.analysis)?,
@@ -65,7 +66,7 @@ fn constant(field: &str, found: &str, expected: &str) -> Result<(), SpecError> {
     ))
 }
 
-/// Name, versions, salt, match, admission and key: refused exactly where the policy that they end in would be.
+/// Name, versions, salt, match, admission, key and flags: refused exactly where the policy that they end in would be.
 fn routing(rollout: &RolloutSpec) -> Result<(), SpecError> {
     let rule = RolloutRule {
         name: rollout.name.clone(),
@@ -78,6 +79,7 @@ fn routing(rollout: &RolloutSpec) -> Result<(), SpecError> {
         weight: rollout.first_weight(),
         stable: rollout.stable.clone(),
         canary: rollout.version.clone(),
+        flags: rollout.flags.clone(),
         record: rollout.record,
         thresholds: rollout.thresholds(),
         outcomes: rollout.outcomes(),

@@ -34,6 +34,8 @@ pub(super) struct Spec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) admit: Option<AdmitSpec>,
     pub(super) key: Vec<KeySpec>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) flags: Vec<String>,
     #[serde(default)]
     pub(super) record: Record,
     pub(super) stages: Vec<StageDoc>,

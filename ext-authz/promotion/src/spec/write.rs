@@ -16,6 +16,7 @@ impl From<RolloutSpec> for Document {
                 r#match: rollout.r#match,
                 admit: rollout.admit,
                 key: rollout.key,
+                flags: rollout.flags,
                 record: rollout.record,
                 stages: rollout.stages.into_iter().map(StageDoc::from).collect(),
                 analysis: AnalysisDoc {

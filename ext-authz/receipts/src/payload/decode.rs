@@ -3,7 +3,9 @@
 
 use std::fmt;
 
-use knhk_decision::{Admission, ConditionTruth, Evidence, EvidenceRoute, PolicyId, Variant};
+use knhk_decision::{
+    Admission, ConditionTruth, Evidence, EvidenceRoute, FlagReason, FlagTruth, PolicyId, Variant,
+};
 use minicbor::Decoder;
 use sha2::{Digest, Sha256};
 
@@ -275,10 +277,11 @@ fn decision(
     let node = map.text(8, "reporter.node")?;
     let vm_nonce = map.optional_array(9, "reporter.vm_nonce")?;
     let seq = map.optional(10, "reporter.seq", Decoder::u64)?;
-    let evidence = evidence(map)?;
+    let mut evidence = evidence(map)?;
     let status = map.optional(19, "status", Decoder::u16)?;
     let duration_us = map.optional(20, "duration", Decoder::u64)?;
     let identity = map.optional(21, "reporter.identity", |d| d.str().map(str::to_owned))?;
+    evidence.flags = optional_list(map, 22, "flags", flag)?.unwrap_or_default();
     Ok(DecisionReceipt {
         region,
         time_unix_ms,
@@ -314,6 +317,8 @@ fn evidence(map: &mut MapReader<'_, '_>) -> Result<Evidence, DecodeError> {
                 .map_err(|e| DecodeError::malformed("paths", &e))
         })?,
         conditions: list(map, 17, "conditions", condition)?,
+        // Far behind, under a key of its own.
+        flags: Vec::new(),
         rollout: map.optional_with(18, route)?,
         admission,
     })
@@ -323,14 +328,22 @@ fn list<'b, T>(
     map: &mut MapReader<'_, 'b>,
     key: u64,
     field: &'static str,
-    mut item: impl FnMut(&mut Decoder<'b>) -> Result<T, DecodeError>,
+    item: impl FnMut(&mut Decoder<'b>) -> Result<T, DecodeError>,
 ) -> Result<Vec<T>, DecodeError> {
+    optional_list(map, key, field, item)?.ok_or(DecodeError::Missing { field })
+}
+
+fn optional_list<'b, T>(
+    map: &mut MapReader<'_, 'b>,
+    key: u64,
+    field: &'static str,
+    mut item: impl FnMut(&mut Decoder<'b>) -> Result<T, DecodeError>,
+) -> Result<Option<Vec<T>>, DecodeError> {
     map.optional_with(key, |d| {
         let len = array_len(d, field)?;
         // Each item takes a byte at least: a length that the input cannot hold ends at the first missing item.
         (0..len).map(|_| item(d)).collect()
-    })?
-    .ok_or(DecodeError::Missing { field })
+    })
 }
 
 /// The length of an array, which has to be definite.
@@ -340,17 +353,43 @@ pub fn array_len(d: &mut Decoder<'_>, field: &'static str) -> Result<u64, Decode
         .ok_or_else(|| DecodeError::malformed(field, &"its length is indefinite"))
 }
 
+fn so_many_values(d: &mut Decoder<'_>, field: &'static str, count: u64) -> Result<(), DecodeError> {
+    match array_len(d, field)? {
+        found if found == count => Ok(()),
+        other => Err(DecodeError::malformed(
+            field,
+            &format_args!("one has {other} values, not {count}"),
+        )),
+    }
+}
+
+fn flag(d: &mut Decoder<'_>) -> Result<FlagTruth, DecodeError> {
+    const FIELD: &str = "flags";
+    so_many_values(d, FIELD, 4)?;
+    let read = |e: minicbor::decode::Error| DecodeError::malformed(FIELD, &e);
+    Ok(FlagTruth {
+        rollout: d.str().map_err(read)?.to_owned(),
+        flag: d.str().map_err(read)?.to_owned(),
+        variant: if d.datatype().map_err(read)? == minicbor::data::Type::Null {
+            d.null().map_err(read)?;
+            None
+        } else {
+            Some(d.str().map_err(read)?.to_owned())
+        },
+        reason: match d.u64().map_err(read)? {
+            0 => FlagReason::Static,
+            1 => FlagReason::TargetingMatch,
+            2 => FlagReason::Default,
+            3 => FlagReason::Disabled,
+            4 => FlagReason::Error,
+            other => return Err(unknown(FIELD, other)),
+        },
+    })
+}
+
 fn condition(d: &mut Decoder<'_>) -> Result<ConditionTruth, DecodeError> {
     const FIELD: &str = "conditions";
-    match array_len(d, FIELD)? {
-        3 => {}
-        other => {
-            return Err(DecodeError::malformed(
-                FIELD,
-                &format_args!("one has {other} values, not 3"),
-            ));
-        }
-    }
+    so_many_values(d, FIELD, 3)?;
     let read = |e: minicbor::decode::Error| DecodeError::malformed(FIELD, &e);
     Ok(ConditionTruth {
         rollout: d.str().map_err(read)?.to_owned(),

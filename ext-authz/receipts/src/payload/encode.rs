@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 
-use knhk_decision::{Admission, Evidence, EvidenceRoute, Variant};
+use knhk_decision::{Admission, Evidence, EvidenceRoute, FlagReason, FlagTruth, Variant};
 
 use super::{
     ActionReceipt, DecisionReceipt, Genesis, KeyReceipt, PAYLOAD_VERSION, Payload, PolicyReceipt, Via,
@@ -62,6 +62,7 @@ fn decision(e: &mut Encoder<'_>, it: &DecisionReceipt) -> Written {
         it.status.is_some(),
         it.duration_us.is_some(),
         it.reporter.identity.is_some(),
+        !it.evidence.flags.is_empty(),
     ];
     let present = optional.into_iter().filter(|present| *present).count();
     head(e, 11 + present, 1, &it.region, it.time_unix_ms)?;
@@ -90,6 +91,26 @@ fn decision(e: &mut Encoder<'_>, it: &DecisionReceipt) -> Written {
     if let Some(identity) = &it.reporter.identity {
         e.u8(21)?.str(identity)?;
     }
+    if !it.evidence.flags.is_empty() {
+        e.u8(22)?.array(it.evidence.flags.len() as u64)?;
+        it.evidence.flags.iter().try_for_each(|truth| flag(e, truth))?;
+    }
+    Ok(())
+}
+
+fn flag(e: &mut Encoder<'_>, it: &FlagTruth) -> Written {
+    e.array(4)?.str(&it.rollout)?.str(&it.flag)?;
+    match &it.variant {
+        Some(variant) => e.str(variant)?,
+        None => e.null()?,
+    };
+    e.u8(match it.reason {
+        FlagReason::Static => 0,
+        FlagReason::TargetingMatch => 1,
+        FlagReason::Default => 2,
+        FlagReason::Disabled => 3,
+        FlagReason::Error => 4,
+    })?;
     Ok(())
 }
 

@@ -1,10 +1,13 @@
 //! Payloads for tests: fixed ones, and every possible one.
 #![allow(clippy::missing_panics_doc)]
 
-use knhk_decision::{Admission, ConditionTruth, Evidence, EvidenceRoute, PolicyId, Variant};
+use knhk_decision::{
+    Admission, ConditionTruth, Evidence, EvidenceRoute, FlagReason, FlagTruth, PolicyId, Variant,
+};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
+use proptest::sample::select;
 use sha2::{Digest, Sha256};
 
 use super::{ActionReceipt, DecisionReceipt, Genesis, KeyReceipt, Payload, PolicyReceipt, Reporter, Via};
@@ -37,6 +40,7 @@ pub fn decision(seq: u64) -> Payload {
                 index: 1,
                 holds: true,
             }],
+            flags: Vec::new(),
             rollout: Some(EvidenceRoute {
                 name: "checkout".to_owned(),
                 generation: 3,
@@ -194,6 +198,22 @@ fn any_evidence() -> impl Strategy<Value = Evidence> {
             index,
             holds,
         });
+    let reason = select(vec![
+        FlagReason::Static,
+        FlagReason::TargetingMatch,
+        FlagReason::Default,
+        FlagReason::Disabled,
+        FlagReason::Error,
+    ]);
+    let flag =
+        (".{0,20}", ".{0,20}", option::of(".{0,20}"), reason).prop_map(|(rollout, flag, variant, reason)| {
+            FlagTruth {
+                rollout,
+                flag,
+                variant,
+                reason,
+            }
+        });
     let variant = prop_oneof![Just(Variant::Stable), Just(Variant::Canary)];
     let route = (
         ".{0,20}",
@@ -211,19 +231,27 @@ fn any_evidence() -> impl Strategy<Value = Evidence> {
         });
     (
         ("[A-Z]{0,10}", ".{0,40}", any::<[u8; 32]>(), option::of(".{0,60}")),
-        (vec(".{0,30}", 0..5), vec(condition, 0..30), option::of(route)),
+        (
+            vec(".{0,30}", 0..5),
+            vec(condition, 0..30),
+            vec(flag, 0..5),
+            option::of(route),
+        ),
         prop_oneof![Just(Admission::Admitted), Just(Admission::Denied)],
     )
         .prop_map(
-            |((method, host, path_sha256, subject), (paths, conditions, rollout), admission)| Evidence {
-                method,
-                host,
-                path_sha256,
-                subject,
-                paths,
-                conditions,
-                rollout,
-                admission,
+            |((method, host, path_sha256, subject), (paths, conditions, flags, rollout), admission)| {
+                Evidence {
+                    method,
+                    host,
+                    path_sha256,
+                    subject,
+                    paths,
+                    conditions,
+                    flags,
+                    rollout,
+                    admission,
+                }
             },
         )
 }

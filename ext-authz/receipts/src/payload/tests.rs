@@ -160,6 +160,12 @@ fn a_decision_is_replayed_from_its_payload() {
         fn header(&self, name: &str) -> Option<&[u8]> {
             (name == "x-user-id").then_some(b"a secret user")
         }
+        fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+            std::iter::once((&b"x-user-id"[..], &b"a secret user"[..]))
+        }
+        fn unix_seconds(&self) -> i64 {
+            0
+        }
         fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {
             None
         }
@@ -170,12 +176,12 @@ fn a_decision_is_replayed_from_its_payload() {
         "generation":3,"window":4,"match":{"hosts":["checkout.example.com"],"pathPrefix":"/api"},
         "key":[{"header":"x-user-id"}],"weight":50,"stable":"v1","canary":"v2"}]}"#;
     let policy = Policy::parse(document).expect("a policy");
-    let verdict = decide(&policy, &Request);
-    assert!(matches!(verdict, Verdict::Routed(_)));
+    let decided = decide(&policy, &Request);
+    assert!(matches!(decided.verdict, Verdict::Routed(_)));
     let Payload::Decision(mut receipt) = decision(1) else {
         panic!("a decision")
     };
-    receipt.evidence = evidence(&policy, &Request, &verdict);
+    receipt.evidence = evidence(&policy, &Request, &decided);
     let bytes = Payload::Decision(receipt).to_bytes();
     let shown = String::from_utf8_lossy(&bytes).into_owned();
     assert!(!shown.contains("secret"), "no key is in it");

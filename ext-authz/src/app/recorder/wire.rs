@@ -1,6 +1,8 @@
 //! Recorded decisions as filters send them, read into receipts.
 
-use knhk_decision::{Admission, ConditionTruth, Evidence, EvidenceRoute, PolicyId, Variant};
+use knhk_decision::{
+    Admission, ConditionTruth, Evidence, EvidenceRoute, FlagReason, FlagTruth, PolicyId, Variant,
+};
 use knhk_proto::v1;
 use knhk_receipts::{DecisionReceipt, Reporter as ReceiptReporter, Via};
 
@@ -8,11 +10,11 @@ use super::Reporter;
 
 /// More than the fixed parts of a recorded decision take, in bytes.
 const FIXED_BYTES: usize = 1024;
-/// More than the fixed parts of a recorded path or condition take, in bytes.
+/// More than the fixed parts of a recorded path, condition or flag take, in bytes.
 const FIXED_ITEM_BYTES: usize = 64;
 /// Longest text in a decision, in bytes; longer ones are malformed.
 const MAX_TEXT_BYTES: usize = 8 * 1024;
-/// Path patterns and conditions in a decision.
+/// Path patterns, conditions and flags in a decision, each.
 const MAX_READ: usize = 4 * 1024;
 
 /// A decision that a filter sent is not one.
@@ -62,8 +64,13 @@ fn evidence(decision: v1::Decision) -> Result<Evidence, Malformed> {
     {
         return Err(Malformed("a text is too long"));
     }
-    if decision.paths.len() > MAX_READ || decision.conditions.len() > MAX_READ {
-        return Err(Malformed("too many paths or conditions"));
+    let counts = [
+        decision.paths.len(),
+        decision.conditions.len(),
+        decision.flags.len(),
+    ];
+    if counts.into_iter().any(|count| count > MAX_READ) {
+        return Err(Malformed("too many paths, conditions or flags"));
     }
     Ok(Evidence {
         path_sha256: digest(&decision.path_sha256, "path_sha256 must be 32 bytes")?,
@@ -82,6 +89,24 @@ fn evidence(decision: v1::Decision) -> Result<Evidence, Malformed> {
                 holds: condition.holds,
             })
             .collect(),
+        flags: decision.flags.into_iter().map(flag).collect::<Result<_, _>>()?,
+    })
+}
+
+fn flag(flag: v1::Flag) -> Result<FlagTruth, Malformed> {
+    let reason = match flag.reason() {
+        v1::FlagReason::Static => FlagReason::Static,
+        v1::FlagReason::TargetingMatch => FlagReason::TargetingMatch,
+        v1::FlagReason::Default => FlagReason::Default,
+        v1::FlagReason::Disabled => FlagReason::Disabled,
+        v1::FlagReason::Error => FlagReason::Error,
+        v1::FlagReason::Unspecified => return Err(Malformed("a flag's reason is unknown")),
+    };
+    Ok(FlagTruth {
+        rollout: flag.rollout,
+        flag: flag.key,
+        variant: flag.variant,
+        reason,
     })
 }
 
@@ -131,11 +156,21 @@ pub(super) fn size_at_most(reporter: &Reporter, decision: &v1::Decision) -> usiz
         &decision.rollout,
     ];
     let conditions = decision.conditions.iter().map(|condition| &condition.rollout);
+    let flags = decision.flags.iter();
+    let flags: usize = flags
+        .map(|flag| {
+            FIXED_ITEM_BYTES
+                + flag.rollout.len()
+                + flag.key.len()
+                + flag.variant.as_ref().map_or(0, String::len)
+        })
+        .sum();
     let items = decision.paths.iter().chain(conditions);
     FIXED_BYTES
         + reporter.proxy.identity.as_deref().map_or(0, str::len)
         + texts.into_iter().map(String::len).sum::<usize>()
         + items.map(|item| item.len() + FIXED_ITEM_BYTES).sum::<usize>()
+        + flags
 }
 
 #[cfg(test)]
@@ -163,7 +198,7 @@ mod tests {
                 hosts: Arc::new(Hosts::every()),
             }),
         };
-        for (paths, conditions) in [(0, 0), (4, 4), (100, 0), (0, 4096)] {
+        for (paths, conditions, flags) in [(0, 0, 0), (4, 4, 4), (100, 0, 0), (0, 4096, 0), (0, 0, 4096)] {
             let decision = v1::Decision {
                 time_unix_ms: u64::MAX,
                 policy: Some(v1::SnapshotId {
@@ -182,6 +217,15 @@ mod tests {
                         holds: true,
                     };
                     conditions
+                ],
+                flags: vec![
+                    v1::Flag {
+                        rollout: "r".repeat(63),
+                        key: "f".repeat(256),
+                        variant: Some("v".repeat(256)),
+                        reason: v1::FlagReason::Error.into(),
+                    };
+                    flags
                 ],
                 rollout: "r".repeat(63),
                 generation: u64::MAX,

@@ -1,7 +1,8 @@
-//! A change of one rollout on its way: made ready, recorded, then in force.
+//! A change of one rollout, or of the flags, on its way: made ready, recorded, then in force.
 
 use std::sync::Arc;
 
+use knhk_flags::Document;
 use knhk_promotion::{HistoryEntry, Rollout, What};
 use knhk_receipts::{LogError, Payload};
 use tokio::sync::oneshot;
@@ -14,13 +15,13 @@ use crate::app::snapshots::Snapshot;
 /// Where the answer to an operator goes.
 pub(super) type Done = oneshot::Sender<Result<(), CommandError>>;
 
-/// A rollout's next state and all that follows from it. Nothing of it is in force yet.
+/// What is next, and all that follows from it. Nothing of it is in force yet.
 #[derive(Debug)]
 pub(super) struct Change {
+    /// The rollout's; of the flags, what they are called in receipts.
     pub(super) name: String,
     pub(super) by: String,
-    /// The next state; `None` when the rollout is deleted.
-    pub(super) after: Option<Arc<Rollout>>,
+    pub(super) next: Next,
     /// What the rollout's history says of it.
     pub(super) entries: Vec<HistoryEntry>,
     /// The receipts of `entries`.
@@ -31,13 +32,34 @@ pub(super) struct Change {
     pub(super) snapshot: Option<Arc<Snapshot>>,
 }
 
+/// What a change puts in the place of what was.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// The rollout's next state.
+    Rollout(Arc<Rollout>),
+    /// The rollout is deleted.
+    NoRollout,
+    /// The flag definitions.
+    Flags(Arc<Document>),
+}
+
 impl Change {
+    /// Whether it is about this rollout.
+    pub(super) fn is_of(&self, rollout: &str) -> bool {
+        !matches!(self.next, Next::Flags(_)) && self.name == rollout
+    }
+
     /// Whether it takes traffic off a version that fails, which waits for nothing.
     pub(super) fn is_urgent(&self) -> bool {
-        self.entries
-            .iter()
-            .any(|entry| matches!(entry.what, What::RolledBack | What::Aborted))
+        is_urgent(&self.entries)
     }
+}
+
+/// Whether what a rollout's history says of a change is that traffic is taken off a version.
+pub(super) fn is_urgent(entries: &[HistoryEntry]) -> bool {
+    entries
+        .iter()
+        .any(|entry| matches!(entry.what, What::RolledBack | What::Aborted))
 }
 
 /// A change that the log did not take at once. Its receipts may become durable at any time, so it is neither given up

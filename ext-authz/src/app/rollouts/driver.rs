@@ -1,4 +1,4 @@
-//! The task that owns the rollouts.
+//! The task that owns the rollouts, and the flags that they ask for.
 //!
 //! A change is: the pure step, then the snapshot that follows from it (compiled here, so that what a filter would
 //! refuse is refused before anything happened), then one append of its receipts, then publication. Nothing is
@@ -9,6 +9,7 @@
 //! until the log has answered, and rollbacks go on meanwhile.
 
 mod effect;
+mod flags;
 mod home;
 mod policy;
 mod receipts;
@@ -18,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use knhk_decision::PolicyId;
+use knhk_flags::Document;
 use knhk_promotion::{Command, Effect, Event, LOOK_EVERY_MS, Now, Rollout};
 use knhk_telemetry::ServiceMetrics;
 use tokio::sync::mpsc;
@@ -26,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::effect::{Made, say_that_it_stands_still};
 use super::backlog::{Backlog, RECORD_WITHIN};
-use super::change::{Change, Pending};
+use super::change::{Change, Next, Pending, is_urgent};
 use super::{Action, Book, CommandError, MAX_ROLLOUTS, Request, Rollouts, Tombstones, WAITING_COMMANDS};
 use crate::app::clock::Clock;
 use crate::app::evidence::Evidence;
@@ -51,11 +53,12 @@ pub(crate) struct DriverParts {
     pub(crate) regions: Option<Arc<Regions>>,
 }
 
-/// What the log says of the rollouts.
+/// What the log says of rollouts and flags.
 pub(crate) struct Recorded {
     pub(crate) rollouts: BTreeMap<String, Rollout>,
     pub(crate) tombstones: Tombstones,
-    /// The entry of the last action on a rollout.
+    pub(crate) flags: Option<Document>,
+    /// The entry of the last action on one of them.
     pub(crate) last_action: Option<u64>,
 }
 
@@ -64,6 +67,7 @@ pub(crate) struct Driver {
     parts: DriverParts,
     rollouts: BTreeMap<String, Arc<Rollout>>,
     tombstones: Tombstones,
+    flags: Arc<Document>,
     book: Book,
     commands: mpsc::Receiver<Request>,
     backlog: Backlog,
@@ -76,11 +80,13 @@ impl Driver {
     /// Takes the recorded rollouts up where they were.
     pub(crate) fn new(parts: DriverParts, recorded: Recorded) -> Result<(Self, Rollouts), CommandError> {
         let (sender, commands) = mpsc::channel(WAITING_COMMANDS);
-        let book = Book::default();
+        let flags = Arc::new(recorded.flags.unwrap_or_else(crate::flags::none));
+        let book = Book::new(Arc::clone(&flags));
         let newest = parts.snapshots.newest().id;
         let mut driver = Self {
             rollouts: BTreeMap::new(),
             tombstones: recorded.tombstones,
+            flags,
             book: book.clone(),
             commands,
             backlog: Backlog::default(),
@@ -131,16 +137,8 @@ impl Driver {
     }
 
     async fn carry_out(&mut self, request: Request) {
-        let Request {
-            name,
-            by,
-            action,
-            done,
-        } = request;
-        let prepared = match action {
-            Action::Follow(state) => self.followed(name, by, *state),
-            action => self.prepare(name, by, action).map(Some),
-        };
+        let Request { by, action, done } = request;
+        let prepared = self.prepare(by, action);
         let made = match prepared {
             Ok(Some(change)) => self.make(change).await,
             // What another region tells is known.
@@ -155,15 +153,34 @@ impl Driver {
         }
     }
 
-    /// What an operator's command changes, if it is one that can be carried out.
-    fn prepare(&self, name: String, by: String, action: Action) -> Result<Change, CommandError> {
+    /// What a request changes, if it is one that can be carried out. Nothing where another region tells what is known.
+    fn prepare(&self, by: String, action: Action) -> Result<Option<Change>, CommandError> {
+        match action {
+            Action::Command { name, command } => self.commanded(name, by, *command).map(Some),
+            Action::Delete { name } => {
+                let before = self.existing(&name)?;
+                self.is_home_of(&before)?;
+                self.deleted(name, by, &before).map(Some)
+            }
+            Action::Adopt { name } => {
+                let before = self.existing(&name)?;
+                self.adopted(by, &before).map(Some)
+            }
+            Action::Follow(state) => self.followed(by, *state),
+            Action::Flags(flags) => self.flags_changed(by, flags).map(Some),
+        }
+    }
+
+    fn existing(&self, name: &str) -> Result<Arc<Rollout>, CommandError> {
+        let rollout = self.rollouts.get(name).map(Arc::clone);
+        rollout.ok_or_else(|| CommandError::NoSuchRollout(name.to_owned()))
+    }
+
+    fn commanded(&self, name: String, by: String, command: Command) -> Result<Change, CommandError> {
         let now = self.parts.clock.now();
         let Some(before) = self.rollouts.get(&name).map(Arc::clone) else {
             // Only `apply` makes a rollout.
-            let Action::Command(command) = action else {
-                return Err(CommandError::NoSuchRollout(name));
-            };
-            let Command::Apply(spec) = *command else {
+            let Command::Apply(spec) = command else {
                 return Err(CommandError::NoSuchRollout(name));
             };
             if self.rollouts.len() >= MAX_ROLLOUTS {
@@ -173,23 +190,10 @@ impl Driver {
             let rollout = self.born_here(rollout);
             return self.changed(name, by, None, rollout, effects);
         };
-        match action {
-            Action::Command(command) => {
-                self.may(&before, &command)?;
-                let event = Event::Command {
-                    by: &by,
-                    command: *command,
-                };
-                let (after, effects) = step(&before, event, now)?;
-                self.changed(name, by, Some(&before), after, effects)
-            }
-            Action::Delete => {
-                self.is_home_of(&before)?;
-                self.deleted(name, by, &before)
-            }
-            Action::Adopt => self.adopted(by, &before),
-            Action::Follow(_) => unreachable!("see carry_out"),
-        }
+        self.may(&before, &command)?;
+        let event = Event::Command { by: &by, command };
+        let (after, effects) = step(&before, event, now)?;
+        self.changed(name, by, Some(&before), after, effects)
     }
 
     /// Looks at the evidence of every rollout.
@@ -245,9 +249,6 @@ impl Driver {
     ) -> Result<Change, CommandError> {
         let after = Arc::new(after);
         let changes_policy = effects.contains(&Effect::PolicyChanged);
-        let snapshot = changes_policy
-            .then(|| self.snapshot_with(&name, Some(&after)))
-            .transpose()?;
         let entries: Vec<_> = effects
             .into_iter()
             .filter_map(|effect| match effect {
@@ -255,6 +256,14 @@ impl Driver {
                 Effect::PolicyChanged | Effect::Changed => None,
             })
             .collect();
+        let snapshot = if !changes_policy {
+            None
+        } else if is_urgent(&entries) {
+            // No policy refuses it, not even one that leaves this rollout out.
+            Some(self.snapshot_of_all(Some(&name), Some(&after))?)
+        } else {
+            Some(self.snapshot_with(&name, Some(&after))?)
+        };
         let actions = entries
             .iter()
             .map(|entry| self.action(&name, &by, before, &after, entry))
@@ -262,7 +271,7 @@ impl Driver {
         Ok(Change {
             name,
             by,
-            after: Some(after),
+            next: Next::Rollout(after),
             entries,
             actions,
             snapshot,
@@ -278,7 +287,7 @@ impl Driver {
             tombstone,
             name,
             by,
-            after: None,
+            next: Next::NoRollout,
             entries: Vec::new(),
             actions: vec![action],
             snapshot: Some(snapshot),

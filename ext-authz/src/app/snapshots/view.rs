@@ -43,7 +43,12 @@ impl View {
         let seen = snapshot.policy.rules().iter().filter(|rule| sees(hosts, rule));
         let rules: Vec<_> = seen.cloned().collect();
         let names = rules.iter().map(|rule| rule.name.clone()).collect();
-        let bytes = PolicyDoc::new(snapshot.id, rules).to_bytes();
+        let document = PolicyDoc::new(snapshot.id, rules);
+        let document = match &snapshot.flags {
+            Some(flags) => document.with_flags(flags),
+            None => document,
+        };
+        let bytes = document.to_bytes();
         Self {
             sha256: Sha256::digest(&bytes).into(),
             bytes: bytes.into(),
@@ -150,6 +155,12 @@ mod tests {
         fn header(&self, name: &str) -> Option<&[u8]> {
             (name == "x-user").then_some(b"carol")
         }
+        fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+            std::iter::once((&b"x-user"[..], &b"carol"[..]))
+        }
+        fn unix_seconds(&self) -> i64 {
+            1_795_000_000
+        }
         fn peer_spiffe_id(&self) -> Option<knhk_decision::SpiffeId<'_>> {
             None
         }
@@ -176,6 +187,50 @@ mod tests {
         assert_eq!(policy.id(), PolicyId { epoch: 1, n: 2 });
         assert!(Arc::ptr_eq(&view, &snapshot.view(&hosts(&["a.example"]))));
         assert!(!snapshot.view(&hosts(&["c.example"])).has("r0"));
+    }
+
+    #[test]
+    fn a_view_has_the_flags_that_its_rollouts_ask_for_and_no_others() {
+        let flag = |rule: Value| json!({ "state": "ENABLED", "variants": { "on": true, "off": false }, "defaultVariant": "off", "targeting": rule });
+        let rule = |name: &str, host: &str, flag: &str| {
+            json!({
+                "name": name, "generation": 1, "window": 1, "match": { "hosts": [host], "flags": { flag: "on" } },
+                "key": [{ "header": "x-user" }], "weight": 50.0, "stable": "v1", "canary": "v2",
+            })
+        };
+        let document = json!({
+            "apiVersion": "knhk.dev/v1", "kind": "Policy", "epoch": 1, "n": 2,
+            "rollouts": [rule("a", "a.example", "mine"), rule("b", "b.example", "theirs")],
+            "flags": {
+                "flags": {
+                    "mine": flag(json!({ "if": [{ "$ref": "carol" }, "on"] })),
+                    "theirs": flag(json!({ "if": [{ "$ref": "staff" }, "on"] })),
+                },
+                "$evaluators": {
+                    "carol": { "==": [{ "var": "headers.x-user" }, "carol"] },
+                    "staff": { "in": [{ "var": "headers.x-user" }, ["dave"]] },
+                },
+            },
+        });
+        let snapshot = Snapshot::parse(document.to_string()).expect("valid");
+        let view = snapshot.view(&hosts(&["a.example"]));
+        let text = String::from_utf8_lossy(&view.bytes);
+        assert!(text.contains("mine") && text.contains("carol"), "{text}");
+        assert!(
+            !text.contains("theirs") && !text.contains("staff") && !text.contains("dave"),
+            "{text}"
+        );
+        let view = Policy::parse(&view.bytes).expect("valid");
+        let request = Request {
+            host: "a.example",
+            path: "/",
+        };
+        let seen = decided(&view, &request);
+        assert_eq!(seen, decided(&snapshot.policy, &request));
+        assert_eq!(seen.flags.len(), 1);
+        assert!(seen.rollout.is_some());
+        let nobody = snapshot.view(&hosts(&["c.example"]));
+        assert!(!String::from_utf8_lossy(&nobody.bytes).contains("flags"));
     }
 
     proptest! {

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use knhk_promotion::{Command, Phase};
 
+use super::flags::{BETA, gated};
 use super::{App, Running, SPEC};
 use crate::app::rollouts::CommandError;
 use crate::config::Config;
@@ -210,6 +211,53 @@ async fn of_two_rollouts_for_the_same_requests_the_first_by_name_has_them_in_bot
     meet(&eu, &us).await;
     let both = vec!["cart".to_owned(), "checkout".to_owned()];
     assert_eq!((names(&eu), names(&us)), (both.clone(), both));
+}
+
+/// Flags are each region's own: what another region's rollout asks for may not be defined here yet.
+#[tokio::test]
+async fn a_rollout_whose_flags_a_region_lacks_waits_for_them_there() {
+    let (at_eu, at_us) = (
+        tempfile::tempdir().expect("a directory"),
+        tempfile::tempdir().expect("a directory"),
+    );
+    let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
+    eu.apply_flags(BETA).await.expect("applied");
+    eu.apply(&gated()).await.expect("applied");
+    meet(&eu, &us).await;
+    assert_eq!(state(&us), state(&eu), "it is known");
+    let rules = |of: &Running| of.app.snapshots.newest().policy.rules().to_vec();
+    assert!(rules(&us).is_empty(), "and routes nothing");
+    let cart = SPEC
+        .replace("name: checkout", "name: cart")
+        .replace("checkout.example.com", "cart.example.com");
+    us.apply(&cart).await.expect("the others go on");
+    us.apply_flags("flags: {}")
+        .await
+        .expect("nothing in force asks for one");
+
+    us.end(at_us.path(), super::Ending::Killed).await;
+    let us = region(at_us.path(), US).await;
+    us.apply_flags(BETA).await.expect("applied");
+    meet(&eu, &us).await;
+    assert_eq!(rules(&us), rules(&eu), "filters decide alike");
+    let refused = us.apply_flags("flags: {}").await.expect_err("it is in use");
+    assert!(matches!(&refused, CommandError::FlagsInUse(_)), "{refused}");
+}
+
+#[tokio::test]
+async fn a_rollout_whose_flags_a_region_lacks_can_be_aborted_there() {
+    let (at_eu, at_us) = (
+        tempfile::tempdir().expect("a directory"),
+        tempfile::tempdir().expect("a directory"),
+    );
+    let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
+    eu.apply_flags(BETA).await.expect("applied");
+    eu.apply(&gated()).await.expect("applied");
+    meet(&eu, &us).await;
+    us.command(Command::Abort).await.expect("aborted");
+    meet(&eu, &us).await;
+    assert_eq!(state(&us), state(&eu));
+    assert_eq!(state(&eu).expect("there").0.reason(), Some("aborted"));
 }
 
 /// A service that starts again tells what is recorded, which everybody has.

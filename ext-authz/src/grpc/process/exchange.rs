@@ -383,6 +383,7 @@ fn decide(
         headers,
         certified: wire::certified(message),
         peer_source: options.peer,
+        wall_ms: world.wall_ms,
     };
     Decided::of(world.snapshots, &facts, options.record, world.wall_ms, world.draw)
 }

@@ -17,6 +17,7 @@ use knhk_proto::envoy::pb::envoy::r#type::v3::HttpStatus;
 use knhk_proto::envoy::pb::google::protobuf::Struct;
 use knhk_proto::envoy::pb::google::protobuf::value::Kind;
 
+use crate::grpc::decided::seconds;
 use crate::grpc::headers::{HeaderList, Headers};
 use crate::grpc::recording::Refusal;
 use crate::grpc::route_options::PeerSource;
@@ -39,6 +40,8 @@ pub(super) struct ProcessFacts<'a> {
     /// What Envoy calls the owner of the certificate that it verified.
     pub(super) certified: &'a str,
     pub(super) peer_source: PeerSource,
+    /// When it is decided, since the Unix epoch.
+    pub(super) wall_ms: u64,
 }
 
 impl Facts for ProcessFacts<'_> {
@@ -56,6 +59,14 @@ impl Facts for ProcessFacts<'_> {
 
     fn header(&self, name: &str) -> Option<&[u8]> {
         self.headers.first(name)
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.headers.iter()
+    }
+
+    fn unix_seconds(&self) -> i64 {
+        seconds(self.wall_ms)
     }
 
     fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {

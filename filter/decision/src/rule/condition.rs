@@ -1,14 +1,17 @@
 //! Conditions of a match beside host and path.
 
-use crate::error::{Fault, FieldError, quoted, within};
+use crate::error::{Fault, FieldError, within};
 use crate::facts::Facts;
-use crate::limits::{MAX_HEADER_VALUE_BYTES, MAX_HEADERS, MAX_METHOD_BYTES, MAX_METHODS};
+use crate::limits::{
+    MAX_FLAGS_OF_ROLLOUT, MAX_HEADER_VALUE_BYTES, MAX_HEADERS, MAX_METHOD_BYTES, MAX_METHODS,
+};
 use crate::peer::SpiffeId;
 use crate::rule::name;
 use crate::rule::peer::Peers;
 use crate::spec::{HeaderMatch, MatchSpec, ValueMatch};
+use knhk_flags::message::quoted;
 
-/// One condition: a list of methods, a header, or a list of callers.
+/// One condition: a list of methods, a header, a list of callers, or a flag.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Condition {
     /// Any of these methods.
@@ -17,11 +20,13 @@ pub(crate) enum Condition {
     Header { name: Box<str>, value: ValueMatch },
     /// Any of these callers.
     Peers(Peers),
+    /// The flag gives this variant.
+    Flag { key: Box<str>, variant: Box<str> },
 }
 
 impl Condition {
-    /// The conditions of a match: the methods first if there are any, then the headers as they are given, and the callers
-    /// last, since to ask for them may cost most.
+    /// The conditions of a match: the methods first if there are any, then the headers as they are given, then the
+    /// callers, and the flags by their keys last: what may cost most comes after what spares it.
     pub(crate) fn parse(spec: &MatchSpec) -> Result<Box<[Self]>, FieldError> {
         let mut conditions = Vec::with_capacity(2 + spec.headers.len());
         if !spec.methods.is_empty() {
@@ -46,10 +51,20 @@ impl Condition {
             conditions.push(condition);
         }
         conditions.extend(Peers::parse("match.peers", &spec.peers)?.map(Self::Peers));
+        within("match.flags", spec.flags.len(), MAX_FLAGS_OF_ROLLOUT, "flags")?;
+        conditions.extend(spec.flags.iter().map(|(key, variant)| Self::Flag {
+            key: key.as_str().into(),
+            variant: variant.as_str().into(),
+        }));
         Ok(conditions.into())
     }
 
-    pub(crate) fn holds(&self, facts: &impl Facts) -> bool {
+    /// `variant` is asked for the variant of a flag, if it gives one.
+    pub(crate) fn holds<'v>(
+        &self,
+        facts: &impl Facts,
+        variant: impl FnOnce(&str) -> Option<&'v str>,
+    ) -> bool {
         match self {
             Self::Methods(methods) => has(methods, facts.method()),
             Self::Header { name, value } => {
@@ -62,14 +77,16 @@ impl Condition {
                 }
             }
             Self::Peers(peers) => peers.hold(facts.peer_spiffe_id()),
+            Self::Flag { key, variant: wanted } => variant(key) == Some(wanted),
         }
     }
 
-    /// Whether this holds for a request of that method and caller, if the two are enough to know.
+    /// Whether this holds for a request of that method and caller, if the two are enough to know. Of flags their variants
+    /// are recorded.
     pub(crate) fn holds_by_record(&self, method: &[u8], peer: Option<SpiffeId<'_>>) -> Option<bool> {
         match self {
             Self::Methods(methods) => Some(has(methods, method)),
-            Self::Header { .. } => None,
+            Self::Header { .. } | Self::Flag { .. } => None,
             Self::Peers(peers) => Some(peers.hold(peer)),
         }
     }
@@ -79,7 +96,12 @@ impl Condition {
         matches!(self, Self::Peers(_))
     }
 
-    /// Whether every request that satisfies this also satisfies `other`.
+    /// Whether this depends on the rollout's keys as well.
+    pub(crate) fn is_by_key(&self) -> bool {
+        matches!(self, Self::Flag { .. })
+    }
+
+    /// Whether every request that satisfies this also satisfies `other`, of a rollout with the same keys where that matters.
     pub(crate) fn implies(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Methods(narrow), Self::Methods(wide)) => narrow.iter().all(|m| wide.contains(m)),
@@ -91,6 +113,7 @@ impl Condition {
                 },
             ) => name == other_name && value_implies(value, other),
             (Self::Peers(narrow), Self::Peers(wide)) => wide.cover(narrow),
+            (Self::Flag { .. }, Self::Flag { .. }) => self == other,
             _ => false,
         }
     }

@@ -2,8 +2,9 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use crate::error::{Fault, FieldError, quoted, within};
+use crate::error::{Fault, FieldError, within};
 use crate::limits::{MAX_HOST_BYTES, MAX_HOST_LABEL_BYTES};
+use knhk_flags::message::quoted;
 
 /// A host pattern, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq)]

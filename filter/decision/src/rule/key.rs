@@ -1,11 +1,14 @@
 //! The chain of keys: which part of a request makes it stick to a variant.
 
+use std::borrow::Cow;
+
 use crate::bucket::{Hashed, KeyHash};
-use crate::error::{Fault, FieldError, quoted, within};
+use crate::error::{Fault, FieldError, within};
 use crate::facts::Facts;
 use crate::limits::{MAX_KEY_NAME_BYTES, MAX_KEYS};
 use crate::rule::name;
 use crate::spec::KeySpec;
+use knhk_flags::message::quoted;
 
 /// Where the request ID stands.
 const REQUEST_ID: &str = "x-request-id";
@@ -91,6 +94,39 @@ impl Key {
     }
 }
 
+impl Key {
+    /// The request's key here, if it has one: what [`Key::hash`] hashes.
+    pub(crate) fn value<'f>(&self, facts: &'f impl Facts) -> Option<Cow<'f, [u8]>> {
+        let value = match self {
+            Self::Header(name) => Cow::Borrowed(facts.header(name)?),
+            Self::Cookie(name) => Cow::Borrowed(cookie(facts.header("cookie")?, name.as_bytes())?),
+            Self::Query(name) => match parameter(facts.path(), name)? {
+                plain if !is_encoded(plain) => Cow::Borrowed(plain),
+                encoded => Cow::Owned(Decoded(encoded).collect()),
+            },
+            Self::PeerSpiffeId => Cow::Borrowed(facts.peer_spiffe_id()?.as_str().as_bytes()),
+            Self::RequestId => match facts.header(REQUEST_ID)? {
+                id if id.len() == UUID_LEN => {
+                    let mut id = id.to_vec();
+                    *id.get_mut(TRACE_NIBBLE)? = b'0';
+                    Cow::Owned(id)
+                }
+                id => Cow::Borrowed(id),
+            },
+        };
+        (!value.is_empty()).then_some(value)
+    }
+
+    /// The bytes that are looked through for it, which may be many.
+    pub(crate) fn searched(&self, facts: &impl Facts) -> usize {
+        match self {
+            Self::Cookie(_) => facts.header("cookie").map_or(0, <[u8]>::len),
+            Self::Query(_) => facts.path().len(),
+            Self::Header(_) | Self::PeerSpiffeId | Self::RequestId => 0,
+        }
+    }
+}
+
 fn whole(salt: &str, key: &[u8]) -> Option<Hashed> {
     if key.is_empty() {
         return None;
@@ -143,7 +179,7 @@ fn parameter<'a>(path: &'a [u8], name: &str) -> Option<&'a [u8]> {
 }
 
 fn decoded(salt: &str, value: &[u8]) -> Option<Hashed> {
-    if !value.iter().any(|b| matches!(b, b'%' | b'+')) {
+    if !is_encoded(value) {
         return whole(salt, value);
     }
     let mut hash = KeyHash::new(salt);
@@ -151,6 +187,10 @@ fn decoded(salt: &str, value: &[u8]) -> Option<Hashed> {
         hash.push(&[byte]);
     }
     Some(hash.finish())
+}
+
+fn is_encoded(value: &[u8]) -> bool {
+    value.iter().any(|b| matches!(b, b'%' | b'+'))
 }
 
 /// Bytes of a query's name or value: `%41` is `A`, `+` a space, a `%` without two hex digits itself.

@@ -1,8 +1,9 @@
 //! The forms that names have.
 
-use crate::error::{Fault, FieldError, quoted, within};
+use crate::error::{Fault, FieldError, within};
 use crate::headers;
 use crate::limits::{MAX_HEADER_NAME_BYTES, MAX_NAME_BYTES, MAX_SALT_BYTES, MAX_VERSION_BYTES};
+use knhk_flags::message::quoted;
 
 /// A rollout's name is a DNS label: it goes into headers, metrics and URLs.
 pub(crate) fn check_rollout(name: &str) -> Result<(), FieldError> {

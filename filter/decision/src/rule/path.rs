@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use crate::error::{Fault, FieldError, quoted, within};
+use crate::error::{Fault, FieldError, within};
 use crate::limits::{MAX_PATH_BYTES, MAX_PATH_SEGMENTS};
+use knhk_flags::message::quoted;
 
 /// A path pattern.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,8 +1,9 @@
 //! Patterns for the caller's SPIFFE ID: the language of the service's roles.
 
-use crate::error::{Fault, FieldError, quoted, within};
+use crate::error::{Fault, FieldError, within};
 use crate::limits::MAX_PEERS;
 use crate::peer::{self, MAX_ID_BYTES, SpiffeId};
+use knhk_flags::message::quoted;
 
 /// Any of these. Never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]

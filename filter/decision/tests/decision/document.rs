@@ -1,7 +1,10 @@
 //! The policy document and the parts that people write.
 
+use std::collections::BTreeMap;
+
 use knhk_decision::spec::{HeaderMatch, KeySpec, MatchSpec, Record, ValueMatch, Weight};
 use knhk_decision::{Policy, PolicyDoc, PolicyId, RolloutRule};
+use knhk_flags::Document;
 use proptest::prelude::*;
 
 use crate::support::{admit, any_rules, any_weight, doc, rule};
@@ -30,6 +33,7 @@ fn the_bytes_are_these() {
                 },
             ],
             peers: vec!["spiffe://example.org/ns/shop/*".to_owned()],
+            flags: BTreeMap::from([("beta".to_owned(), "on".to_owned())]),
         },
         admit: Some(admit(&["spiffe://example.org/*"])),
         key: vec![
@@ -40,6 +44,7 @@ fn the_bytes_are_these() {
             KeySpec::RequestId {},
         ],
         weight: Weight::from_ppm(333_333).expect("a weight"),
+        flags: vec!["beta".to_owned()],
         record: Record::Sample(Weight::from_ppm(10_000).expect("a weight")),
         thresholds: vec![250_000],
         outcomes: Vec::new(),
@@ -49,12 +54,15 @@ fn the_bytes_are_these() {
         r#"{"apiVersion":"knhk.dev/v1","kind":"Policy","epoch":3,"n":7,"rollouts":[{"name":"checkout","#,
         r#""generation":1,"window":1,"salt":"pepper","match":{"hosts":["*.example.com"],"pathPrefix":"/api","#,
         r#""methods":["GET"],"headers":[{"name":"x-a","exact":"1"},{"name":"x-b","prefix":"2"},"#,
-        r#"{"name":"x-c","present":false}],"peers":["spiffe://example.org/ns/shop/*"]},"#,
+        r#"{"name":"x-c","present":false}],"peers":["spiffe://example.org/ns/shop/*"],"flags":{"beta":"on"}},"#,
         r#""admit":{"peers":["spiffe://example.org/*"]},"key":[{"header":"x-user-id"},{"cookie":"session"},{"query":"uid"},"#,
         r#"{"peerSpiffeId":{}},{"requestId":{}}],"weight":33.3333,"stable":"v1","canary":"v2","#,
-        r#""record":{"sample":1},"thresholds":[250000]}]}"#,
+        r#""flags":["beta"],"record":{"sample":1},"thresholds":[250000]}],"#,
+        r#""flags":{"flags":{"beta":{"state":"ENABLED","variants":{"off":false,"on":true}}}}}"#,
     );
-    let bytes = doc(vec![full]).to_bytes();
+    let flags = br#"{ "flags": { "beta": { "state": "ENABLED", "variants": { "on": true, "off": false } } }, "metadata": {} }"#;
+    let flags = Document::parse(flags).expect("a document");
+    let bytes = doc(vec![full]).with_flags(&flags).to_bytes();
     assert_eq!(String::from_utf8(bytes.clone()).expect("text"), expected);
     assert_eq!(
         Policy::parse(&bytes).expect("a policy").id(),

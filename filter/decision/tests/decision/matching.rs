@@ -15,7 +15,7 @@ fn keyed(key: &[KeySpec], request: &Request) -> (Option<u32>, Option<u32>) {
         key: key.to_vec(),
         ..rule("shop")
     }]);
-    let Verdict::Routed(routed) = decide(&policy, request) else {
+    let Verdict::Routed(routed) = decide(&policy, request).verdict else {
         panic!("the rule is for every request")
     };
     (routed.key, routed.bucket)
@@ -24,7 +24,10 @@ fn keyed(key: &[KeySpec], request: &Request) -> (Option<u32>, Option<u32>) {
 #[test]
 fn an_empty_policy_routes_nothing() {
     let empty = knhk_decision::Policy::empty();
-    assert_eq!(decide(&empty, &Request::get("a.com", "/")), Verdict::NoRollout);
+    assert_eq!(
+        decide(&empty, &Request::get("a.com", "/")).verdict,
+        Verdict::NoRollout
+    );
     assert_eq!(empty.id().to_string(), "0.0");
 }
 
@@ -188,7 +191,7 @@ fn without_a_key_stable_serves_even_at_full_weight() {
         weight: Weight::FULL,
         ..rule("shop")
     }]);
-    let Verdict::Routed(routed) = decide(&policy, &Request::get("a.com", "/")) else {
+    let Verdict::Routed(routed) = decide(&policy, &Request::get("a.com", "/")).verdict else {
         panic!("routed")
     };
     assert_eq!(
@@ -196,7 +199,7 @@ fn without_a_key_stable_serves_even_at_full_weight() {
         (Variant::Stable, None, None)
     );
     let named = Request::get("a.com", "/").with("x-user-id", "alice");
-    let Verdict::Routed(routed) = decide(&policy, &named) else {
+    let Verdict::Routed(routed) = decide(&policy, &named).verdict else {
         panic!("routed")
     };
     assert_eq!((routed.variant, routed.key), (Variant::Canary, Some(0)));

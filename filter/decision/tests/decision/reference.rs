@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use knhk_decision::spec::{KeySpec, MatchSpec, ValueMatch};
-use knhk_decision::{Admission, Facts, Policy, PolicyError, RolloutRule, Variant, Verdict, bucket, decide};
+use knhk_decision::{Admission, Decision, Facts, Policy, PolicyError, RolloutRule, Variant, bucket, decide};
 use proptest::prelude::*;
 
 use crate::support::{Request, any_policy, any_request, any_rules, doc};
@@ -127,6 +127,12 @@ fn conditions(spec: &MatchSpec) -> usize {
     spec.headers.len() + usize::from(!spec.methods.is_empty()) + usize::from(!spec.peers.is_empty())
 }
 
+/// The first key of a rollout that is there and not empty.
+pub(crate) fn key_of_rule(rule: &RolloutRule, request: &Request) -> Option<Vec<u8>> {
+    let keys = rule.key.iter().filter_map(|key| key_of(key, request));
+    keys.into_iter().find(|key| !key.is_empty())
+}
+
 fn key_of(key: &KeySpec, request: &Request) -> Option<Vec<u8>> {
     match key {
         KeySpec::Header(name) => Some(request.header(&name.to_lowercase())?.to_vec()),
@@ -161,7 +167,7 @@ fn key_of(key: &KeySpec, request: &Request) -> Option<Vec<u8>> {
     }
 }
 
-fn outcome(verdict: &Verdict<'_>) -> Outcome {
+fn outcome(verdict: &Decision<'_>) -> Outcome {
     let routed = verdict.routed()?;
     Some((
         routed.rule.name.clone(),

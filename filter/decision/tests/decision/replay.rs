@@ -57,7 +57,7 @@ proptest! {
             let verdict = decide(&policy, request);
             let evidence = evidence(&policy, request, &verdict);
             let replayed = replay(&policy, &evidence);
-            prop_assert!(replayed.as_ref().is_ok_and(|replayed| same(replayed, &verdict)), "{:?} {:?} {:?}", request, evidence, replayed);
+            prop_assert!(replayed.as_ref().is_ok_and(|replayed| same(replayed, &verdict.verdict)), "{:?} {:?} {:?}", request, evidence, replayed);
             prop_assert!(replayed.as_ref().is_ok_and(|replayed| replayed.agrees_with(&evidence)));
             let wiped = without_the_outcome(&evidence);
             prop_assert_eq!(&replay(&policy, &wiped), &replayed);
@@ -76,7 +76,7 @@ proptest! {
         for request in &requests {
             let verdict = decide(&policy, request);
             let evidence = evidence(&policy, request, &verdict);
-            let unchanged = |evidence: &Evidence| replay(&policy, evidence).is_ok_and(|replayed| same(&replayed, &verdict));
+            let unchanged = |evidence: &Evidence| replay(&policy, evidence).is_ok_and(|replayed| same(&replayed, &verdict.verdict));
             for i in 0..evidence.conditions.len() {
                 let mut flipped = evidence.clone();
                 flipped.conditions[i].holds ^= true;

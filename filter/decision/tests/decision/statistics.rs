@@ -87,7 +87,7 @@ fn groups_are_uniform_among_the_canarys_keys() {
     let mut counts = vec![0_u32; GROUPS.into()];
     for user in 0..200_000 {
         let request = Request::get("a.com", "/").with("x-user-id", &format!("user-{user}"));
-        let Verdict::Routed(routed) = decide(&policy, &request) else {
+        let Verdict::Routed(routed) = decide(&policy, &request).verdict else {
             panic!("the rule is for every request")
         };
         if routed.variant == Variant::Canary {
@@ -115,7 +115,7 @@ fn the_measure_sees_what_is_not_uniform() {
 }
 
 fn variant(rules: Vec<RolloutRule>, request: &Request) -> (Variant, Option<u32>) {
-    match decide(&policy(rules), request) {
+    match decide(&policy(rules), request).verdict {
         Verdict::Routed(routed) => (routed.variant, routed.bucket),
         Verdict::NoRollout | Verdict::Denied(_) => panic!("the rule is for every request"),
     }
@@ -172,7 +172,7 @@ proptest! {
         let hash = xxhash_rust::xxh3::xxh3_64(&[b"shop", &[0][..], key.as_bytes()].concat());
         let policy = policy(vec![RolloutRule { weight, ..rule("shop") }]);
         let request = Request::get("a.com", "/").with("x-user-id", &key);
-        let group = decide(&policy, &request).routed().map(|routed| u64::from(routed.group));
+        let group = decide(&policy, &request).verdict.routed().map(|routed| u64::from(routed.group));
         prop_assert_eq!(group, Some(hash & 15));
     }
 }

@@ -1,14 +1,18 @@
 //! Requests and rules for tests, and strategies that draw them from so few words that they often meet.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use knhk_decision::spec::{AdmitSpec, HeaderMatch, KeySpec, MatchSpec, Record, ValueMatch, Weight};
-use knhk_decision::{Facts, Policy, PolicyDoc, PolicyId, RolloutRule, SpiffeId, Verdict};
+use knhk_decision::{Decision, Facts, Policy, PolicyDoc, PolicyId, RolloutRule, SpiffeId};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
+
+/// When everything is decided, in seconds.
+pub(crate) const NOW: i64 = 1_795_000_000;
 
 /// A request, as facts.
 #[derive(Clone, Default)]
@@ -20,6 +24,8 @@ pub(crate) struct Request {
     pub(crate) peer: Option<String>,
     /// How often the peer was asked for.
     pub(crate) peer_asked: Cell<u32>,
+    /// How often the time was asked for.
+    pub(crate) time_asked: Cell<u32>,
 }
 
 impl fmt::Debug for Request {
@@ -74,6 +80,20 @@ impl Facts for Request {
             .map(|(_, value)| &**value)
     }
 
+    fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let pseudo = [(&b":method"[..], &*self.method), (b":path", &*self.path)];
+        let headers = self
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_bytes(), &**value));
+        pseudo.into_iter().chain(headers)
+    }
+
+    fn unix_seconds(&self) -> i64 {
+        self.time_asked.set(self.time_asked.get() + 1);
+        NOW
+    }
+
     fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {
         self.peer_asked.set(self.peer_asked.get() + 1);
         SpiffeId::parse(self.peer.as_deref()?)
@@ -93,6 +113,7 @@ pub(crate) fn rule(name: &str) -> RolloutRule {
         weight: Weight::from_ppm(500_000).expect("a weight"),
         stable: "v1".to_owned(),
         canary: "v2".to_owned(),
+        flags: Vec::new(),
         record: Record::None,
         thresholds: Vec::new(),
         outcomes: Vec::new(),
@@ -116,8 +137,8 @@ pub(crate) fn policy(rollouts: Vec<RolloutRule>) -> Policy {
 }
 
 /// The name of the rollout that routes.
-pub(crate) fn routed_by<'p>(verdict: &Verdict<'p>) -> Option<&'p str> {
-    verdict.routed().map(|routed| routed.rule.name.as_str())
+pub(crate) fn routed_by<'p>(decision: &Decision<'p>) -> Option<&'p str> {
+    decision.routed().map(|routed| routed.rule.name.as_str())
 }
 
 pub(crate) fn admit(peers: &[&str]) -> AdmitSpec {
@@ -202,6 +223,7 @@ fn any_match() -> impl Strategy<Value = MatchSpec> {
             methods,
             headers,
             peers,
+            flags: BTreeMap::new(),
         })
 }
 
@@ -343,6 +365,6 @@ pub(crate) fn any_request() -> impl Strategy<Value = Request> {
         path,
         headers,
         peer,
-        peer_asked: Cell::new(0),
+        ..Request::default()
     })
 }

@@ -113,7 +113,7 @@ fn request_ids() {
         };
         let policy = policy(vec![by_id]);
         let request = Request::get("a.com", "/").with("x-request-id", &vector.id);
-        let Verdict::Routed(routed) = decide(&policy, &request) else {
+        let Verdict::Routed(routed) = decide(&policy, &request).verdict else {
             panic!("routed")
         };
         assert_eq!(routed.bucket, Some(vector.bucket), "{}", vector.id);

@@ -5,7 +5,7 @@ mod parse;
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 
-pub(crate) use parse::parse;
+pub(crate) use parse::{parse, read};
 
 /// A JSON value. Whole numbers and others are told apart, as flagd's evaluator does: `1` is not `1.0`.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,6 +34,11 @@ pub struct List(Box<[Json]>);
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Object(Box<[(Box<str>, Json)]>);
 
+/// No number of a document is not a number.
+impl Eq for Json {}
+impl Eq for List {}
+impl Eq for Object {}
+
 impl List {
     /// The items in their order.
     pub fn items(&self) -> &[Json] {
@@ -56,6 +61,20 @@ impl Object {
     /// How many members there are.
     pub fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// The members that `keep` says yes to.
+    pub(crate) fn only(&self, keep: impl Fn(&str) -> bool) -> Self {
+        let kept = self.0.iter().filter(|(name, _)| keep(name));
+        Self(kept.cloned().collect())
+    }
+
+    /// The same with this member in the place of the one that has its name, if there is one.
+    pub(crate) fn with(mut self, name: &str, value: Json) -> Self {
+        if let Some((_, place)) = self.0.iter_mut().find(|(known, _)| **known == *name) {
+            *place = value;
+        }
+        self
     }
 
     /// Whether there is no member.

@@ -7,8 +7,9 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visi
 use serde_path_to_error::{Segment, Track};
 
 use super::{Json, List, Object};
-use crate::error::{Fault, Refusal, one_line, quoted};
+use crate::error::{Fault, Refusal};
 use crate::limits::{MAX_DEPTH, MAX_VALUES};
+use crate::message::{one_line, quoted};
 use crate::path::Path;
 
 /// Reads a whole document. The caller has seen to its length.
@@ -30,6 +31,19 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Json, Refusal> {
             fault: state.fault.get(),
             reason: one_line(&error.to_string()),
         })
+}
+
+/// Reads one value within the same bounds, in whatever form a deserializer has it.
+pub(crate) fn read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Json, D::Error> {
+    let state = State {
+        values: Cell::new(0),
+        fault: Cell::new(Fault::Malformed),
+    };
+    let seed = Place {
+        state: &state,
+        depth: 0,
+    };
+    seed.deserialize(deserializer)
 }
 
 struct State {
@@ -105,6 +119,10 @@ impl<'de> Visitor<'de> for Place<'_> {
     }
 
     fn visit_f64<E: Error>(self, number: f64) -> Result<Json, E> {
+        if !number.is_finite() {
+            let reason = format_args!("{number} is no number of JSON: write a finite one");
+            return Err(self.refuse(Fault::BadForm, reason));
+        }
         Ok(Json::Float(number))
     }
 

@@ -1,4 +1,4 @@
-//! What an evaluation may still cost.
+//! What evaluations may still cost.
 
 use super::stop::Stop;
 use super::value::{Object, Value};
@@ -7,11 +7,27 @@ use crate::limits::{BYTES_PER_UNIT, FLOAT_COST, MAX_COST};
 /// Units that are left. Whoever walks a value or a text pays for it first, so that nothing here runs for long, not even
 /// over lists that hold the same list many times.
 #[derive(Debug)]
-pub(crate) struct Budget(usize);
+pub struct Budget(usize);
 
 impl Budget {
-    pub(crate) fn new() -> Self {
-        Self(MAX_COST)
+    /// So many units, for as many evaluations as they last; see [`crate::limits::MAX_COST`] for what a unit is.
+    pub const fn of(units: usize) -> Self {
+        Self(units)
+    }
+
+    /// Takes units away, as many as there are if there are not enough.
+    pub fn take(&mut self, units: usize) {
+        self.0 = self.0.saturating_sub(units);
+    }
+
+    /// What one evaluation may cost of it.
+    pub(crate) fn share(&self) -> Self {
+        Self(self.0.min(MAX_COST))
+    }
+
+    /// Takes away what an evaluation that had `share` did not leave of it.
+    pub(crate) fn settle(&mut self, share: &Self, left: &Self) {
+        self.take(share.0.saturating_sub(left.0));
     }
 
     pub(crate) fn spend(&mut self, units: usize) -> Result<(), Stop> {

@@ -3,8 +3,9 @@
 use std::ops::RangeInclusive;
 
 use super::fractional::{MAX_WEIGHT_SUM, Share};
-use crate::error::{Fault, Refusal, quoted};
+use crate::error::{Fault, Refusal};
 use crate::json::Json;
+use crate::message::quoted;
 use crate::path::Path;
 
 /// Where the values of an operation stand.

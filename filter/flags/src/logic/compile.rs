@@ -11,13 +11,23 @@ use super::operation::Operation;
 use super::reads::Reads;
 use super::rule::{Haystack, In, Key, Reduce, Rule, SemVer, Three, Var, Wanted};
 use super::version::{Range, version_in};
-use crate::error::{Fault, Refusal, quoted};
+use crate::context::TARGETING_KEY;
+use crate::error::{Fault, Refusal};
 use crate::json::Json;
 use crate::limits::MAX_RULE_VALUES;
+use crate::message::quoted;
 use crate::path::Path;
 
 /// The rules of `$evaluators` by their names.
-pub(crate) type Evaluators<'d> = BTreeMap<&'d str, Arc<Rule>>;
+pub(crate) type Evaluators<'d> = BTreeMap<&'d str, Evaluator>;
+
+/// A rule that others refer to.
+#[derive(Debug)]
+pub(crate) struct Evaluator {
+    pub(crate) rule: Arc<Rule>,
+    /// What it may read.
+    pub(crate) reads: Reads,
+}
 
 /// Makes rules of JSON, and notes what they read.
 #[derive(Debug)]
@@ -242,7 +252,10 @@ impl<'d> Compiler<'d> {
 
     fn fractional(&mut self, list: &[Json], at: &Place<'_>) -> Result<Fractional, Refusal> {
         let (by, shares, first) = match list.split_first() {
-            Some((Json::List(_), _)) | None => (None, list, 0),
+            Some((Json::List(_), _)) | None => {
+                self.reads.add(TARGETING_KEY);
+                (None, list, 0)
+            }
             Some((Json::Null, _)) => {
                 let reason = "null is nothing to split by: write a var, or leave it out for the targetingKey";
                 return Err(at.refuse(0, Fault::BadForm, reason));
@@ -309,11 +322,12 @@ impl<'d> Compiler<'d> {
             let reason = "write the name of an evaluator, as in {\"$ref\": \"isStaff\"}";
             return Err(at.refuse_all(Fault::BadForm, reason));
         };
-        let rule = evaluators.get(&**name).ok_or_else(|| {
+        let evaluator = evaluators.get(&**name).ok_or_else(|| {
             let reason = format!("$evaluators has no {}: {}", quoted(name), known(evaluators));
             at.refuse_all(Fault::Dangling, reason)
         })?;
-        Ok(Rule::Shared(Arc::clone(rule)))
+        self.reads.add_all(&evaluator.reads);
+        Ok(Rule::Shared(Arc::clone(&evaluator.rule)))
     }
 
     fn count(&mut self, at: &Path<'_>) -> Result<(), Refusal> {

@@ -22,11 +22,13 @@ pub(crate) struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    pub(crate) fn new(facts: &'a Facts<'a>) -> Self {
-        Self {
-            budget: Budget::new(),
-            facts,
-        }
+    pub(crate) fn new(facts: &'a Facts<'a>, budget: Budget) -> Self {
+        Self { budget, facts }
+    }
+
+    /// What is left to spend.
+    pub(crate) fn left(self) -> Budget {
+        self.budget
     }
 
     /// What the rule of a flag gives.

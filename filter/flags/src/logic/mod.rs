@@ -19,11 +19,12 @@ mod substr;
 mod value;
 mod version;
 
+pub use budget::Budget;
 pub use reads::Reads;
 pub use stop::Stop;
 
 pub(crate) use coerce::name;
-pub(crate) use compile::{Compiler, Evaluators};
+pub(crate) use compile::{Compiler, Evaluator, Evaluators};
 pub(crate) use machine::Machine;
 pub(crate) use rule::Rule;
 pub(crate) use value::{Object, Value};

@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::rc::Rc;
 
 use super::stop::Stop;
-use crate::context::Facts;
+use crate::context::{Facts, Texts};
 use crate::json::{self, Json};
 use crate::limits::MAX_MADE_DEPTH;
 
@@ -43,6 +43,7 @@ pub(crate) struct Made<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Object<'a> {
     Borrowed(&'a json::Object),
+    Texts(&'a Texts<'a>),
     /// The whole context.
     Context(&'a Facts<'a>),
     /// What the context holds as `$flagd`.
@@ -133,6 +134,7 @@ impl<'a> Object<'a> {
     pub(crate) fn get(self, name: &str) -> Option<Value<'a>> {
         match self {
             Self::Borrowed(object) => object.get(name).map(Value::from),
+            Self::Texts(texts) => texts.get(name).map(Value::borrowed),
             Self::Context(facts) => facts.get(name),
             Self::Flagd(facts) => facts.flagd(name),
         }
@@ -145,6 +147,10 @@ impl<'a> Object<'a> {
                 .members()
                 .map(|(name, value)| (name, value.into()))
                 .collect(),
+            Self::Texts(texts) => texts
+                .members()
+                .map(|(name, text)| (name, Value::borrowed(text)))
+                .collect(),
             Self::Context(facts) => facts.members(),
             Self::Flagd(facts) => facts.flagd_members(),
         }
@@ -154,6 +160,7 @@ impl<'a> Object<'a> {
     pub(crate) fn is(self, other: Self) -> bool {
         match (self, other) {
             (Self::Borrowed(a), Self::Borrowed(b)) => std::ptr::eq(a, b),
+            (Self::Texts(a), Self::Texts(b)) => std::ptr::eq(a, b),
             (Self::Context(_), Self::Context(_)) | (Self::Flagd(_), Self::Flagd(_)) => true,
             _ => false,
         }

@@ -1,6 +1,6 @@
 //! Variants, values, reasons and error codes.
 
-use knhk_flags::{Asked, Context, FlagSet, Json, Kind};
+use knhk_flags::{Asked, Budget, Context, EvaluationError, FlagSet, Json, Kind, Reads, Reason, Stop, Texts};
 use serde_json::{Value, json};
 
 use crate::support::{NOW, evaluate, file, parse, shown};
@@ -224,8 +224,8 @@ fn it_is_known_what_rules_read() {
     let reads = |rule: Value| {
         let set: FlagSet = parse(&file(&["on"], &rule));
         (
-            set.reads().paths().map(str::to_owned).collect::<Vec<_>>(),
-            set.reads().everything(),
+            reads_of(&set).paths().map(str::to_owned).collect::<Vec<_>>(),
+            reads_of(&set).everything(),
         )
     };
     let some = json!({ "if": [{ "==": [{ "var": "headers.x-plan" }, 1] }, { "var": ["path", { "var": "b" }] }, { "missing": ["a", ["b"]] }] });
@@ -243,5 +243,104 @@ fn it_is_known_what_rules_read() {
     ] {
         assert!(reads(all.clone()).1, "{all}");
     }
-    assert_eq!(reads(json!({ "fractional": [["on", 1]] })), (vec![], false));
+    assert_eq!(
+        reads(json!({ "fractional": [["on", 1]] })),
+        (vec!["targetingKey".to_owned()], false)
+    );
+    let mut shared = file(&["on"], &json!({ "if": [{ "$ref": "pro" }, "on"] }));
+    shared["$evaluators"] = json!({ "pro": { "var": "plan" }, "other": { "var": "" } });
+    let set = parse(&shared);
+    assert_eq!(reads_of(&set).paths().collect::<Vec<_>>(), ["plan"]);
+    assert!(!reads_of(&set).everything() && set.reads("no such flag").is_none());
+}
+
+fn reads_of(set: &FlagSet) -> &Reads {
+    set.reads("flag").expect("the flag")
+}
+
+/// As it does with one that has them in JSON.
+#[test]
+fn a_rule_reads_an_object_of_texts() {
+    let rules = [
+        json!({ "if": [{ "==": [{ "var": "headers.x-plan" }, "pro"] }, "on", "off"] }),
+        json!({ "if": [{ "missing": ["headers.x-none", "headers.x-plan"] }, "on", "off"] }),
+        json!({ "if": [{ "var": "headers" }, "on", "off"] }),
+        json!({ "fractional": [{ "var": "headers" }, ["on", 1], ["off", 1]] }),
+        json!({ "if": [{ "===": [{ "var": "headers" }, { "var": "same" }] }, "on", "off"] }),
+        json!({ "if": [{ "in": [{ "var": "headers" }, { "merge": [[1], { "var": "same" }] }] }, "on", "off"] }),
+    ];
+    let headers = json!({ "x-plan": "pro", "accept": "*/*" });
+    let read = |json: Value| Context::read(json.to_string().as_bytes()).expect("a context");
+    let (same, whole) = (
+        read(json!({ "same": headers })),
+        read(json!({ "headers": headers, "same": headers })),
+    );
+    let texts = Texts::new(vec![("x-plan", "pro"), ("accept", "*/*"), ("x-plan", "free")]);
+    for rule in rules {
+        let set: FlagSet = parse(&file(&["on", "off"], &rule));
+        let of = |context: &Context<'_>| format!("{:?}", shown(&set.evaluate("flag", context)));
+        assert_eq!(
+            of(&Context::at(NOW).with_all(&same).with_texts("headers", &texts)),
+            of(&Context::at(NOW).with_all(&whole)),
+            "{rule}"
+        );
+    }
+}
+
+#[test]
+fn evaluations_share_a_budget_and_none_has_more_than_its_own() {
+    let set: FlagSet = parse(&file(
+        &["on"],
+        &json!({ "if": [{ "and": [1, 2, 3, 4, 5, 6] }, "on"] }),
+    ));
+    let mut budget = Budget::of(20);
+    let context = Context::at(NOW);
+    let mut evaluate = || {
+        set.evaluate_within("flag", &context, &mut budget)
+            .map(|it| it.reason)
+    };
+    assert_eq!(evaluate(), Ok(Reason::TargetingMatch));
+    assert_eq!(evaluate(), Ok(Reason::TargetingMatch));
+    let spent = Err(EvaluationError::Stopped(Stop::TooCostly));
+    assert_eq!((evaluate(), evaluate()), (spent.clone(), spent));
+}
+
+#[test]
+fn what_a_flag_may_give_is_known_without_a_context() {
+    let targeted = file(&["on", "off"], &json!({ "var": "variant" }));
+    let plain = file(&["on", "off"], &json!({}));
+    let mut disabled = plain.clone();
+    disabled["flags"]["flag"]["state"] = json!("DISABLED");
+    let mut without_default = plain.clone();
+    without_default["flags"]["flag"]["defaultVariant"] = json!(null);
+    let all = [
+        Reason::Static,
+        Reason::TargetingMatch,
+        Reason::Default,
+        Reason::Disabled,
+    ];
+    let of = |file: &Value| {
+        let set: FlagSet = parse(file);
+        let given = [None, Some("on"), Some("off"), Some("no")];
+        let pairs = all
+            .into_iter()
+            .flat_map(|reason| given.map(|variant| (variant, reason)));
+        let may: Vec<_> = pairs
+            .filter(|(variant, reason)| set.may_give("flag", *variant, *reason))
+            .collect();
+        (may, set.may_fail("flag"))
+    };
+    let targeted = of(&targeted);
+    assert_eq!(
+        targeted.0,
+        [
+            (Some("on"), Reason::TargetingMatch),
+            (Some("off"), Reason::TargetingMatch),
+            (Some("on"), Reason::Default)
+        ]
+    );
+    assert!(targeted.1);
+    assert_eq!(of(&plain), (vec![(Some("on"), Reason::Static)], false));
+    assert_eq!(of(&disabled), (vec![(None, Reason::Disabled)], false));
+    assert_eq!(of(&without_default), (vec![(None, Reason::Default)], false));
 }

@@ -10,7 +10,7 @@ use knhk_telemetry::attribute;
 
 use super::Driver;
 use crate::app::rollouts::backlog::{Append, RECORD_WITHIN};
-use crate::app::rollouts::change::{Appended, Change, Pending};
+use crate::app::rollouts::change::{Appended, Change, Next, Pending};
 use crate::app::rollouts::{CommandError, Tombstone};
 use crate::app::snapshots::Snapshot;
 
@@ -113,7 +113,7 @@ impl Driver {
     }
 
     fn overtake(&mut self, name: &str) {
-        if let Some(pending) = self.pending.as_mut().filter(|it| it.change.name == name) {
+        if let Some(pending) = self.pending.as_mut().filter(|it| it.change.is_of(name)) {
             pending.overtaken = true;
         }
     }
@@ -162,8 +162,11 @@ impl Driver {
             epoch: self.parts.clock.now().wall_ms.max(after_newest),
             n: 1,
         };
-        let rules = snapshot.policy.rules().to_vec();
-        match Snapshot::parse(PolicyDoc::new(id, rules).to_bytes()) {
+        let document = PolicyDoc {
+            flags: snapshot.flags.clone(),
+            ..PolicyDoc::new(id, snapshot.policy.rules().to_vec())
+        };
+        match Snapshot::parse(document.to_bytes()) {
             Ok(renumbered) => Arc::new(renumbered),
             Err(error) => {
                 tracing::error!(%error, "a snapshot keeps a number that may be used again");
@@ -177,7 +180,7 @@ impl Driver {
         let Change {
             name,
             by,
-            after,
+            next,
             entries,
             snapshot,
             tombstone,
@@ -187,13 +190,16 @@ impl Driver {
             tracing::info!(rollout = name, by, what = entry.what.label(), why = entry.why, weight = %entry.weight);
         }
         self.count_rollbacks(&name, &entries);
-        // A step's time that goes on is no news to other regions.
-        if after.is_none() || !entries.is_empty() {
-            self.tell(&name, after.as_deref(), tombstone.as_ref());
+        match &next {
+            Next::Rollout(after) if !entries.is_empty() => self.tell(&name, Some(after), None),
+            Next::NoRollout => self.tell(&name, None, tombstone.as_ref()),
+            // A step's time that goes on is no news to other regions, and flags are each region's own.
+            Next::Rollout(_) | Next::Flags(_) => {}
         }
-        match after {
-            Some(after) => self.set(name, after),
-            None => self.remove(&name, &by, tombstone),
+        match next {
+            Next::Rollout(after) => self.set(name, after),
+            Next::NoRollout => self.remove(&name, &by, tombstone),
+            Next::Flags(flags) => self.set_flags(flags, &by),
         }
         if let Some(snapshot) = snapshot {
             self.publish(snapshot);
@@ -242,18 +248,24 @@ impl Driver {
         }
     }
 
-    /// Brings the policy to what the rollouts say. They differ when the service was killed between a change and its
+    /// Brings the policy to what the rollouts and the flags say. They differ when the service was killed between a change and its
     /// policy: while the log took the one and not yet the other, or when a rollback was published that the log never
     /// took and that only the shortcut has kept.
     pub(super) async fn restore(&mut self) {
         let newest = self.parts.snapshots.newest();
-        let in_force = newest.policy.rules();
+        let in_force = (newest.policy.rules(), &newest.flags);
         let wanted = self.snapshot_of_all(None, None);
-        if wanted.is_ok_and(|wanted| wanted.policy.rules() == in_force) {
+        let wanted = wanted
+            .as_ref()
+            .map(|wanted| (wanted.policy.rules(), &wanted.flags));
+        if wanted.is_ok_and(|wanted| wanted == in_force) {
             return;
         }
-        let ahead = self.rollouts.values();
-        let ahead = ahead.filter(|rollout| !in_force.contains(&rollout.rule()));
+        // Those that stay left out of the policy are not ahead of it.
+        let ahead = self.rollouts.values().filter(|rollout| {
+            let rule = rollout.rule();
+            !in_force.0.contains(&rule) && wanted.is_ok_and(|(rules, _)| rules.contains(&rule))
+        });
         let actions = ahead.map(|rollout| self.restored(rollout)).collect();
         self.publish_all(actions).await;
     }

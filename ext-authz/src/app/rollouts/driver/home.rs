@@ -9,7 +9,7 @@ use knhk_regions::wire::RolloutState;
 
 use super::Driver;
 use crate::app::ledger::ROLLOUT_ACTIONS;
-use crate::app::rollouts::change::Change;
+use crate::app::rollouts::change::{Change, Next};
 use crate::app::rollouts::{CommandError, MAX_ROLLOUTS, Tombstone};
 
 impl Driver {
@@ -60,12 +60,8 @@ impl Driver {
     }
 
     /// What becomes of a rollout by another region's word. None where that is no news.
-    pub(super) fn followed(
-        &self,
-        name: String,
-        by: String,
-        state: RolloutState,
-    ) -> Result<Option<Change>, CommandError> {
+    pub(super) fn followed(&self, by: String, state: RolloutState) -> Result<Option<Change>, CommandError> {
+        let name = state.name.clone();
         let Some(regions) = &self.parts.regions else {
             return Err(CommandError::OneRegion(name));
         };
@@ -123,7 +119,7 @@ impl Driver {
         Ok(Change {
             name,
             by,
-            after: Some(after),
+            next: Next::Rollout(after),
             entries,
             actions,
             snapshot,
@@ -150,7 +146,7 @@ impl Driver {
         Ok(Change {
             name,
             by,
-            after: None,
+            next: Next::NoRollout,
             entries: Vec::new(),
             actions: vec![action],
             snapshot,

@@ -1,17 +1,25 @@
-//! The policy that follows from the rollouts.
+//! The policy that follows from the rollouts and the flags.
 //!
-//! An operator's change that leads to a policy with a rule that can never match is refused. What other regions apply is not ours
-//! to refuse: of two rollouts that want the same requests the first by name has them, here as everywhere, and the other one is
-//! left out of the policy until they no longer do.
+//! An operator's change that leads to a policy with a rule that can never match, or that asks for flags which are not defined, is
+//! refused. What other regions apply is not ours to refuse: of two rollouts that want the same requests the first by name has
+//! them, here as everywhere, and the other one is left out of the policy until they no longer do. So is one that asks for flags
+//! which are not defined here, until they are.
 
 use std::sync::Arc;
 
 use knhk_decision::{Fault, PolicyDoc, PolicyError, PolicyId, RolloutRule};
+use knhk_flags::Document;
 use knhk_promotion::Rollout;
 
 use super::Driver;
 use crate::app::rollouts::CommandError;
 use crate::app::snapshots::Snapshot;
+
+/// A rollout that the policy has no room for.
+struct LeftOut {
+    rollout: String,
+    why: PolicyError,
+}
 
 impl Driver {
     /// The snapshot that follows when an operator's change makes `name` become `next`.
@@ -21,22 +29,20 @@ impl Driver {
         next: Option<&Arc<Rollout>>,
     ) -> Result<Arc<Snapshot>, CommandError> {
         let rules = self.rules(Some(name), next);
-        let refused = match self.snapshot(rules.clone()) {
+        let refused = match self.snapshot(rules.clone(), &self.flags) {
             Ok(snapshot) => return Ok(snapshot),
             Err(refused) => refused,
         };
-        let in_force = Arc::clone(&self.parts.snapshots.newest());
-        let in_force = in_force.policy.rules();
-        let is_in_force = |rule: &RolloutRule| in_force.iter().any(|it| it.name == rule.name);
+        let in_force = self.parts.snapshots.newest();
         let before = rules.len();
         let rules: Vec<_> = rules
             .into_iter()
-            .filter(|rule| rule.name == name || is_in_force(rule))
+            .filter(|rule| rule.name == name || in_force.routes(&rule.name))
             .collect();
         if rules.len() == before {
             return Err(refused.into());
         }
-        Ok(self.snapshot(rules)?)
+        Ok(self.snapshot(rules, &self.flags)?)
     }
 
     /// The snapshot that follows when another region makes `name` become `next`, and of all rollouts as they are.
@@ -45,28 +51,57 @@ impl Driver {
         name: Option<&str>,
         next: Option<&Arc<Rollout>>,
     ) -> Result<Arc<Snapshot>, PolicyError> {
-        let mut rules = self.rules(name, next);
-        loop {
-            let left_out = match self.snapshot(rules.clone()) {
-                Err(PolicyError::Rule {
-                    rollout,
+        let (snapshot, left_out) = self.what_can_be(self.rules(name, next), &self.flags)?;
+        say_who_is_left_out(&left_out);
+        Ok(snapshot)
+    }
+
+    /// The snapshot that follows when these flags take the place of those in force. Refused where a rollout that is in force
+    /// asks for what they do not have.
+    pub(super) fn snapshot_of_flags(&self, flags: &Document) -> Result<Arc<Snapshot>, PolicyError> {
+        let in_force = self.parts.snapshots.newest();
+        let (snapshot, left_out) = self.what_can_be(self.rules(None, None), flags)?;
+        let lost = left_out.iter().find(|out| {
+            let is_shadowed = matches!(
+                out.why,
+                PolicyError::Rule {
                     fault: Fault::Shadowed,
-                    reason,
                     ..
-                }) => (rollout, reason),
-                made => return made,
-            };
-            let (rollout, reason) = left_out;
-            let before = rules.len();
-            rules.retain(|rule| format!("{:?}", rule.name) != rollout);
-            if rules.len() == before {
-                return self.snapshot(rules);
-            }
-            tracing::error!(
-                rollout,
-                reason,
-                "a rollout is left out of the policy: another one, of another region, has its requests"
+                }
             );
+            !is_shadowed && in_force.routes(&out.rollout)
+        });
+        if let Some(lost) = lost {
+            return Err(lost.why.clone());
+        }
+        say_who_is_left_out(&left_out);
+        Ok(snapshot)
+    }
+
+    /// The snapshot of those of the rules that can be, beside each other and with these flags, and the rollouts that cannot. A rule
+    /// that makes no sense by itself is an error.
+    fn what_can_be(
+        &self,
+        mut rules: Vec<RolloutRule>,
+        flags: &Document,
+    ) -> Result<(Arc<Snapshot>, Vec<LeftOut>), PolicyError> {
+        let mut left_out = Vec::new();
+        loop {
+            let why = match self.snapshot(rules.clone(), flags) {
+                Ok(snapshot) => return Ok((snapshot, left_out)),
+                Err(why) => why,
+            };
+            let PolicyError::Rule { rollout, .. } = &why else {
+                return Err(why);
+            };
+            let at = rules
+                .iter()
+                .position(|rule| format!("{:?}", rule.name) == *rollout);
+            let Some(at) = at.filter(|&at| rules[at].check().is_ok()) else {
+                return Err(why);
+            };
+            let rollout = rules.remove(at).name;
+            left_out.push(LeftOut { rollout, why });
         }
     }
 
@@ -82,8 +117,8 @@ impl Driver {
         rules
     }
 
-    fn snapshot(&self, rules: Vec<RolloutRule>) -> Result<Arc<Snapshot>, PolicyError> {
-        let document = PolicyDoc::new(self.next_id(), rules);
+    fn snapshot(&self, rules: Vec<RolloutRule>, flags: &Document) -> Result<Arc<Snapshot>, PolicyError> {
+        let document = PolicyDoc::new(self.next_id(), rules).with_flags(flags);
         Ok(Arc::new(Snapshot::parse(document.to_bytes())?))
     }
 
@@ -92,5 +127,11 @@ impl Driver {
             epoch: self.newest.epoch,
             n: self.newest.n.saturating_add(1),
         }
+    }
+}
+
+fn say_who_is_left_out(left_out: &[LeftOut]) {
+    for LeftOut { why, .. } in left_out {
+        tracing::error!(%why, "a rollout is left out of the policy");
     }
 }

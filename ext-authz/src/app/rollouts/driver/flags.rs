@@ -1,0 +1,106 @@
+//! A change of the flag definitions.
+
+use std::sync::Arc;
+
+use knhk_flags::Document;
+use knhk_receipts::{ActionReceipt, Payload};
+
+use super::Driver;
+use crate::app::ledger::FLAGS_APPLIED;
+use crate::app::rollouts::CommandError;
+use crate::app::rollouts::change::{Change, Next};
+
+/// What the flag definitions are called where a rollout has its name.
+const FLAGS: &str = "flags";
+/// Flags that a receipt's reason names; the others are in the states before and after.
+const NAMED: usize = 8;
+
+impl Driver {
+    /// What other definitions change. Where the rollouts ask for nothing that they change, filters hear nothing of it.
+    pub(super) fn flags_changed(&self, by: String, flags: Arc<Document>) -> Result<Change, CommandError> {
+        let snapshot = self.snapshot_of_flags(&flags).map_err(CommandError::FlagsInUse)?;
+        let in_force = self.parts.snapshots.newest();
+        let differs =
+            (snapshot.policy.rules(), &snapshot.flags) != (in_force.policy.rules(), &in_force.flags);
+        let actions = (flags != self.flags).then(|| self.flags_applied(&by, &flags));
+        Ok(Change {
+            name: FLAGS.to_owned(),
+            by,
+            next: Next::Flags(flags),
+            entries: Vec::new(),
+            actions: actions.into_iter().collect(),
+            snapshot: differs.then_some(snapshot),
+            tombstone: None,
+        })
+    }
+
+    fn flags_applied(&self, by: &str, flags: &Document) -> Payload {
+        Payload::Action(ActionReceipt {
+            region: self.parts.region.clone(),
+            time_unix_ms: self.parts.clock.now().wall_ms,
+            who: by.to_owned(),
+            what: FLAGS_APPLIED.to_owned(),
+            target: FLAGS.to_owned(),
+            before: Some(self.flags.to_bytes()),
+            after: Some(flags.to_bytes()),
+            reason: difference(&self.flags, flags),
+        })
+    }
+
+    /// Other definitions are in force.
+    pub(super) fn set_flags(&mut self, flags: Arc<Document>, by: &str) {
+        if flags != self.flags {
+            tracing::info!(by, flags = flags.keys().count(), "flags applied");
+        }
+        self.book.set_flags(Arc::clone(&flags), self.last_recorded);
+        self.flags = flags;
+    }
+}
+
+/// What became of which flags, in one line.
+fn difference(before: &Document, after: &Document) -> String {
+    let added = after.keys().filter(|key| before.definition(key).is_none());
+    let removed = before.keys().filter(|key| after.definition(key).is_none());
+    let changed = after.keys().filter(|key| {
+        let was = before.definition(key);
+        was.is_some() && was != after.definition(key)
+    });
+    let parts = [
+        named("added", added.collect()),
+        named("changed", changed.collect()),
+        named("removed", removed.collect()),
+    ];
+    let parts: Vec<_> = parts.into_iter().flatten().collect();
+    if parts.is_empty() {
+        "no flag itself changed".to_owned()
+    } else {
+        parts.join("; ")
+    }
+}
+
+fn named(what: &str, keys: Vec<&str>) -> Option<String> {
+    let (shown, more) = keys.split_at(keys.len().min(NAMED));
+    match (shown, more) {
+        ([], _) => None,
+        (shown, []) => Some(format!("{what} {}", shown.join(", "))),
+        (shown, more) => Some(format!("{what} {} and {} more", shown.join(", "), more.len())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_receipt_says_what_became_of_which_flags() {
+        let document = |text: &str| Document::parse(text.as_bytes()).expect("a document");
+        let before = document(r#"{ "flags": { "a": 1, "b": 2, "c": 3 } }"#);
+        let after = document(r#"{ "flags": { "b": 2, "c": 4, "d": 5 } }"#);
+        assert_eq!(difference(&before, &after), "added d; changed c; removed a");
+        assert_eq!(difference(&after, &after), "no flag itself changed");
+        let many: Vec<_> = (0..12).map(|n| format!("\"f{n:02}\": 1")).collect();
+        let many = document(&format!("{{ \"flags\": {{ {} }} }}", many.join(", ")));
+        let said = difference(&document(r#"{ "flags": {} }"#), &many);
+        assert_eq!(said, "added f00, f01, f02, f03, f04, f05, f06, f07 and 4 more");
+    }
+}
