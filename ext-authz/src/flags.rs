@@ -70,9 +70,13 @@ fn yaml(text: &str) -> Result<Document, FlagFileError> {
 /// `flags.banner.variants: `, as far as it is known; nothing for the document itself.
 fn place(path: &serde_path_to_error::Path) -> String {
     let mut text = String::new();
-    for segment in path.iter() {
+    for segment in path {
         match segment {
-            Segment::Seq { index } => text.push_str(&format!("[{index}]")),
+            Segment::Seq { index } => {
+                text.push('[');
+                text.push_str(&index.to_string());
+                text.push(']');
+            }
             Segment::Map { key: name } | Segment::Enum { variant: name } => {
                 text.push('.');
                 text.push_str(&one_line(name));

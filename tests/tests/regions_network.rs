@@ -69,9 +69,9 @@ async fn lines_that_break_and_change_what_they_carry_lose_and_forge_nothing() {
         ..Line::default()
     });
     let mut claimed = [0; 3];
-    for at in 0..3 {
+    for (at, claimed) in claimed.iter_mut().enumerate() {
         regions.record(at, "bad", SOME).await.expect("recorded");
-        claimed[at] = regions
+        *claimed = regions
             .until_committed(at, SOME)
             .await
             .expect("a quorum, in the end");

@@ -6,6 +6,7 @@
 #[path = "../tests/promotion/confidence.rs"]
 mod confidence;
 #[path = "../tests/promotion/stream.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
 mod stream;
 #[path = "../tests/promotion/traffic.rs"]
 mod traffic;

@@ -154,8 +154,8 @@ impl Weighed {
     }
 
     /// Whether what `identity` reports is set aside.
-    pub(crate) fn is_aside(&self, identity: &Option<Arc<str>>) -> bool {
-        self.aside.contains(identity)
+    pub(crate) fn is_aside(&self, identity: Option<&Arc<str>>) -> bool {
+        self.aside.iter().any(|aside| aside.as_ref() == identity)
     }
 
     /// How many identities are set aside.

@@ -87,7 +87,7 @@ impl Trials {
         let kept = || {
             reports
                 .iter()
-                .filter(|report| !evidence.is_aside(&report.identity))
+                .filter(|report| !evidence.is_aside(report.identity.as_ref()))
         };
         let mut told: BTreeMap<&Option<Arc<str>>, usize> = BTreeMap::new();
         for report in kept() {
@@ -183,7 +183,7 @@ impl Trials {
         heard: &[&Bench],
         evidence: &Weighed,
     ) -> Reading {
-        let known = Known::of(heard.iter().copied(), index);
+        let known = Known::of(&heard.iter().copied(), index);
         let counts = evidence.counts();
         let bound = self.plan.bound();
         let is_compared = self.decides == Decides::SloAndStable;
@@ -218,7 +218,7 @@ impl Trials {
     fn act_on_nobodys_word(&self, reading: &mut Reading, index: usize, heard: &[&Bench]) {
         for (left_out, bench) in heard.iter().enumerate() {
             let others = heard.iter().enumerate().filter(|(other, _)| *other != left_out);
-            let known = Known::of(others.map(|(_, bench)| *bench), index);
+            let known = Known::of(&others.map(|(_, bench)| *bench), index);
             let without = Reading {
                 violated: known.violated,
                 stable_violates: known.stable_violates,
@@ -258,13 +258,13 @@ impl Trials {
 impl Bench {
     /// Whether what it knows counts: not where all of it is from somebody who is set aside.
     fn counts(&self, evidence: &Weighed) -> bool {
-        self.is_shared || !evidence.is_aside(&self.identity)
+        self.is_shared || !evidence.is_aside(self.identity.as_ref())
     }
 }
 
 impl Known {
     /// What `benches` say together. Of none nothing is known.
-    fn of<'a>(benches: impl Iterator<Item = &'a Bench> + Clone, index: usize) -> Self {
+    fn of<'a>(benches: &(impl Iterator<Item = &'a Bench> + Clone), index: usize) -> Self {
         let metrics = || benches.clone().filter_map(|bench| bench.trial.metrics.get(index));
         Self {
             violated: mean(metrics().map(|metric| metric.canary.evidence())),

@@ -77,8 +77,9 @@ impl App {
 
     fn count_ignored(&self, rows: &[Observed], taken: Result<(), Ignored>) {
         if let Err(ignored) = taken {
-            rows.iter()
-                .for_each(|_| self.metrics.observation_ignored(ignored.into()));
+            for _ in rows {
+                self.metrics.observation_ignored(ignored.into());
+            }
         }
     }
 }

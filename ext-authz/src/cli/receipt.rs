@@ -312,9 +312,9 @@ fn describe_replay(verdict: &ReplayedVerdict) -> String {
     match verdict {
         ReplayedVerdict::NoRollout => "no rollout".to_owned(),
         ReplayedVerdict::Routed(route) => {
-            let flags: String = told(verdict)
-                .map(|(flag, variant)| format!(", flag {flag}={variant}"))
-                .collect();
+            let flags = told(verdict).fold(String::new(), |shown, (flag, variant)| {
+                shown + ", flag " + flag + "=" + variant
+            });
             format!("{}: {}{flags}", route.name, route.variant.as_str())
         }
         ReplayedVerdict::Denied(route) => format!("{}: denied", route.name),

@@ -149,17 +149,14 @@ impl Doors {
             address: config.listen.grpc.to_string(),
             source,
         })?;
-        let grpc = match (&app.identity, &access) {
-            (Some(identity), Access::Workloads(roles)) => {
-                let grpc = secured("listen.grpc", grpc, identity, roles, Alpn::Http2)?;
-                spawn(serve_grpc(grpc, Arc::clone(app), draining.clone()))
-            }
+        let grpc = if let (Some(identity), Access::Workloads(roles)) = (&app.identity, &access) {
+            let grpc = secured("listen.grpc", grpc, identity, roles, Alpn::Http2)?;
+            spawn(serve_grpc(grpc, Arc::clone(app), draining.clone()))
+        } else {
             // Of an incoming stream the builder's own setting is ignored; without it an answer waits 40 ms for an
             // acknowledgement.
-            _ => {
-                let grpc = TcpIncoming::from(grpc).with_nodelay(Some(true));
-                spawn(serve_grpc(grpc, Arc::clone(app), draining.clone()))
-            }
+            let grpc = TcpIncoming::from(grpc).with_nodelay(Some(true));
+            spawn(serve_grpc(grpc, Arc::clone(app), draining.clone()))
         };
         publish_addresses(&self.addresses, &config.data)?;
         let mut tasks = self.tasks;

@@ -79,11 +79,11 @@ impl Policy {
                 .flat_map(RolloutRule::asks_for)
                 .any(|key| flags.reads_peer(key));
         Ok(Self {
-            flags,
             id,
             rules,
             compiled,
             index,
+            flags,
             reads_peer,
         })
     }

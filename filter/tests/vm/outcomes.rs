@@ -28,10 +28,12 @@ fn last(worker: &mut Worker, plugin: knhk_filter::in_flight::ContextId) -> v1::O
     observed.remove(0)
 }
 
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
 #[test]
 fn an_answer_is_good_only_with_a_good_value() {
     let (mut worker, plugin) = Worker::running(&[reading()]);
-    let answers: [(&[(&str, &str)], [u64; 2]); 6] = [
+    let answers: [(Headers<'_>, [u64; 2]); 6] = [
         (&[("x-result", "ok"), ("x-quality", "high")], [0, 0]),
         (&[("x-result", "cached"), ("x-quality", "low")], [0, 1]),
         (&[("x-result", "OK"), ("x-quality", "high")], [1, 0]),

@@ -61,15 +61,15 @@ pub struct Link {
 }
 
 impl Link {
-    /// Lays it. It lives on the runtime of the caller; what happens by chance follows the seed.
-    pub fn lay(to: SocketAddr, seed: u64) -> Result<Self, Error> {
+    /// Lays it. It lives on the runtime of the caller; what happens by chance follows the number.
+    pub fn lay(to: SocketAddr, chance: u64) -> Result<Self, Error> {
         let port = Port::reserve()?;
         let what = || format!("the line on {}", port.address());
         let listener = std::net::TcpListener::bind(port.address()).map_err(Error::io(what()))?;
         listener.set_nonblocking(true).map_err(Error::io(what()))?;
         let listener = TcpListener::from_std(listener).map_err(Error::io(what()))?;
         let (line, seen) = watch::channel(Line::default());
-        let running = tokio::spawn(serve(listener, to, seen, seed));
+        let running = tokio::spawn(serve(listener, to, seen, chance));
         Ok(Self { port, line, running })
     }
 
@@ -126,7 +126,7 @@ async fn connected(near: TcpStream, to: SocketAddr, mut line: watch::Receiver<Li
 }
 
 async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: watch::Receiver<Line>, seed: u64) {
-    let (send, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(UNDER_WAY);
+    let (sender, mut under_way) = mpsc::channel::<(Instant, Vec<u8>)>(UNDER_WAY);
     let reading = async move {
         let mut random = StdRng::seed_from_u64(seed);
         loop {
@@ -144,7 +144,7 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: watch::Rec
                 let at = random.random_range(0..chunk.len());
                 chunk[at] ^= 1 << random.random_range(0..8);
             }
-            if send.send((Instant::now() + line.delay, chunk)).await.is_err() {
+            if sender.send((Instant::now() + line.delay, chunk)).await.is_err() {
                 return;
             }
         }

@@ -14,6 +14,7 @@ mod knhk;
 #[path = "../../tests/promotion/scenarios.rs"]
 mod scenarios;
 #[path = "../../tests/promotion/stream.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
 mod stream;
 mod traffic;
 

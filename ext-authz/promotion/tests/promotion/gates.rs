@@ -36,7 +36,9 @@ fn a_stage_that_asks_for_approval_waits_for_one_of_those_it_names() {
         "{}",
         run.last().why
     );
-    assert!(run.look(fast(20_000, 1), fast(1_000, 0)).is_empty());
+    let effects = run.look(fast(20_000, 1), fast(1_000, 0));
+    assert_eq!(recorded(&effects), [], "it waits, whatever is seen");
+    assert_eq!(run.percent(), 50.0);
 
     let other = knhk_promotion::Event::Command {
         by: "bob",

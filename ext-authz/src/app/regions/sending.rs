@@ -47,6 +47,7 @@ struct Answered {
 }
 
 /// Something for the sender.
+#[allow(clippy::large_enum_variant, reason = "there is one at a time")]
 enum Input {
     /// The log may have a larger checkpoint.
     Signed,

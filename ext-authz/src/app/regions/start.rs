@@ -335,6 +335,7 @@ async fn until_or_never(wait: Option<Duration>) {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn broken(error: tokio::task::JoinError) -> StartRefused {
     StartRefused::Broken(error.to_string())
 }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use knhk_receipts::SignedCheckpoint;
 use knhk_regions::sender::PeerStatus;
 use knhk_regions::{Fork, Mirror};
 
@@ -81,7 +82,7 @@ impl Regions {
 fn mirror_info(mirror: &Mirror) -> MirrorInfo {
     MirrorInfo {
         held: mirror.held(),
-        signed: mirror.checkpoint().map_or(0, |it| it.size()),
+        signed: mirror.checkpoint().map_or(0, SignedCheckpoint::size),
         is_alarmed: mirror.is_alarmed(),
         split_views: mirror.forks().iter().map(split_view).collect(),
     }

@@ -166,7 +166,7 @@ impl Driver {
                 let before = self.existing(&name)?;
                 self.adopted(by, &before).map(Some)
             }
-            Action::Follow(state) => self.followed(by, *state),
+            Action::Follow(state) => self.followed(by, &state),
             Action::Flags(flags) => self.flags_changed(by, flags).map(Some),
         }
     }

@@ -169,8 +169,8 @@ async fn the_same_name_in_two_regions_at_once_ends_in_one_state() {
     meet(&eu, &us).await;
     assert_eq!(state(&eu), state(&us));
     assert_eq!(
-        state(&eu).expect("there").1,
-        7.0,
+        state(&eu).expect("there").1.to_bits(),
+        7.0_f64.to_bits(),
         "the larger name of a region wins"
     );
 }

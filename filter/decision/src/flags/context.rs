@@ -7,6 +7,7 @@ use super::needs::{HEADERS, HOST, Headers, METHOD, Needs, PATH, PEER};
 use crate::facts::Facts;
 use crate::headers::PREFIX;
 use crate::limits::FLAG_HEADER_COST;
+use crate::peer::SpiffeId;
 use crate::rule::{Host, without_query};
 
 /// What a rule may read of a request, and no more. What is not text, or empty, is not there.
@@ -28,7 +29,7 @@ impl<'f> Gathered<'f> {
             host: needs.host.then(|| Host::of(facts.authority())),
             path: part(needs.path, &|| without_query(facts.path())),
             peer: if needs.peer {
-                facts.peer_spiffe_id().map(|id| id.as_str())
+                facts.peer_spiffe_id().map(SpiffeId::as_str)
             } else {
                 None
             },
@@ -85,7 +86,7 @@ fn headers<'f>(needed: &Headers, facts: &'f impl Facts, budget: &mut Budget) -> 
 }
 
 /// The headers that a client may set, by their names.
-fn named<'f>(facts: &'f impl Facts) -> impl Iterator<Item = (&'f str, &'f [u8])> {
+fn named(facts: &impl Facts) -> impl Iterator<Item = (&str, &[u8])> {
     facts.headers().filter_map(|(name, value)| {
         let name = text(name)?;
         let is_header = !name.starts_with(':') && name != "host" && !name.starts_with(PREFIX);

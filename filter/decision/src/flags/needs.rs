@@ -18,6 +18,7 @@ const TIMESTAMP: &str = "timestamp";
 
 /// Nothing else is looked up in the request.
 #[derive(Debug, PartialEq, Eq)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Needs {
     pub(super) targeting_key: bool,
     pub(super) method: bool,

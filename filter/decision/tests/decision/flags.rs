@@ -14,6 +14,7 @@ pub(crate) fn flag(rule: &Value) -> Value {
     json!({ "state": "ENABLED", "variants": { "on": true, "off": false }, "defaultVariant": "off", "targeting": rule })
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "rules are written in place")]
 pub(crate) fn on_if(condition: Value) -> Value {
     flag(&json!({ "if": [condition, "on", "off"] }))
 }

@@ -66,9 +66,9 @@ fn difference(before: &Document, after: &Document) -> String {
         was.is_some() && was != after.definition(key)
     });
     let parts = [
-        named("added", added.collect()),
-        named("changed", changed.collect()),
-        named("removed", removed.collect()),
+        named("added", &added.collect::<Vec<_>>()),
+        named("changed", &changed.collect::<Vec<_>>()),
+        named("removed", &removed.collect::<Vec<_>>()),
     ];
     let parts: Vec<_> = parts.into_iter().flatten().collect();
     if parts.is_empty() {
@@ -78,7 +78,7 @@ fn difference(before: &Document, after: &Document) -> String {
     }
 }
 
-fn named(what: &str, keys: Vec<&str>) -> Option<String> {
+fn named(what: &str, keys: &[&str]) -> Option<String> {
     let (shown, more) = keys.split_at(keys.len().min(NAMED));
     match (shown, more) {
         ([], _) => None,

@@ -60,17 +60,17 @@ impl Driver {
     }
 
     /// What becomes of a rollout by another region's word. None where that is no news.
-    pub(super) fn followed(&self, by: String, state: RolloutState) -> Result<Option<Change>, CommandError> {
+    pub(super) fn followed(&self, by: String, state: &RolloutState) -> Result<Option<Change>, CommandError> {
         let name = state.name.clone();
         let Some(regions) = &self.parts.regions else {
             return Err(CommandError::OneRegion(name));
         };
-        if !regions.replication().is_news(&state) {
+        if !regions.replication().is_news(state) {
             return Ok(None);
         }
         let before = self.rollouts.get(&name).map(Arc::clone);
         let Some(document) = &state.document else {
-            return self.gone(name, by, before.as_deref(), &state).map(Some);
+            return self.gone(name, by, before.as_deref(), state).map(Some);
         };
         let unreadable = |reason: String| CommandError::Unreadable {
             name: name.clone(),
@@ -83,7 +83,7 @@ impl Driver {
             document: state.document.clone(),
             ..regions.replication().state_of(&after)
         };
-        if said != state {
+        if said != *state {
             return Err(unreadable(
                 "it is a state of another rollout or generation".to_owned(),
             ));
