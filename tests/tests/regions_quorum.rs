@@ -32,7 +32,7 @@ async fn a_receipt_shows_which_regions_hold_it_and_verifies_with_their_keys() {
         .await
         .expect("a file");
     let mut verify = vec!["receipt".to_owned(), "verify".to_owned(), file.to_owned()];
-    for at in 0..3 {
+    for (at, name) in NAMES.iter().enumerate().take(3) {
         let url = format!("http://{}/v1/keys", regions.at(at).addresses().http);
         let set = reqwest::get(url)
             .await
@@ -40,7 +40,7 @@ async fn a_receipt_shows_which_regions_hold_it_and_verifies_with_their_keys() {
             .bytes()
             .await
             .expect("a key set");
-        let path = regions.at(0).directory().join(format!("{}.json", NAMES[at]));
+        let path = regions.at(0).directory().join(format!("{name}.json"));
         std::fs::write(&path, set).expect("written");
         verify.extend(["--key".to_owned(), path.display().to_string()]);
     }

@@ -109,6 +109,10 @@ impl Trials {
         }
     }
 
+    #[allow(
+        clippy::ref_option,
+        reason = "a bench is found by what a report has, as it is"
+    )]
     fn bench_of(&mut self, identity: &Option<Arc<str>>) -> Option<&mut Bench> {
         let own = self.benches.iter().position(|bench| bench.identity == *identity);
         let index = match own {
