@@ -116,7 +116,7 @@ async fn too_little_traffic_is_inconclusive_and_nothing_is_decided() {
         ..LoadOptions::to(envoy.address(), HOST)
     };
     let _load = Load::start(slow);
-    let steps = [(50.0, "100ms"), (60.0, "1h")];
+    let steps = [(50.0, "100ms"), (60.0, "1s")];
     let file = RolloutFile::new(&steps)
         .analysed("minRequests", json!(100_000))
         .analysed("deadline", json!("2s"));
@@ -128,7 +128,10 @@ async fn too_little_traffic_is_inconclusive_and_nothing_is_decided() {
         })
         .await
         .expect("it does not go on");
-    assert_eq!((status.phase.as_str(), status.weight), ("Inconclusive", 50.0));
+    assert_eq!(
+        (status.phase.as_str(), status.reason.as_deref(), status.weight),
+        ("Paused", Some("inconclusive"), 50.0)
+    );
 }
 
 /// One user, whose requests are a fifth of the canary's and all fail, says nothing of the version.
