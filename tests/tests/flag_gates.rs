@@ -117,6 +117,10 @@ async fn decisions(cli: &Cli) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one story, from the definition to the receipt"
+)]
 async fn a_flag_gates_a_rollout_and_its_variants_reach_upstream_and_receipts() {
     let mut mesh = Mesh::start().await.expect("the mesh starts");
     let filter = mesh.proxy(FILTER).await.expect("Envoy starts");
