@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use knhk_telemetry::attribute::{
     AccessDoor, AppendReason, CheckOutcome, DecisionVia, ExchangeOutcome, KmsOperation, KmsOutcome,
-    NackReason, ObservationReason, Phase, RollbackReason, RotationOutcome, SvidRefusal, SvidSourceError,
-    TlsOutcome, TlsSide,
+    NackReason, ObservationReason, Phase, RegionBreakerState, RegionQuorumOutcome, RegionReceivedOutcome,
+    RegionReplicationOutcome, RegionSendOutcome, RollbackReason, RotationOutcome, SvidRefusal,
+    SvidSourceError, TlsOutcome, TlsSide,
 };
 use knhk_telemetry::{Definition, Instrument, ServiceMetrics, metric};
 
@@ -47,6 +48,15 @@ fn everything() -> ServiceMetrics {
     metrics.reporters_set_aside("checkout", 1);
     metrics.rolled_back("checkout", RollbackReason::SuccessRate);
     metrics.http_request("/v1/rollouts/{name}", 404);
+    let regions = &metrics.regions;
+    regions.committed(9);
+    regions.peer("eu-west-1", 8, 1, Duration::from_millis(40));
+    regions.breaker("eu-west-1", RegionBreakerState::Closed);
+    regions.split_view("eu-west-1", false);
+    regions.sent("eu-west-1", RegionSendOutcome::Acknowledged);
+    regions.received("eu-west-1", RegionReceivedOutcome::Taken);
+    regions.replicated("eu-west-1", RegionReplicationOutcome::Taken);
+    regions.quorum_waited(RegionQuorumOutcome::Reached);
     metrics
 }
 
