@@ -36,16 +36,7 @@ fn a_new_version_needs_the_stable_that_last_succeeded() {
     );
     assert_eq!(run.last().why, "v43 beside v41, instead of v42 at 50 %");
     // Another version after success.
-    run.command(Command::Promote {
-        full: true,
-        reason: None,
-    })
-    .expect("it is under way");
-    run.command(Command::Promote {
-        full: false,
-        reason: None,
-    })
-    .expect("it is under way");
+    run.promote_to_the_end();
     let refusal = run
         .command(Command::Apply(spec(SPEC)))
         .expect_err("v41 is not the stable now");

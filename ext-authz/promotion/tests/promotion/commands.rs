@@ -107,16 +107,7 @@ fn impossible_commands_say_what_to_do() {
         assert_eq!(label(&mut run, command), "has_failed");
     }
     run.command(Command::Retry).expect("it has failed");
-    run.command(Command::Promote {
-        full: true,
-        reason: None,
-    })
-    .expect("it is under way");
-    run.command(Command::Promote {
-        full: false,
-        reason: None,
-    })
-    .expect("it is under way");
+    run.promote_to_the_end();
     for command in [
         Command::Promote {
             full: true,

@@ -123,6 +123,14 @@ impl Run {
         );
     }
 
+    /// To production, and through it.
+    pub(crate) fn promote_to_the_end(&mut self) {
+        for full in [true, false] {
+            let promote = Command::Promote { full, reason: None };
+            self.command(promote).expect("it is under way");
+        }
+    }
+
     pub(crate) fn last(&self) -> &HistoryEntry {
         self.rollout.history().last().expect("there is always an entry")
     }
