@@ -45,8 +45,14 @@ pub(crate) enum StartRefused {
 }
 
 /// What a start waits for, for `/readyz`. Clones are the same one.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct Waiting(Arc<Mutex<String>>);
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new("starting: the log is opened".to_owned())))
+    }
+}
 
 impl Waiting {
     fn says(&self, what: String) {

@@ -27,6 +27,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::effect::{Made, say_that_it_stands_still};
+use self::home::at_home;
 use super::backlog::{Backlog, RECORD_WITHIN};
 use super::change::{Change, Next, Pending, is_urgent};
 use super::{Action, Book, CommandError, MAX_ROLLOUTS, Request, Rollouts, Tombstones, WAITING_COMMANDS};
@@ -78,7 +79,10 @@ pub(crate) struct Driver {
 
 impl Driver {
     /// Takes the recorded rollouts up where they were.
-    pub(crate) fn new(parts: DriverParts, recorded: Recorded) -> Result<(Self, Rollouts), CommandError> {
+    pub(crate) fn new(parts: DriverParts, mut recorded: Recorded) -> Result<(Self, Rollouts), CommandError> {
+        if parts.regions.is_some() {
+            recorded.rollouts = at_home(recorded.rollouts, &parts.region);
+        }
         let (sender, commands) = mpsc::channel(WAITING_COMMANDS);
         let flags = Arc::new(recorded.flags.unwrap_or_else(crate::flags::none));
         let book = Book::new(Arc::clone(&flags));

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use knhk_promotion::{Command, Phase};
+use tempfile::TempDir;
 
 use super::flags::{BETA, gated};
 use super::{App, Running, SPEC};
@@ -22,6 +23,16 @@ async fn region(data: &Path, name: &str) -> Running {
     );
     let config = Config::parse(&text).expect("valid");
     Running::run(App::open(&config).await.expect("opens"))
+}
+
+/// The regions' data.
+fn directories() -> [TempDir; 2] {
+    [(); 2].map(|()| tempfile::tempdir().expect("a directory"))
+}
+
+/// Both regions on it.
+async fn both(at_eu: &TempDir, at_us: &TempDir) -> (Running, Running) {
+    (region(at_eu.path(), EU).await, region(at_us.path(), US).await)
 }
 
 /// What `from` knows and `to` has not taken yet goes there.
@@ -58,11 +69,8 @@ fn state(of: &Running) -> Option<(Phase, f64, u64, String)> {
 
 #[tokio::test]
 async fn a_rollout_is_the_homes_to_change_and_everybodys_to_abort() {
-    let (at_eu, at_us) = (
-        tempfile::tempdir().expect("a directory"),
-        tempfile::tempdir().expect("a directory"),
-    );
-    let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
+    let [at_eu, at_us] = directories();
+    let (eu, us) = both(&at_eu, &at_us).await;
     eu.apply(SPEC).await.expect("applied");
     meet(&eu, &us).await;
     assert_eq!(state(&us), state(&eu));
@@ -106,11 +114,8 @@ async fn a_rollout_is_the_homes_to_change_and_everybodys_to_abort() {
 
 #[tokio::test]
 async fn what_was_deleted_stays_so_and_a_name_that_is_used_again_is_newer() {
-    let (at_eu, at_us) = (
-        tempfile::tempdir().expect("a directory"),
-        tempfile::tempdir().expect("a directory"),
-    );
-    let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
+    let [at_eu, at_us] = directories();
+    let (eu, us) = both(&at_eu, &at_us).await;
     eu.apply(SPEC).await.expect("applied");
     meet(&eu, &us).await;
     eu.app
@@ -134,11 +139,8 @@ async fn what_was_deleted_stays_so_and_a_name_that_is_used_again_is_newer() {
 
 #[tokio::test]
 async fn a_region_can_take_a_rollout_over() {
-    let (at_eu, at_us) = (
-        tempfile::tempdir().expect("a directory"),
-        tempfile::tempdir().expect("a directory"),
-    );
-    let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
+    let [at_eu, at_us] = directories();
+    let (eu, us) = both(&at_eu, &at_us).await;
     eu.apply(SPEC).await.expect("applied");
     meet(&eu, &us).await;
     let adopt = |of: &Running| {
@@ -157,11 +159,8 @@ async fn a_region_can_take_a_rollout_over() {
 
 #[tokio::test]
 async fn the_same_name_in_two_regions_at_once_ends_in_one_state() {
-    let (at_eu, at_us) = (
-        tempfile::tempdir().expect("a directory"),
-        tempfile::tempdir().expect("a directory"),
-    );
-    let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
+    let [at_eu, at_us] = directories();
+    let (eu, us) = both(&at_eu, &at_us).await;
     eu.apply(SPEC).await.expect("applied");
     us.apply(&SPEC.replace("setWeight: 5", "setWeight: 7"))
         .await
@@ -178,11 +177,8 @@ async fn the_same_name_in_two_regions_at_once_ends_in_one_state() {
 /// Neither region could refuse the other's: both leave the same one out of the policy, and take it in once it has requests of its own.
 #[tokio::test]
 async fn of_two_rollouts_for_the_same_requests_the_first_by_name_has_them_in_both_regions() {
-    let (at_eu, at_us) = (
-        tempfile::tempdir().expect("a directory"),
-        tempfile::tempdir().expect("a directory"),
-    );
-    let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
+    let [at_eu, at_us] = directories();
+    let (eu, us) = both(&at_eu, &at_us).await;
     eu.apply(SPEC).await.expect("applied");
     us.apply(&SPEC.replace("name: checkout", "name: cart"))
         .await
@@ -216,11 +212,8 @@ async fn of_two_rollouts_for_the_same_requests_the_first_by_name_has_them_in_bot
 /// Flags are each region's own: what another region's rollout asks for may not be defined here yet.
 #[tokio::test]
 async fn a_rollout_whose_flags_a_region_lacks_waits_for_them_there() {
-    let (at_eu, at_us) = (
-        tempfile::tempdir().expect("a directory"),
-        tempfile::tempdir().expect("a directory"),
-    );
-    let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
+    let [at_eu, at_us] = directories();
+    let (eu, us) = both(&at_eu, &at_us).await;
     eu.apply_flags(BETA).await.expect("applied");
     eu.apply(&gated()).await.expect("applied");
     meet(&eu, &us).await;
@@ -246,11 +239,8 @@ async fn a_rollout_whose_flags_a_region_lacks_waits_for_them_there() {
 
 #[tokio::test]
 async fn a_rollout_whose_flags_a_region_lacks_can_be_aborted_there() {
-    let (at_eu, at_us) = (
-        tempfile::tempdir().expect("a directory"),
-        tempfile::tempdir().expect("a directory"),
-    );
-    let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
+    let [at_eu, at_us] = directories();
+    let (eu, us) = both(&at_eu, &at_us).await;
     eu.apply_flags(BETA).await.expect("applied");
     eu.apply(&gated()).await.expect("applied");
     meet(&eu, &us).await;
@@ -260,14 +250,29 @@ async fn a_rollout_whose_flags_a_region_lacks_can_be_aborted_there() {
     assert_eq!(state(&eu).expect("there").0.reason(), Some("aborted"));
 }
 
+/// A region that was alone before has its rollouts with it when others join.
+#[tokio::test]
+async fn a_rollout_from_before_there_were_other_regions_is_at_home_where_it_was() {
+    let [at_eu, at_us] = directories();
+    let text = format!("region: {EU}\ndata: {}", at_eu.path().display());
+    let config = Config::parse(&text).expect("valid");
+    let alone = Running::run(App::open(&config).await.expect("opens"));
+    alone.apply(SPEC).await.expect("applied");
+    alone.end(at_eu.path(), super::Ending::Killed).await;
+
+    let (eu, us) = both(&at_eu, &at_us).await;
+    meet(&eu, &us).await;
+    assert_eq!(state(&us), state(&eu));
+    assert_eq!(state(&us).expect("followed").3, EU);
+    eu.command(Command::Pause).await.expect("the home's to pause");
+    us.command(Command::Resume).await.expect_err("not the home");
+}
+
 /// A service that starts again tells what is recorded, which everybody has.
 #[tokio::test]
 async fn a_restart_is_no_news() {
-    let (at_eu, at_us) = (
-        tempfile::tempdir().expect("a directory"),
-        tempfile::tempdir().expect("a directory"),
-    );
-    let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
+    let [at_eu, at_us] = directories();
+    let (eu, us) = both(&at_eu, &at_us).await;
     eu.apply(SPEC).await.expect("applied");
     let cart = SPEC
         .replace("name: checkout", "name: cart")
@@ -282,7 +287,7 @@ async fn a_restart_is_no_news() {
     let entries = (eu.app.log.size(), us.app.log.size());
     eu.end(at_eu.path(), super::Ending::Killed).await;
     us.end(at_us.path(), super::Ending::Orderly).await;
-    let (eu, us) = (region(at_eu.path(), EU).await, region(at_us.path(), US).await);
+    let (eu, us) = both(&at_eu, &at_us).await;
     meet(&eu, &us).await;
     assert_eq!(
         (eu.app.log.size(), us.app.log.size()),

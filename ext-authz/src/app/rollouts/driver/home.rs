@@ -26,7 +26,7 @@ impl Driver {
         }
     }
 
-    /// Whether this region advances the rollout. One from before there were other regions is of where it is.
+    /// Whether this region advances the rollout. Where there are no other regions it does.
     pub(super) fn is_home_of(&self, rollout: &Rollout) -> Result<(), CommandError> {
         match rollout.home() {
             Some(home) if home != self.parts.region => Err(CommandError::NotHome {
@@ -185,6 +185,18 @@ impl Driver {
             }
         }
     }
+}
+
+/// Rollouts from before there were other regions are at home where they are.
+pub(super) fn at_home(rollouts: BTreeMap<String, Rollout>, region: &str) -> BTreeMap<String, Rollout> {
+    let at_home = |rollout: Rollout| match rollout.home() {
+        Some(_) => rollout,
+        None => rollout.at_home(region),
+    };
+    rollouts
+        .into_iter()
+        .map(|(name, rollout)| (name, at_home(rollout)))
+        .collect()
 }
 
 fn end(name: &str, tombstone: &Tombstone) -> RolloutState {
