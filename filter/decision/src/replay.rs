@@ -3,6 +3,10 @@
 //! Written apart from the decision on purpose: it goes through all rules and sorts them, where the decision looks them
 //! up, so that a fault in one of the two shows.
 
+mod error;
+mod flags;
+mod verdict;
+
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
@@ -11,141 +15,15 @@ use sha2::{Digest, Sha256};
 use crate::bucket::{BUCKETS, bucket};
 use crate::decide::{Admission, Variant};
 use crate::document::RolloutRule;
-use crate::evidence::{Evidence, EvidenceRoute, FlagTruth};
+use crate::evidence::{Evidence, EvidenceRoute};
 use crate::peer::SpiffeId;
 use crate::policy::Policy;
 use crate::rule::{Compiled, Condition, HostPattern, Key, PathPattern};
-use knhk_flags::message::quoted;
 
-/// What evidence and policy lead to, whatever verdict was recorded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReplayedVerdict {
-    /// No rollout matches.
-    NoRollout,
-    /// One rollout routes the request.
-    Routed(ReplayedRoute),
-    /// One rollout would route it, and does not admit its caller.
-    Denied(ReplayedRoute),
-}
-
-/// How a rollout routes the request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReplayedRoute {
-    /// The rollout's name.
-    pub name: String,
-    /// Its generation in the policy.
-    pub generation: u64,
-    /// The key's bucket; absent when the request had none of the rollout's keys.
-    pub bucket: Option<u32>,
-    /// Which version serves, by that bucket and the policy's weight.
-    pub variant: Variant,
-    /// What the upstream is told of flags, in the rollout's order: nothing where the caller is not admitted.
-    pub flags: Vec<ReplayedFlag>,
-}
-
-/// A flag that the upstream is told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReplayedFlag {
-    /// Its key.
-    pub flag: String,
-    /// The variant that was recorded.
-    pub variant: String,
-}
-
-impl ReplayedVerdict {
-    /// Whether this is the verdict that was recorded.
-    pub fn agrees_with(&self, evidence: &Evidence) -> bool {
-        let same_route = match (self.route(), &evidence.rollout) {
-            (None, None) => true,
-            (Some(replayed), Some(recorded)) => {
-                (
-                    &replayed.name,
-                    replayed.generation,
-                    replayed.bucket,
-                    replayed.variant,
-                ) == (
-                    &recorded.name,
-                    recorded.generation,
-                    recorded.bucket,
-                    recorded.variant,
-                )
-            }
-            _ => false,
-        };
-        same_route && self.admission() == evidence.admission
-    }
-
-    /// How the request is routed, or would be if it were admitted.
-    pub fn route(&self) -> Option<&ReplayedRoute> {
-        match self {
-            Self::NoRollout => None,
-            Self::Routed(route) | Self::Denied(route) => Some(route),
-        }
-    }
-
-    /// Whether the request goes on.
-    pub fn admission(&self) -> Admission {
-        match self {
-            Self::NoRollout | Self::Routed(_) => Admission::Admitted,
-            Self::Denied(_) => Admission::Denied,
-        }
-    }
-}
-
-/// Why evidence leads to no verdict.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ReplayError {
-    /// A condition has to be known, and was not recorded.
-    #[error("condition {index} of rollout {rollout} is missing: it has to be known to decide")]
-    MissingCondition {
-        /// The rollout.
-        rollout: String,
-        /// Which of its conditions.
-        index: u32,
-    },
-    /// What a flag gave has to be known, and was not recorded.
-    #[error("flag {flag:?} for rollout {rollout} is missing: what it gave has to be known to decide")]
-    MissingFlag {
-        /// The rollout that asks for it.
-        rollout: String,
-        /// Its key.
-        flag: String,
-    },
-    /// The rollout that routes the request is not the one whose bucket was recorded.
-    #[error("the bucket for rollout {rollout} is missing: it routes the request, the record has {}", recorded.as_deref().map_or_else(|| "none".to_owned(), quoted))]
-    MissingBucket {
-        /// The rollout that routes.
-        rollout: String,
-        /// The one that the record names.
-        recorded: Option<String>,
-    },
-    /// The policy does not have what the evidence is about: it is evidence for another policy.
-    #[error("the policy has no {what}: replay against the policy that the receipt names")]
-    NotInPolicy {
-        /// What the evidence names.
-        what: String,
-    },
-    /// Two parts of the evidence cannot both be true.
-    #[error("the evidence contradicts itself: {what}")]
-    Contradiction {
-        /// Which parts.
-        what: String,
-    },
-}
-
-impl ReplayError {
-    /// A stable name of the kind of error.
-    pub fn label(&self) -> &'static str {
-        match self {
-            Self::MissingCondition { .. } => "missing_condition",
-            Self::MissingFlag { .. } => "missing_flag",
-            Self::MissingBucket { .. } => "missing_bucket",
-            Self::NotInPolicy { .. } => "not_in_policy",
-            Self::Contradiction { .. } => "contradiction",
-        }
-    }
-}
+pub use error::ReplayError;
+use error::contradiction;
+use flags::{check_all_flags_read, check_flags, recorded_flag, told};
+pub use verdict::{ReplayedFlag, ReplayedRoute, ReplayedVerdict};
 
 /// Decides again: which rollout, generation and variant follow from this evidence under this policy, and whether the
 /// caller is admitted. What the evidence says was decided is not used, and what can be checked in it is.
@@ -215,12 +93,6 @@ fn subject(evidence: &Evidence) -> Result<Option<SpiffeId<'_>>, ReplayError> {
     };
     let id = SpiffeId::parse(text).ok_or_else(|| contradiction("the subject is no workload's SPIFFE ID"))?;
     Ok(Some(id))
-}
-
-fn contradiction(what: &str) -> ReplayError {
-    ReplayError::Contradiction {
-        what: what.to_owned(),
-    }
 }
 
 /// A rule for the request's host.
@@ -347,74 +219,6 @@ fn check_conditions(policy: &Policy, evidence: &Evidence) -> Result<(), ReplayEr
         }
     }
     Ok(())
-}
-
-/// Every recorded flag has to be one that its rollout asks for, once, and to have given what it may give.
-fn check_flags(policy: &Policy, evidence: &Evidence) -> Result<(), ReplayError> {
-    for (i, truth) in evidence.flags.iter().enumerate() {
-        let FlagTruth { rollout, flag, .. } = truth;
-        let rule = policy.all_rules().find(|(rule, _)| rule.name == *rollout);
-        if !rule.is_some_and(|(rule, _)| rule.asks_for().any(|key| key == flag)) {
-            let what = format!("flag {flag:?} in rollout {rollout:?}");
-            return Err(ReplayError::NotInPolicy { what });
-        }
-        let earlier = evidence.flags.iter().take(i);
-        if earlier
-            .into_iter()
-            .any(|other| (&other.rollout, &other.flag) == (rollout, flag))
-        {
-            return Err(contradiction(&format!(
-                "flag {flag:?} is there twice for rollout {rollout}"
-            )));
-        }
-        let variant = truth.variant.as_deref();
-        if !policy.flags().may_give(flag, variant, truth.reason) {
-            let what = format!(
-                "flag {flag:?} cannot give {} for the reason {}",
-                variant.map_or_else(|| "no variant".to_owned(), quoted),
-                truth.reason.as_str()
-            );
-            return Err(contradiction(&what));
-        }
-    }
-    Ok(())
-}
-
-/// Nothing is recorded but what is asked for on the way to the verdict and for the upstream.
-fn check_all_flags_read(read: &[(&str, &str)], evidence: &Evidence) -> Result<(), ReplayError> {
-    let recorded = evidence
-        .flags
-        .iter()
-        .map(|it| (it.rollout.as_str(), it.flag.as_str()));
-    match recorded.into_iter().find(|flag| !read.contains(flag)) {
-        None => Ok(()),
-        Some((rollout, flag)) => Err(contradiction(&format!(
-            "by the others flag {flag:?} of rollout {rollout} was never asked for"
-        ))),
-    }
-}
-
-fn recorded_flag<'e>(
-    rule: &RolloutRule,
-    flag: &str,
-    evidence: &'e Evidence,
-) -> Result<&'e FlagTruth, ReplayError> {
-    let mut flags = evidence.flags.iter();
-    flags
-        .find(|it| it.rollout == rule.name && it.flag == flag)
-        .ok_or_else(|| ReplayError::MissingFlag {
-            rollout: rule.name.clone(),
-            flag: flag.to_owned(),
-        })
-}
-
-/// What the upstream is told of a flag that it asks for.
-fn told(rule: &RolloutRule, flag: &str, evidence: &Evidence) -> Result<Option<ReplayedFlag>, ReplayError> {
-    let recorded = recorded_flag(rule, flag, evidence)?;
-    Ok(recorded.variant.clone().map(|variant| ReplayedFlag {
-        flag: flag.to_owned(),
-        variant,
-    }))
 }
 
 /// Nothing is recorded but what is read on the way to the verdict.
