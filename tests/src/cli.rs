@@ -14,6 +14,8 @@ use crate::{Error, artifacts};
 pub struct Cli {
     binary: PathBuf,
     server: Vec<String>,
+    /// The file of the network namespace that it runs in, if that is not ours.
+    namespace: Option<PathBuf>,
 }
 
 /// Who the command line is to a service behind mutual TLS.
@@ -48,6 +50,7 @@ impl Cli {
         Ok(Self {
             binary: artifacts::knhk()?,
             server: vec!["--server".to_owned(), socket],
+            namespace: None,
         })
     }
 
@@ -70,7 +73,18 @@ impl Cli {
                 program.clone()
             }
         };
-        Ok(Self { binary, server })
+        Ok(Self {
+            binary,
+            server,
+            namespace: None,
+        })
+    }
+
+    /// In the network namespace of this file.
+    #[must_use]
+    pub fn in_namespace(mut self, namespace: Option<&Path>) -> Self {
+        self.namespace = namespace.map(Path::to_owned);
+        self
     }
 
     /// With another option for every command.
@@ -85,12 +99,21 @@ impl Cli {
         Ok(Self {
             binary: artifacts::knhk()?,
             server: Vec::new(),
+            namespace: None,
         })
     }
 
     /// Runs a command, whatever comes of it.
     pub async fn run<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Output, Error> {
-        let mut command = tokio::process::Command::new(&self.binary);
+        let mut command = match &self.namespace {
+            None => tokio::process::Command::new(&self.binary),
+            Some(namespace) => {
+                let mut command = tokio::process::Command::new("nsenter");
+                let namespace = format!("--net={}", namespace.display());
+                command.args([namespace.as_ref(), "--".as_ref(), self.binary.as_os_str()]);
+                command
+            }
+        };
         command.args(arguments).args(&self.server).kill_on_drop(true);
         let output = command
             .output()

@@ -6,6 +6,7 @@
 pub mod artifacts;
 pub mod bench;
 pub mod cli;
+pub mod clock;
 pub mod demo;
 pub mod envoy;
 pub mod error;
@@ -14,6 +15,7 @@ pub mod gate;
 pub mod handshake;
 pub mod load;
 pub mod mesh;
+pub mod namespace;
 pub mod peer;
 pub mod ports;
 pub mod process;

@@ -33,6 +33,7 @@ pub struct Launch {
     arguments: Vec<OsString>,
     environment: Vec<(String, String)>,
     cpu: Option<u32>,
+    namespace: Option<PathBuf>,
 }
 
 impl Launch {
@@ -45,6 +46,7 @@ impl Launch {
             arguments: Vec::new(),
             environment: Vec::new(),
             cpu: None,
+            namespace: None,
         }
     }
 
@@ -77,7 +79,14 @@ impl Launch {
         self
     }
 
-    /// Starts it. `setpriv` and `taskset` (util-linux) replace themselves by the program, so its pid is the child's.
+    /// Starts it in the network namespace of this file.
+    #[must_use]
+    pub fn in_namespace(mut self, namespace: Option<&Path>) -> Self {
+        self.namespace = namespace.map(Path::to_owned);
+        self
+    }
+
+    /// Starts it. `setpriv`, `nsenter` and `taskset` (util-linux) replace themselves by the program, so its pid is the child's.
     ///
     /// The kernel's death signal follows the thread that starts the child: start from a thread that lives as long as the
     /// child should, not from a blocking task.
@@ -93,6 +102,9 @@ impl Launch {
             .map_err(Error::io(format!("{}", self.log.display())))?;
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--"]);
+        if let Some(namespace) = &self.namespace {
+            command.args(["nsenter", &format!("--net={}", namespace.display()), "--"]);
+        }
         if let Some(cpu) = self.cpu {
             command.args(["taskset", "--cpu-list", &cpu.to_string()]);
         }

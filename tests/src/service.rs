@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::cli::{Cli, Credentials};
+use crate::clock::WrongClock;
 use crate::ports::Port;
 use crate::process::{Launch, Process};
 use crate::rollout::Rollouts;
@@ -66,6 +67,10 @@ pub struct Service {
     kms: KeyService,
     identities: Option<Identities>,
     cpu: Option<u32>,
+    /// The file of the network namespace that it runs in, if that is not ours.
+    namespace: Option<PathBuf>,
+    /// What stands between it and its clock.
+    clock: Vec<(String, String)>,
     region: String,
     /// `regions` of `knhk.yaml`.
     regions: Option<Value>,
@@ -122,6 +127,8 @@ impl Service {
             kms: KeyService::default(),
             identities: None,
             cpu: None,
+            namespace: None,
+            clock: Vec::new(),
             region: REGION.to_owned(),
             regions: None,
             client: reqwest::Client::new(),
@@ -151,6 +158,16 @@ impl Service {
         self.regions = Some(regions);
     }
 
+    /// From its next start on it runs in the network namespace of this file, and so does its command line.
+    pub fn live_in(&mut self, namespace: PathBuf) {
+        self.namespace = Some(namespace);
+    }
+
+    /// From its next start on it goes by this clock.
+    pub fn go_by(&mut self, clock: &WrongClock) {
+        self.clock = clock.environment();
+    }
+
     /// From its next start on it runs on this processor alone.
     pub fn pin(&mut self, cpu: u32) {
         self.cpu = Some(cpu);
@@ -174,6 +191,9 @@ impl Service {
         .args(["serve"])
         .arg_path("--config", &config)
         .env(self.kms.environment.clone())
+        .env(self.clock.clone())
+        .on_cpu(self.cpu)
+        .in_namespace(self.namespace.as_deref())
         .start()?;
         self.process = Some(process);
         Ok(())
@@ -206,7 +226,8 @@ impl Service {
 
     /// The command line of somebody else, over mutual TLS.
     pub fn cli_as(&self, credentials: &Credentials) -> Result<Cli, Error> {
-        Cli::over_tls(self.addresses.http, credentials)
+        let cli = Cli::over_tls(self.addresses.http, credentials)?;
+        Ok(cli.in_namespace(self.namespace.as_deref()))
     }
 
     /// Reads its rollouts: over loopback, or through its socket where everything else is mutual TLS.
@@ -230,13 +251,23 @@ impl Service {
 
     /// Its own identity, as its socket says.
     pub async fn identity(&self) -> Result<Value, Error> {
+        self.reads("/v1/identity").await
+    }
+
+    /// What its socket says of something, whatever its other listeners ask for.
+    pub async fn reads(&self, path: &str) -> Result<Value, Error> {
         let http = |error: reqwest::Error| Error::Http {
-            what: "/v1/identity".to_owned(),
+            what: path.to_owned(),
             reason: error.to_string(),
         };
-        let answer = self.socket.get("http://knhk/v1/identity").send().await;
+        let answer = self.socket.get(format!("http://knhk{path}")).send().await;
         let answer = answer.map_err(http)?.error_for_status().map_err(http)?;
         answer.json().await.map_err(http)
+    }
+
+    /// Whether its listeners speak TLS.
+    pub fn is_identified(&self) -> bool {
+        self.identities.is_some()
     }
 
     /// What its probe says of it now: whether it is ready, and its words.
@@ -321,8 +352,12 @@ impl Service {
 
     /// Waits until it can decide and record.
     pub async fn ready(&mut self) -> Result<(), Error> {
-        let url = format!("http://{}/readyz", self.addresses.probe);
-        let client = &self.client;
+        // The socket is no part of a network.
+        let (client, at) = match &self.namespace {
+            None => (&self.client, self.addresses.probe.to_string()),
+            Some(_) => (&self.socket, "knhk".to_owned()),
+        };
+        let url = format!("http://{at}/readyz");
         let Some(process) = self.process.as_mut() else {
             return Ok(());
         };

@@ -86,6 +86,19 @@ impl Cast {
         self.identities_with(&filters)
     }
 
+    /// The same for services that replicate to each other: whoever runs `knhk` is a peer.
+    pub fn identities_of_regions(&self) -> Identities {
+        self.identities_with_peers(&[SERVICE])
+    }
+
+    /// The same with other peers.
+    pub fn identities_with_peers(&self, peers: &[&str]) -> Identities {
+        let mut identities = self.identities();
+        let peers: Vec<_> = peers.iter().map(|path| self.spire.id(path)).collect();
+        identities.allow["peers"] = json!(peers);
+        identities
+    }
+
     /// The same with other proxies.
     pub fn identities_with(&self, filters: &Value) -> Identities {
         Identities {

@@ -64,6 +64,29 @@ async fn a_region_that_lost_its_disk_gets_its_log_back_and_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_region_that_rotated_its_key_and_lost_its_disk_before_anybody_saw_that_gets_its_log_back() {
+    let mut regions = Regions::start(3).await.expect("three regions");
+    regions.record(0, "before", SOME).await.expect("recorded");
+    regions.until_equal(&[0, 1, 2]).await.expect("equal");
+    let claimed = regions.until_committed(0, SOME).await.expect("held");
+    regions.lines_of(0, Line::cut());
+    let cli = regions.at(0).cli().expect("the command line");
+    cli.json(&["key", "rotate"]).await.expect("rotated");
+    regions.record(0, "alone", SOME).await.expect("locally durable");
+    regions.until_signed(0).await.expect("by the new key");
+
+    regions.at_mut(0).kill();
+    wipe(&regions.at(0).data()).expect("wiped");
+    regions.every_line(Line::default());
+    // What its peers hold is signed by the key before, and its key service has both.
+    regions.at_mut(0).up().await.expect("it restores its log");
+    cli.json(&["key", "rotate"]).await.expect("rotated again");
+    regions.record(0, "after", SOME).await.expect("it goes on");
+    regions.until_equal(&[0, 1, 2]).await.expect("equal");
+    regions.judged(&[claimed]).await.expect("the judge finds nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_region_that_comes_back_with_an_old_copy_is_restored_to_what_its_peers_hold() {
     let mut regions = Regions::start(3).await.expect("three regions");
     let backup = backed_up(&mut regions).await;

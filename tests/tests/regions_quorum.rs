@@ -108,3 +108,32 @@ async fn one_region_down_is_no_matter_and_with_two_down_receipts_commit_later_by
         .await
         .expect("the judge finds nothing");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_five_regions_two_may_be_gone_and_three_may_not() {
+    let mut regions = Regions::start(5).await.expect("five regions");
+    assert_eq!(regions.quorum(), 3);
+    let channel = connect(regions.at(0).addresses().grpc).await.expect("connects");
+    for at in [3, 4] {
+        regions.at_mut(at).kill();
+    }
+    let id = check_with_quorum(channel.clone(), "/two-of-five-down", "20s")
+        .await
+        .expect("answers");
+    let held = index_of(&id.expect("a receipt")).expect("an index") + 1;
+    regions.at_mut(2).kill();
+    let none = check_with_quorum(channel, "/three-of-five-down", "2s")
+        .await
+        .expect("answers");
+    assert_eq!(none, None, "no quorum holds it");
+    regions
+        .looked_at(&[held], false)
+        .expect("the judge finds nothing");
+    regions.up_all().await.expect("all start");
+    regions.until_equal(&[0, 1, 2, 3, 4]).await.expect("equal");
+    let committed = regions.until_committed(0, held + 1).await.expect("by itself");
+    regions
+        .judged(&[committed])
+        .await
+        .expect("the judge finds nothing");
+}

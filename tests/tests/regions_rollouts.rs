@@ -5,25 +5,12 @@
 use knhk_decision::PolicyDoc;
 use knhk_tests::gate::Worker;
 use knhk_tests::mesh::{NAME, RolloutFile};
+use knhk_tests::regions::Regions;
 use knhk_tests::regions::link::Line;
-use knhk_tests::regions::{HEALED, Regions};
 use knhk_tests::rollout::Status;
 
-async fn apply(regions: &Regions, at: usize, rollout: &RolloutFile) {
-    let service = regions.at(at);
-    let file = rollout.write(service).expect("written");
-    let file = file.to_str().expect("text");
-    let applied = service
-        .cli()
-        .expect("the command line")
-        .json(&["rollout", "apply", "-f", file])
-        .await;
-    applied.expect("applied");
-}
-
 async fn until(regions: &Regions, at: usize, what: &str, holds: impl Fn(&Status) -> bool) -> Status {
-    let status = regions.at(at).rollouts().until(NAME, what, HEALED, holds).await;
-    status.expect(what)
+    regions.until_rollout(at, what, holds).await.expect(what)
 }
 
 fn state(status: &Status) -> (u64, String, Option<String>, u64) {
@@ -39,7 +26,7 @@ fn state(status: &Status) -> (u64, String, Option<String>, u64) {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_abort_in_one_region_reaches_a_filter_in_another() {
     let mut regions = Regions::start(3).await.expect("three regions");
-    apply(&regions, 0, &RolloutFile::at(20.0)).await;
+    regions.apply(0, &RolloutFile::at(20.0)).await.expect("applied");
     until(&regions, 1, "the rollout of another region", |it| it.weight > 0.0).await;
     let mut worker = Worker::greet(regions.at(1).addresses().grpc, "edge", [7; 16])
         .await
@@ -68,7 +55,7 @@ async fn an_abort_in_one_region_reaches_a_filter_in_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn operators_who_act_at_once_in_two_regions_end_in_one_state() {
     let regions = Regions::start(3).await.expect("three regions");
-    apply(&regions, 0, &RolloutFile::at(20.0)).await;
+    regions.apply(0, &RolloutFile::at(20.0)).await.expect("applied");
     for at in [1, 2] {
         until(&regions, at, "the rollout of another region", |it| {
             it.weight > 0.0

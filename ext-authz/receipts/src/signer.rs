@@ -52,6 +52,12 @@ pub trait Signer: Send + Sync {
     /// The key that a new log begins with. A log that is there already knows its keys, and does not ask.
     async fn newest(&self) -> Result<SigningKey, SignerError>;
 
+    /// Every key that may have signed for this log, the newest one last: peers of a region that lost its log may hold only what an
+    /// earlier one signed.
+    async fn all(&self) -> Result<Vec<SigningKey>, SignerError> {
+        Ok(vec![self.newest().await?])
+    }
+
     /// An ECDSA P-256 signature over this SHA-256 digest by exactly this key, in ASN.1 DER. The digest is signed as it is.
     /// The log checks each signature before it uses it. Two calls may be under way at once.
     async fn sign_digest(&self, key: &SigningKey, digest: &[u8; 32]) -> Result<Vec<u8>, SignerError>;

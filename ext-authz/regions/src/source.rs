@@ -6,6 +6,7 @@ use std::sync::Arc;
 use knhk_receipts::{Log, LogError, PublicKey, SignedCheckpoint};
 
 use crate::mirror::Mirror;
+use crate::sender::Leads;
 use crate::wire::{Batch, Hash, KeyId, MAX_BATCH_ITEMS, MAX_ITEMS_BYTES, MAX_KEPT, RootAt};
 
 /// A checkpoint that entries lead to.
@@ -91,6 +92,21 @@ pub struct Packed {
     pub from: u64,
     /// The index behind its last one.
     pub end: u64,
+    /// Entries of the checkpoint that it leads to.
+    pub signed: u64,
+    /// The key that signed that one.
+    pub key: KeyId,
+}
+
+impl Packed {
+    /// Where it leads the peer that takes it.
+    pub fn leads(&self) -> Leads {
+        Leads {
+            end: self.end,
+            covered: (self.end >= self.signed).then_some(self.signed),
+            key: self.key,
+        }
+    }
 }
 
 /// Makes the batch that is ordered. `None` before anything is signed. An order behind the newest checkpoint gets an empty batch at
@@ -155,8 +171,17 @@ pub fn pack(source: &dyn Source, order: Order) -> Result<Option<Packed>, LogErro
         kept,
         checkpoint: target.checkpoint.clone(),
     };
-    let bytes = batch.to_bytes();
-    Ok(Some(Packed { bytes, from, end }))
+    Ok(Some(packed(&batch)))
+}
+
+fn packed(batch: &Batch<'_>) -> Packed {
+    Packed {
+        bytes: batch.to_bytes(),
+        from: batch.from,
+        end: batch.from + batch.count,
+        signed: batch.checkpoint.size(),
+        key: batch.key.key_id(),
+    }
 }
 
 /// Entries that are proven by a checkpoint that not all entries of are there. They go together or not at all: the proof is of all
@@ -181,8 +206,7 @@ fn pack_tail(source: &dyn Source, from: u64, tail: &Tail) -> Result<Option<Packe
         proof: tail.proof.clone(),
         kept: Vec::new(),
     };
-    let (bytes, end) = (batch.to_bytes(), tail.size);
-    Ok(Some(Packed { bytes, from, end }))
+    Ok(Some(packed(&batch)))
 }
 
 /// The next checkpoint behind the `covered` entries at which a key begins or ends, from the trusted key's turn on, if the newest is not before it.

@@ -57,6 +57,7 @@ impl Line {
 pub struct Link {
     port: Port,
     line: watch::Sender<Line>,
+    leads_to: watch::Sender<SocketAddr>,
     running: JoinHandle<()>,
 }
 
@@ -69,8 +70,14 @@ impl Link {
         listener.set_nonblocking(true).map_err(Error::io(what()))?;
         let listener = TcpListener::from_std(listener).map_err(Error::io(what()))?;
         let (line, seen) = watch::channel(Line::default());
+        let (leads_to, to) = watch::channel(to);
         let running = tokio::spawn(serve(listener, to, seen, chance));
-        Ok(Self { port, line, running })
+        Ok(Self {
+            port,
+            line,
+            leads_to,
+            running,
+        })
     }
 
     /// Where it begins.
@@ -82,6 +89,11 @@ impl Link {
     pub fn become_like(&self, line: Line) {
         self.line.send_replace(line);
     }
+
+    /// From now on it leads to somebody else. Connections that are there end.
+    pub fn lead_to(&self, address: SocketAddr) {
+        self.leads_to.send_replace(address);
+    }
 }
 
 impl Drop for Link {
@@ -90,7 +102,12 @@ impl Drop for Link {
     }
 }
 
-async fn serve(listener: TcpListener, to: SocketAddr, line: watch::Receiver<Line>, seed: u64) {
+async fn serve(
+    listener: TcpListener,
+    to: watch::Receiver<SocketAddr>,
+    line: watch::Receiver<Line>,
+    seed: u64,
+) {
     let mut connections = JoinSet::new();
     let mut random = StdRng::seed_from_u64(seed);
     loop {
@@ -98,17 +115,24 @@ async fn serve(listener: TcpListener, to: SocketAddr, line: watch::Receiver<Line
             return;
         };
         let (line, seeds) = (line.clone(), [random.random(), random.random()]);
+        let to = to.clone();
         connections.spawn(connected(stream, to, line, seeds));
         while connections.try_join_next().is_some() {}
     }
 }
 
 /// Ends when either direction does, or the line is cut.
-async fn connected(near: TcpStream, to: SocketAddr, mut line: watch::Receiver<Line>, seeds: [u64; 2]) {
+async fn connected(
+    near: TcpStream,
+    mut to: watch::Receiver<SocketAddr>,
+    mut line: watch::Receiver<Line>,
+    seeds: [u64; 2],
+) {
     if line.borrow().is_cut {
         return;
     }
-    let Ok(far) = TcpStream::connect(to).await else {
+    let leads_to = *to.borrow_and_update();
+    let Ok(far) = TcpStream::connect(leads_to).await else {
         return;
     };
     // What waits for more bytes would be a delay that nobody asked for.
@@ -122,6 +146,7 @@ async fn connected(near: TcpStream, to: SocketAddr, mut line: watch::Receiver<Li
         () = there => {}
         () = back => {}
         _ = line.wait_for(|line| line.is_cut) => {}
+        _ = to.changed() => {}
     }
 }
 

@@ -5,16 +5,18 @@
 mod checker;
 pub mod disks;
 pub mod link;
+mod rollouts;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::gate::connect;
-use crate::recorded::{Acknowledged, Recording, check};
-use crate::service::Service;
+use crate::namespace::Network;
+use crate::recorded::{Acknowledged, Recording};
+use crate::service::{Addresses, Identities, Service};
 use crate::{Error, wait};
 use disks::is_sound;
 use link::{Line, Link};
@@ -28,11 +30,14 @@ pub const HEALED: Duration = Duration::from_secs(120);
 /// How long a start waits for its peers.
 const START_WAIT: &str = "4s";
 
+/// From one to another one.
+type Links = BTreeMap<(usize, usize), Link>;
+
 /// Regions and the lines between each two of them, one for each direction.
 #[derive(Debug)]
 pub struct Regions {
     services: Vec<Service>,
-    links: BTreeMap<(usize, usize), Link>,
+    links: Links,
     quorum: usize,
 }
 
@@ -45,42 +50,67 @@ impl Regions {
     /// The same, each with its data below a directory of these.
     pub async fn start_in(directories: &[PathBuf]) -> Result<Self, Error> {
         let services = directories.iter().map(|directory| Service::stopped_in(directory));
-        let mut regions = Self::of(services.collect::<Result<_, _>>()?).await?;
-        regions.up_all().await?;
-        Ok(regions)
+        Self::of(services.collect::<Result<_, _>>()?, laid).await
     }
 
-    /// Each is started alone first: its key has to exist before the others can pin it.
-    async fn of(mut services: Vec<Service>) -> Result<Self, Error> {
+    /// The same over mutual TLS, all with these identities.
+    pub async fn start_as(count: usize, identities: &Identities) -> Result<Self, Error> {
+        let mut services = Vec::new();
+        for _ in 0..count {
+            let mut service = Service::stopped()?;
+            service.identify_by(identities.clone());
+            services.push(service);
+        }
+        Self::of(services, laid).await
+    }
+
+    /// The same, each on a host of a network of its own, without other lines.
+    pub async fn start_on(network: &Network, identities: &Identities) -> Result<Self, Error> {
+        let mut services = Vec::new();
+        for at in 0..network.count() {
+            let on = |port| (network.address(at), port).into();
+            let mut service = Service::stopped_at(Addresses {
+                grpc: on(9191),
+                http: on(9192),
+                probe: ([127, 0, 0, 1], 9193).into(),
+            })?;
+            service.live_in(network.namespace(at));
+            service.identify_by(identities.clone());
+            services.push(service);
+        }
+        Self::of(services, |_| Ok(Links::new())).await
+    }
+
+    async fn of(
+        mut services: Vec<Service>,
+        lay: impl FnOnce(&[Service]) -> Result<Links, Error>,
+    ) -> Result<Self, Error> {
+        // Each is started alone first: its key has to exist before the others can pin it.
         let mut keys = Vec::new();
         for (service, name) in services.iter_mut().zip(NAMES) {
             service.be_region(name);
             service.up().await?;
-            keys.push(log_key(service).await?);
+            keys.push(service.reads("/v1/keys").await?["keys"][0]["id"].clone());
             service.terminate(wait::SOON).await?;
         }
-        let mut links = BTreeMap::new();
-        for from in 0..services.len() {
-            for to in (0..services.len()).filter(|to| *to != from) {
-                let seed = 100 * from as u64 + to as u64;
-                links.insert((from, to), Link::lay(services[to].addresses().http, seed)?);
-            }
-        }
-        let quorum = services.len() / 2 + 1;
+        let (links, quorum) = (lay(&services)?, services.len() / 2 + 1);
+        let others: Vec<_> = services.iter().map(|it| it.addresses().http).collect();
         for (from, service) in services.iter_mut().enumerate() {
-            let peers: Vec<Value> = (0..keys.len())
-                .filter_map(|to| {
-                    let url = format!("http://{}", links.get(&(from, to))?.address());
-                    Some(json!({ "region": NAMES[to], "url": url, "log_key": keys[to] }))
-                })
-                .collect();
+            let scheme = if service.is_identified() { "https" } else { "http" };
+            let peer = |to: usize| {
+                let at = links.get(&(from, to)).map_or(others[to], Link::address);
+                json!({ "region": NAMES[to], "url": format!("{scheme}://{at}"), "log_key": keys[to] })
+            };
+            let peers: Vec<_> = (0..others.len()).filter(|to| *to != from).map(peer).collect();
             service.join(json!({ "quorum": quorum, "start_wait": START_WAIT, "peers": peers }));
         }
-        Ok(Self {
+        let mut regions = Self {
             services,
             links,
             quorum,
-        })
+        };
+        regions.up_all().await?;
+        Ok(regions)
     }
 
     /// Starts all that do not run: they wait for each other.
@@ -123,6 +153,13 @@ impl Regions {
         }
     }
 
+    /// The line from one to another leads to somebody else from now on.
+    pub fn lead(&self, from: usize, to: usize, address: SocketAddr) {
+        if let Some(link) = self.links.get(&(from, to)) {
+            link.lead_to(address);
+        }
+    }
+
     /// Every line is.
     pub fn every_line(&self, line: Line) {
         self.links.values().for_each(|link| link.become_like(line));
@@ -145,7 +182,7 @@ impl Regions {
 
     /// What a region says of itself and its peers: `GET /v1/regions`.
     pub async fn status(&self, at: usize) -> Result<Value, Error> {
-        get(&self.services[at], "/v1/regions").await
+        self.services[at].reads("/v1/regions").await
     }
 
     /// Waits until a region's status is so.
@@ -167,17 +204,16 @@ impl Regions {
         Ok(committed(&status))
     }
 
-    /// Waits until everything that was recorded at a region so far is under a checkpoint: one more decision is behind all of it.
+    /// Waits until everything that was recorded at a region so far is under a checkpoint.
     pub async fn until_signed(&self, at: usize) -> Result<(), Error> {
-        let channel = connect(self.services[at].addresses().grpc).await?;
-        let last = check(channel, "/last").await.as_deref().and_then(index_of);
-        let last = last.ok_or_else(|| Error::Contract {
-            what: "Check".to_owned(),
-            reason: "an answer without a receipt".to_owned(),
-        })?;
-        let signed = |it: &Value| it["signed"].as_u64().is_some_and(|signed| signed > last);
-        self.until(at, "the last decision to be signed", signed).await?;
-        Ok(())
+        wait::until("the last receipt to be signed", HEALED, || async {
+            match self.services[at].reads("/v1/receipts?limit=1").await {
+                Ok(list) if list["receipts"][0]["signed"] == true => Ok(()),
+                Ok(list) => Err(list.to_string()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+        .await
     }
 
     /// Waits until each of these regions holds everything that the others have signed, and they know.
@@ -254,22 +290,14 @@ pub fn index_of(id: &str) -> Option<u64> {
     id.rsplit_once('/')?.1.parse().ok()
 }
 
-/// The ID of the key that signs its log.
-async fn log_key(service: &Service) -> Result<Value, Error> {
-    let set = get(service, "/v1/keys").await?;
-    Ok(set["keys"][0]["id"].clone())
-}
-
-async fn get(service: &Service, path: &str) -> Result<Value, Error> {
-    let url = format!("http://{}{path}", service.addresses().http);
-    let http = |error: reqwest::Error| Error::Http {
-        what: url.clone(),
-        reason: error.to_string(),
-    };
-    let answer = reqwest::get(&url)
-        .await
-        .map_err(http)?
-        .error_for_status()
-        .map_err(http)?;
-    answer.json().await.map_err(http)
+/// A line from each to each.
+fn laid(services: &[Service]) -> Result<Links, Error> {
+    let mut links = Links::new();
+    for from in 0..services.len() {
+        for to in (0..services.len()).filter(|to| *to != from) {
+            let seed = 100 * from as u64 + to as u64;
+            links.insert((from, to), Link::lay(services[to].addresses().http, seed)?);
+        }
+    }
+    Ok(links)
 }

@@ -372,7 +372,8 @@ proptest! {
                 let last = scene.after.history().last().expect("it was recorded");
                 prop_assert!(last.readings.iter().any(|reading| reading.finding == Finding::Worse));
                 prop_assert_eq!(last.judged_window, scene.before.window());
-                prop_assert!(matches!(scene.input, Input::Look { .. }));
+                let is_a_look = matches!(scene.input, Input::Look { .. });
+                prop_assert!(is_a_look);
                 prop_assert_eq!(heard, Some(scene.before.generation()));
                 prop_assert_eq!(scene.before.spec().version(), last.version.as_str());
             }

@@ -6,6 +6,7 @@ use knhk_receipts::{PublicKey, SignedCheckpoint};
 
 use super::breaker::Breaker;
 use super::error::{LinkError, Stop};
+use super::flights::{Flights, Leads, Next};
 use crate::source::Order;
 use crate::wire::{Ack, Answer, Hash, KeyId, MAX_ITEMS_BYTES};
 
@@ -41,15 +42,20 @@ pub(crate) struct Link {
     pub(crate) region: String,
     /// The newest acknowledgement that was checked.
     pub(crate) ack: Option<Ack>,
-    /// Where the next batch begins.
+    /// How many entries it holds, as it said last: the next batch begins there unless others are under way.
     next: u64,
     /// Entries of the newest checkpoint that the peer has taken.
     covered: u64,
     trusted: Option<KeyId>,
     most_bytes: usize,
-    /// The request under way.
-    in_flight: Option<u64>,
+    flights: Flights,
+    /// What was sent did not arrive in its order: nothing more is until all of it is answered.
+    is_drained: bool,
+    /// Failures of requests up to this one were told by one of them.
+    blamed: Option<u64>,
     not_before_ms: u64,
+    /// The bandwidth is used up until then.
+    paced_until_ms: u64,
     pub(crate) breaker: Breaker,
     pub(crate) last_success_ms: Option<u64>,
     pub(crate) last_error: Option<LinkError>,
@@ -82,8 +88,11 @@ impl Link {
             ack,
             trusted: None,
             most_bytes: MIN_BATCH_BYTES,
-            in_flight: None,
+            flights: Flights::default(),
+            is_drained: false,
+            blamed: None,
             not_before_ms: 0,
+            paced_until_ms: 0,
             breaker: Breaker::default(),
             last_success_ms: None,
             last_error: None,
@@ -97,7 +106,7 @@ impl Link {
     }
 
     pub(crate) fn is_in_flight(&self) -> bool {
-        self.in_flight.is_some()
+        !self.flights.is_empty()
     }
 
     /// A larger tree was signed.
@@ -118,9 +127,19 @@ impl Link {
             .map_or(0, |(_, since)| now_ms.saturating_sub(*since))
     }
 
-    /// When it is to be sent to next.
-    pub(crate) fn due_at(&self) -> Option<u64> {
-        self.in_flight.is_none().then_some(self.not_before_ms)
+    /// When it is to be sent to next, while so many entries are signed.
+    pub(crate) fn due_at(&self, signed: u64) -> Option<u64> {
+        if self.flights.is_empty() {
+            return Some(self.not_before_ms.max(self.paced_until_ms));
+        }
+        let has_more = self.after_flights().is_some_and(|next| next.from < signed);
+        has_more.then_some(self.paced_until_ms)
+    }
+
+    /// Where a batch behind those under way begins, if one may be sent before they are answered.
+    fn after_flights(&self) -> Option<Next> {
+        let is_steady = !self.is_drained && self.breaker.failures() == 0;
+        self.flights.next(self.trusted).filter(|_| is_steady)
     }
 
     /// The peer has been heard from, so it is there: it is not left alone any longer, and where it has everything it is asked
@@ -129,60 +148,76 @@ impl Link {
         self.not_before_ms = self.not_before_ms.min(now_ms);
     }
 
-    /// What is to be sent now, if anything is. Until it is answered, or failed, there is nothing else.
+    /// What is to be sent now, if anything is. Further batches go on behind it once [`Link::packed`] says where it ends.
     pub(crate) fn order(&mut self, token: u64, signed: u64, now_ms: u64) -> Option<Order> {
-        if signed == 0 || self.due_at().is_none_or(|at| at > now_ms) {
+        if signed == 0 || self.due_at(signed).is_none_or(|at| at > now_ms) {
             return None;
         }
-        self.in_flight = Some(token);
-        Some(Order {
+        let Next { from, covered } = self.after_flights().unwrap_or(Next {
             from: self.next.min(signed),
             covered: self.covered,
+        });
+        self.flights.begin(token, covered);
+        Some(Order {
+            from,
+            covered,
             trusted: self.trusted,
             most_bytes: self.most_bytes,
         })
     }
 
-    /// Takes in the answer to the request of this token, which sent the entries `from` to `end` in `bytes`.
+    /// The batch of this request is made, and sent.
+    pub(crate) fn packed(&mut self, sent: Sent, leads: Leads, pace: u64, now_ms: u64) {
+        self.flights.packed(sent, leads);
+        self.paced_until_ms = self.paced_until_ms.max(now_ms) + for_bytes(sent.bytes, pace);
+    }
+
+    /// Takes in the answer to the request of this token, which sent the entries `from` to `end` in `bytes`. `random` spreads pauses.
     pub(crate) fn answered(
         &mut self,
         sent: Sent,
         answer: Result<Answer, LinkError>,
         own: &dyn Own,
-        pace: Pace,
+        random: u64,
         now_ms: u64,
     ) -> Option<Outcome> {
-        if self.in_flight != Some(sent.token) {
-            return None;
-        }
-        self.in_flight = None;
+        let is_alone = self.flights.end(sent.token)?;
         let outcome = match answer {
-            Ok(answer) => self.judge(sent, answer, own),
+            Ok(answer) => self.judge(sent, is_alone, answer, own),
             Err(error) => Outcome::Failed(error),
         };
+        self.is_drained &= self.is_in_flight();
         match &outcome {
             Outcome::Failed(error) => {
                 self.most_bytes = (self.most_bytes / 2).max(MIN_BATCH_BYTES);
-                let pause = self.breaker.failed(pace.random);
-                self.not_before_ms = now_ms + pause;
                 self.last_error = Some(error.clone());
+                self.is_drained = self.is_in_flight();
+                self.blame(sent.token, random, now_ms);
             }
             Outcome::Stop(stop) => self.last_error = Some(stop.as_link_error()),
             Outcome::Went | Outcome::Acknowledged(_) | Outcome::Lost { .. } => {
                 self.breaker.succeeded();
                 self.last_success_ms = Some(now_ms);
-                self.go_on(sent, own.signed(), pace, now_ms);
+                self.go_on(sent, own.signed(), now_ms);
             }
         }
         Some(outcome)
     }
 
-    fn go_on(&mut self, sent: Sent, signed: u64, pace: Pace, now_ms: u64) {
+    /// Counts a failure. Those of requests that were under way together are one.
+    fn blame(&mut self, token: u64, random: u64, now_ms: u64) {
+        if self.blamed.is_none_or(|blamed| token > blamed) {
+            self.blamed = self.flights.newest().max(Some(token));
+            self.not_before_ms = now_ms + self.breaker.failed(random);
+        }
+    }
+
+    fn go_on(&mut self, sent: Sent, signed: u64, now_ms: u64) {
         let wait = if self.next < signed {
             if sent.end > sent.from {
                 self.most_bytes = (self.most_bytes * 2).min(MAX_ITEMS_BYTES);
             }
-            pace.for_bytes(sent.bytes)
+            0
         } else if self.acknowledged() < signed {
             ASK_AGAIN_MS
         } else {
@@ -192,7 +227,7 @@ impl Link {
         self.not_before_ms = now_ms + wait;
     }
 
-    fn judge(&mut self, sent: Sent, answer: Answer, own: &dyn Own) -> Outcome {
+    fn judge(&mut self, sent: Sent, is_alone: bool, answer: Answer, own: &dyn Own) -> Outcome {
         if let Some(stop) = own_log_is_wrong(&answer, own) {
             return Outcome::Stop(stop);
         }
@@ -201,16 +236,26 @@ impl Link {
                 "it says that it holds more than is signed here",
             ));
         }
-        self.trusted = Some(answer.trusted);
-        self.next = answer.held;
-        self.covered = answer.checkpoint.as_ref().map_or(0, SignedCheckpoint::size);
+        // Answers may overtake each other: one that says less than another one is about an earlier moment, unless nothing else was
+        // under way.
+        if is_alone || answer.held >= self.next {
+            self.trusted = Some(answer.trusted);
+            self.next = answer.held;
+            self.covered = answer.checkpoint.as_ref().map_or(0, SignedCheckpoint::size);
+        }
         if let Some(refused) = answer.refused {
             // Told from where to go on is no failure, as long as it is somewhere else.
             if refused.label != GAP || answer.held == sent.from {
                 return Outcome::Failed(LinkError::refused(&refused));
             }
+            self.is_drained = true;
         }
         let acknowledged = self.acknowledged();
+        if answer.held < acknowledged && !is_alone {
+            // Whether it has lost that is seen when it is asked with nothing else under way.
+            self.is_drained = true;
+            return Outcome::Went;
+        }
         if answer.held < acknowledged {
             self.ack = None;
             let held = answer.held;
@@ -272,19 +317,9 @@ pub struct Sent {
     pub bytes: usize,
 }
 
-/// How fast to go on.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pace {
-    /// Bytes that a peer is sent in a second.
-    pub(crate) bytes_per_second: u64,
-    /// A random number, which pauses are spread by.
-    pub(crate) random: u64,
-}
-
-impl Pace {
-    fn for_bytes(self, bytes: usize) -> u64 {
-        (bytes as u64).saturating_mul(1000) / self.bytes_per_second.max(1)
-    }
+/// How long so many bytes take of a bandwidth in bytes per second, in milliseconds.
+fn for_bytes(bytes: usize, bytes_per_second: u64) -> u64 {
+    (bytes as u64).saturating_mul(1000) / bytes_per_second.max(1)
 }
 
 /// A checkpoint that a key of our log signed, of entries that our log does not have.

@@ -1,18 +1,20 @@
 //! Sending the region's own log to its peers, as a pure state machine: it says what to send to whom and when, judges the answers, and
 //! counts which entries a quorum of regions holds. A shell reads batches, sends them, and persists what is acknowledged.
 //!
-//! The log is the outbox: what a peer has not acknowledged is sent again, in order. One batch is under way to each peer; batches grow
-//! while there is a backlog.
+//! The log is the outbox: what a peer has not acknowledged is sent again, in order. A few batches may be under way to each peer, each
+//! beginning where the one before ends; they grow while there is a backlog.
 
 mod breaker;
 mod error;
+mod flights;
 mod link;
 mod quorum;
 mod saved;
 
 pub use breaker::{BREAKER_FAILURES, BreakerState, PAUSE_BASE_MS, PAUSE_CAP_MS};
 pub use error::{LinkError, Stop};
-use link::{Link, Outcome, Pace};
+pub use flights::{Leads, MAX_BYTES_UNDER_WAY, MAX_FLIGHTS};
+use link::{Link, Outcome};
 pub use link::{MIN_BATCH_BYTES, Own, PROBE_EVERY_MS, Sent};
 pub use quorum::{Holder, Progress, QuorumError, quorum_of};
 pub use saved::SavedAcks;
@@ -137,7 +139,8 @@ impl Sender {
         self.commit().into_iter().collect()
     }
 
-    /// What is to be sent now. Each is to be answered or failed with [`Sender::answered`].
+    /// What is to be sent now. Each is to be answered or failed with [`Sender::answered`], and before that, where there is a batch for
+    /// it, told with [`Sender::packed`]: then there may be more that is due.
     pub fn due(&mut self, now_ms: u64) -> Vec<ToSend> {
         if self.stopped.is_some() {
             return Vec::new();
@@ -158,8 +161,18 @@ impl Sender {
     /// When [`Sender::due`] may have something, if nothing is signed or answered before.
     pub fn next_due_ms(&self) -> Option<u64> {
         let stopped = self.stopped.is_some() || self.signed == 0;
-        let at = self.links.iter().filter_map(Link::due_at).min();
+        let due_at = |link: &Link| link.due_at(self.signed);
+        let at = self.links.iter().filter_map(due_at).min();
         at.filter(|_| !stopped)
+    }
+
+    /// The batch of a request is made and on its way. Another one may follow it before it is answered.
+    pub fn packed(&mut self, peer: &str, sent: Sent, leads: Leads, now_ms: u64) {
+        let pace = self.options.bytes_per_second;
+        let link = self.links.iter_mut().find(|link| link.region == peer);
+        if let Some(link) = link {
+            link.packed(sent, leads, pace, now_ms);
+        }
     }
 
     /// A peer that was away or starts again has been heard from.
@@ -188,12 +201,8 @@ impl Sender {
     ) -> Vec<Event> {
         // The answer may be to more than was signed when this was told last.
         let mut events = self.signed(own, now_ms);
-        let pace = Pace {
-            bytes_per_second: self.options.bytes_per_second,
-            random,
-        };
         let link = self.links.iter_mut().find(|link| link.region == peer);
-        let Some(outcome) = link.and_then(|link| link.answered(sent, answer, own, pace, now_ms)) else {
+        let Some(outcome) = link.and_then(|link| link.answered(sent, answer, own, random, now_ms)) else {
             return events;
         };
         let peer = peer.to_owned();

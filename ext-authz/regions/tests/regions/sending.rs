@@ -5,7 +5,8 @@ use knhk_receipts::storage::ModelStorage;
 use knhk_receipts::testing::TestSigner;
 use knhk_receipts::{PublicKey, SignedCheckpoint};
 use knhk_regions::sender::{
-    BREAKER_FAILURES, BreakerState, LinkError, MIN_BATCH_BYTES, Own, PAUSE_CAP_MS, PROBE_EVERY_MS, Sent,
+    BREAKER_FAILURES, BreakerState, Leads, LinkError, MIN_BATCH_BYTES, Own, PAUSE_CAP_MS, PROBE_EVERY_MS,
+    Sent,
 };
 use knhk_regions::wire::{Ack, Answer, Hash, KeyId, MAX_ITEMS_BYTES, Refused};
 use knhk_regions::{Event, SavedAcks, Sender, SenderOptions, Stop, TransportError};
@@ -25,7 +26,7 @@ fn public(key: &SigningKey) -> PublicKey {
     PublicKey::from_der(der.as_bytes()).expect("a key")
 }
 
-struct Log(u64);
+pub(crate) struct Log(pub(crate) u64);
 
 impl Own for Log {
     fn origin(&self) -> &'static str {
@@ -67,7 +68,7 @@ fn checkpoint(size: u64, root: Hash, seed: u8) -> SignedCheckpoint {
     unsigned.signed(&key(seed), signature).expect("signed")
 }
 
-fn ack(peer: &str, size: u64) -> Ack {
+pub(crate) fn ack(peer: &str, size: u64) -> Ack {
     let key = peers_key();
     let digest = Ack::digest(peer, &origin("us"), size, &root(size));
     let signature: Signature = key.sign_prehash(&digest).expect("signs");
@@ -81,7 +82,7 @@ fn ack(peer: &str, size: u64) -> Ack {
     }
 }
 
-fn holds(peer: &str, size: u64) -> Answer {
+pub(crate) fn holds(peer: &str, size: u64) -> Answer {
     Answer {
         held: size,
         trusted: key(1).key_id(),
@@ -91,7 +92,7 @@ fn holds(peer: &str, size: u64) -> Answer {
     }
 }
 
-fn sender(peers: &[&str], quorum: usize) -> Sender {
+pub(crate) fn sender(peers: &[&str], quorum: usize) -> Sender {
     let options = SenderOptions {
         region: "us".to_owned(),
         peers: peers.iter().map(|it| (*it).to_owned()).collect(),
@@ -101,7 +102,14 @@ fn sender(peers: &[&str], quorum: usize) -> Sender {
     Sender::new(options, &SavedAcks::default())
 }
 
-fn answered(sender: &mut Sender, peer: &str, token: u64, answer: Answer, own: u64, now: u64) -> Vec<Event> {
+pub(crate) fn answered(
+    sender: &mut Sender,
+    peer: &str,
+    token: u64,
+    answer: Answer,
+    own: u64,
+    now: u64,
+) -> Vec<Event> {
     let sent = Sent {
         token,
         from: 0,
@@ -333,6 +341,12 @@ fn batches_grow_with_the_backlog_and_are_paced() {
             checkpoint: None,
             ..holds("eu", step * 1000)
         };
+        let leads = Leads {
+            end: sent.end,
+            covered: None,
+            key: key(1).key_id(),
+        };
+        it.packed("eu", sent, leads, now);
         it.answered("eu", sent, Ok(answer), &Log(60_000), now, 0);
         let next = it.next_due_ms().expect("more");
         assert_eq!(next - now, 500, "half a megabyte at a megabyte a second");

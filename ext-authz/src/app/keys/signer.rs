@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use knhk_kms::{KeyVersion, Kms, KmsError, Spki};
-use knhk_receipts::{PublicKey, Signer, SignerError, SigningKey};
+use knhk_kms::{KeyVersion, Kms, KmsError, Spki, VersionInfo};
+use knhk_receipts::{MAX_KEYS, PublicKey, Signer, SignerError, SigningKey};
 
 /// Signs by whichever version the log asks for.
 pub(crate) struct KmsSigner {
@@ -29,6 +29,18 @@ impl Signer for KmsSigner {
             .await
             .map_err(|error| refused(&error))?;
         signing_key(&public, self.provider, &version)
+    }
+
+    async fn all(&self) -> Result<Vec<SigningKey>, SignerError> {
+        let key = self.kms.key_metadata().await.map_err(|error| refused(&error))?;
+        let newest = key.versions.len().saturating_sub(MAX_KEYS);
+        let mut keys = Vec::new();
+        for VersionInfo { version, .. } in &key.versions[newest..] {
+            let public = self.kms.public_key(version).await;
+            let public = public.map_err(|error| refused(&error))?;
+            keys.push(signing_key(&public, self.provider, version)?);
+        }
+        Ok(keys)
     }
 
     async fn sign_digest(&self, key: &SigningKey, digest: &[u8; 32]) -> Result<Vec<u8>, SignerError> {

@@ -44,6 +44,10 @@ impl<S: Signer> Signer for Halting<S> {
         self.signer.newest().await
     }
 
+    async fn all(&self) -> Result<Vec<SigningKey>, SignerError> {
+        self.signer.all().await
+    }
+
     async fn sign_digest(&self, key: &SigningKey, digest: &[u8; 32]) -> Result<Vec<u8>, SignerError> {
         if let Some(stop) = self.halt.reason() {
             return Err(SignerError {

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use knhk_receipts::storage::Storage;
 use knhk_receipts::{Log, LogOptions};
-use knhk_regions::sender::{BreakerState, LinkError, PeerStatus, Sent as Delivery, ToSend};
+use knhk_regions::config::MAX_PEERS;
+use knhk_regions::sender::{
+    BreakerState, Leads, LinkError, MAX_FLIGHTS, PeerStatus, Sent as Delivery, ToSend,
+};
 use knhk_regions::source::pack;
 use knhk_regions::wire::Answer;
 use knhk_regions::{Event, SavedAcks, Sender, SenderOptions, Transport};
@@ -23,8 +26,8 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 /// What peers have acknowledged is written down so often, at most: what is lost of it is asked again.
 const SAVE_EVERY_MS: u64 = 1_000;
 
-/// Answers that wait to be judged; each peer has one request under way.
-const WAITING_ANSWERS: usize = 64;
+/// What is told of requests and waits to be heard: each peer has at most [`MAX_FLIGHTS`] under way, and of each two things are told.
+const WAITING_NEWS: usize = 2 * MAX_FLIGHTS * MAX_PEERS;
 
 /// Sends the log to the peers until told to stop.
 pub(crate) struct Sending {
@@ -37,6 +40,18 @@ pub(crate) struct Sending {
     save_at_ms: Option<u64>,
     /// Why each peer failed last, as it was logged.
     told: BTreeMap<String, &'static str>,
+}
+
+/// What is told of a request.
+#[allow(clippy::large_enum_variant, reason = "there are few at a time")]
+enum News {
+    /// Its batch is made, and on its way.
+    Packed {
+        peer: String,
+        delivery: Delivery,
+        leads: Leads,
+    },
+    Answered(Answered),
 }
 
 /// A request that came to its end.
@@ -89,7 +104,7 @@ impl Sending {
     }
 
     pub(crate) async fn run(mut self, stop: CancellationToken) {
-        let (answered, mut answers) = mpsc::channel(WAITING_ANSWERS);
+        let (news, mut told) = mpsc::channel(WAITING_NEWS);
         let mut input = Some(Input::Signed);
         while let Some(next) = input.take() {
             // What the sender knows of the log it reads from disk.
@@ -105,13 +120,16 @@ impl Sending {
             input = loop {
                 let now = self.regions.mono_ms();
                 for due in self.sender.due(now) {
-                    self.deliver(due, answered.clone());
+                    self.deliver(due, news.clone());
                 }
                 let due = self.sender.next_due_ms().map(|at| millis(at.saturating_sub(now)));
                 let wake = due.map_or(TELL_EVERY, |due| due.min(TELL_EVERY));
                 tokio::select! {
                     () = stop.cancelled() => break None,
-                    Some(answer) = answers.recv() => break Some(Input::Answered(answer)),
+                    Some(it) = told.recv() => match it {
+                        News::Packed { peer, delivery, leads } => self.sender.packed(&peer, delivery, leads, now),
+                        News::Answered(answer) => break Some(Input::Answered(answer)),
+                    },
                     covered = self.log.covered(signed) => break covered.ok().map(|_| Input::Signed),
                     () = self.regions.hear.notified() => self.hear(),
                     () = tokio::time::sleep(wake) => self.tell(),
@@ -224,20 +242,25 @@ impl Sending {
     }
 
     /// Makes a batch and sends it, beside everything else.
-    fn deliver(&self, due: ToSend, answered: mpsc::Sender<Answered>) {
+    fn deliver(&self, due: ToSend, news: mpsc::Sender<News>) {
         let Some(peer) = self.regions.peers.get(&due.peer) else {
             return;
         };
         let (transport, log) = (Arc::clone(&peer.transport), self.log.clone());
         tokio::spawn(async move {
-            let end = delivered(log, transport, due).await;
+            let end = delivered(log, transport, due, &news).await;
             // The receiver is gone when the service stops.
-            let _ = answered.send(end).await;
+            let _ = news.send(News::Answered(end)).await;
         });
     }
 }
 
-async fn delivered(log: Log, transport: Arc<dyn Transport>, due: ToSend) -> Answered {
+async fn delivered(
+    log: Log,
+    transport: Arc<dyn Transport>,
+    due: ToSend,
+    news: &mpsc::Sender<News>,
+) -> Answered {
     let ToSend { peer, token, order } = due;
     let nothing = Delivery {
         token,
@@ -262,6 +285,13 @@ async fn delivered(log: Log, transport: Arc<dyn Transport>, due: ToSend) -> Answ
         bytes: packed.bytes.len(),
         ..nothing
     };
+    let on_its_way = News::Packed {
+        peer: peer.clone(),
+        delivery,
+        leads: packed.leads(),
+    };
+    // The receiver is gone when the service stops.
+    let _ = news.send(on_its_way).await;
     let answer = transport.receipts(packed.bytes).await.map_err(LinkError::from);
     Answered {
         peer,

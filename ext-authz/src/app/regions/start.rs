@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use knhk_receipts::cose::RootSignature;
 use knhk_receipts::storage::Storage;
-use knhk_receipts::{LogError, LogOptions, PublicKey, SignedCheckpoint, Signer, SignerError};
+use knhk_receipts::{LogError, LogOptions, PublicKey, SignedCheckpoint, Signer, SignerError, SigningKey};
 use knhk_regions::start::{Holding, OwnAtRest};
 use knhk_regions::wire::Answer;
 use knhk_regions::{Decision, Refusal, Restore, RestoreError, Restored, Start, Stop, TransportError};
@@ -34,7 +34,7 @@ pub(crate) enum StartRefused {
     #[error("the log cannot be restored from the peers: {0}")]
     NotSigned(#[from] SignerError),
     #[error(
-        "the log cannot be restored from the peers: its newest checkpoint is signed by an earlier version of the key, and has to be signed again by that one; make that version the newest at the key service"
+        "the log cannot be restored from the peers: its newest checkpoint has to be signed again by the key that signed it, and the key service has no version of that one; bring the version back at the key service"
     )]
     EarlierKey,
     /// Asking again changes nothing.
@@ -97,7 +97,7 @@ impl Regions {
         signer: &dyn Signer,
         waiting: &Waiting,
     ) -> Result<Tried, StartRefused> {
-        let own = Arc::new(at_rest(storage, our_key(signer).await).await?);
+        let own = Arc::new(at_rest(storage, our_public_keys(signer).await).await?);
         let origin = LogOptions::new(&self.region).origin;
         let wait_ms = u64::try_from(self.config.start_wait.as_millis()).unwrap_or(u64::MAX);
         let mut start = Start::new(
@@ -247,12 +247,23 @@ impl Regions {
     }
 }
 
-/// The key that signs for us. A key service that is away is waited for only where the log does not name our keys.
-async fn our_key(signer: &dyn Signer) -> Vec<PublicKey> {
-    match signer.newest().await {
-        Ok(key) => vec![key.public],
+/// The keys that sign for us, and did, the newest one last. Who may not list them is told the newest one.
+async fn our_keys(signer: &dyn Signer) -> Result<Vec<SigningKey>, SignerError> {
+    match signer.all().await {
+        Ok(keys) => Ok(keys),
         Err(error) => {
-            tracing::warn!(%error, "the key service does not say which key is ours; the log's own list is used");
+            tracing::debug!(%error, "the key service does not list our keys");
+            Ok(vec![signer.newest().await?])
+        }
+    }
+}
+
+/// A key service that is away is waited for only where the log does not name our keys.
+async fn our_public_keys(signer: &dyn Signer) -> Vec<PublicKey> {
+    match our_keys(signer).await {
+        Ok(keys) => keys.into_iter().map(|key| key.public).collect(),
+        Err(error) => {
+            tracing::warn!(%error, "the key service does not say which keys are ours; the log's own list is used");
             Vec::new()
         }
     }
@@ -305,10 +316,9 @@ async fn signed_again(
     checkpoint: &SignedCheckpoint,
     signer: &dyn Signer,
 ) -> Result<RootSignature, StartRefused> {
-    let key = signer.newest().await?;
-    if checkpoint.verify(std::slice::from_ref(&key.public)).is_err() {
-        return Err(StartRefused::EarlierKey);
-    }
+    let signed = |key: &SigningKey| checkpoint.verify(std::slice::from_ref(&key.public)).is_ok();
+    let key = our_keys(signer).await?.into_iter().find(signed);
+    let key = key.ok_or(StartRefused::EarlierKey)?;
     let root = checkpoint.root();
     let digest = RootSignature::digest(&key.public.key_id(), &root);
     let signature = signer.sign_digest(&key, &digest).await?;

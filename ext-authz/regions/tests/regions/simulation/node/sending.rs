@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 
 use knhk_receipts::storage::ModelStorage;
 use knhk_receipts::{Log, LogError, PublicKey, SignedCheckpoint};
-use knhk_regions::sender::{LinkError, Own, Sent};
-use knhk_regions::source::{Order, Packed, pack};
+use knhk_regions::sender::{LinkError, Own, Sent, ToSend};
+use knhk_regions::source::{Order, pack};
 use knhk_regions::wire::{Answer, Hash, KeyId};
 use knhk_regions::{Event, Mirror, Sender};
 use tokio::runtime::Runtime;
@@ -17,29 +17,41 @@ use crate::rig::origin;
 /// Batches are small, so that a backlog takes several.
 const BATCH_BYTES: usize = 1_500;
 
-/// Sends what is due.
+/// Sends what is due, and what follows it.
 pub(super) fn send_due(sender: &mut Sender, view: &View<'_>, now: u64, out: &mut Out) {
-    for due in sender.due(now) {
-        let order = Order {
-            most_bytes: BATCH_BYTES,
-            ..due.order
-        };
-        match pack(view.log, order) {
-            Ok(packed) => {
-                let Packed { bytes, from, end } = packed.expect("something is signed");
-                let sent = Sent {
-                    token: due.token,
-                    from,
-                    end,
-                    bytes: bytes.len(),
-                };
-                out.timers.push((now + SILENCE_MS, sent, due.peer.clone()));
-                out.packets.push((due.peer, Body::Receipts { sent, bytes }));
-            }
-            Err(error) => {
-                let failed = unreadable(&error);
-                sender.answered(&due.peer, nothing(due.token), Err(failed), view, now, 7);
-            }
+    loop {
+        let due = sender.due(now);
+        if due.is_empty() {
+            return;
+        }
+        for due in due {
+            send(sender, due, view, now, out);
+        }
+    }
+}
+
+fn send(sender: &mut Sender, due: ToSend, view: &View<'_>, now: u64, out: &mut Out) {
+    let order = Order {
+        most_bytes: BATCH_BYTES,
+        ..due.order
+    };
+    match pack(view.log, order) {
+        Ok(packed) => {
+            let packed = packed.expect("something is signed");
+            let sent = Sent {
+                token: due.token,
+                from: packed.from,
+                end: packed.end,
+                bytes: packed.bytes.len(),
+            };
+            sender.packed(&due.peer, sent, packed.leads(), now);
+            out.timers.push((now + SILENCE_MS, sent, due.peer.clone()));
+            let bytes = packed.bytes;
+            out.packets.push((due.peer, Body::Receipts { sent, bytes }));
+        }
+        Err(error) => {
+            let failed = unreadable(&error);
+            sender.answered(&due.peer, nothing(due.token), Err(failed), view, now, 7);
         }
     }
 }
