@@ -49,8 +49,8 @@ pub(crate) struct Link {
     trusted: Option<KeyId>,
     most_bytes: usize,
     flights: Flights,
-    /// What was sent did not arrive in its order: nothing more is until all of it is answered.
-    is_drained: bool,
+    /// What was sent did not arrive in its order, or not at all: one request goes alone next, whose answer can be believed.
+    is_alone_next: bool,
     /// Failures of requests up to this one were told by one of them.
     blamed: Option<u64>,
     not_before_ms: u64,
@@ -89,7 +89,7 @@ impl Link {
             trusted: None,
             most_bytes: MIN_BATCH_BYTES,
             flights: Flights::default(),
-            is_drained: false,
+            is_alone_next: false,
             blamed: None,
             not_before_ms: 0,
             paced_until_ms: 0,
@@ -138,7 +138,7 @@ impl Link {
 
     /// Where a batch behind those under way begins, if one may be sent before they are answered.
     fn after_flights(&self) -> Option<Next> {
-        let is_steady = !self.is_drained && self.breaker.failures() == 0;
+        let is_steady = !self.is_alone_next && self.breaker.failures() == 0;
         self.flights.next(self.trusted).filter(|_| is_steady)
     }
 
@@ -182,16 +182,16 @@ impl Link {
         now_ms: u64,
     ) -> Option<Outcome> {
         let is_alone = self.flights.end(sent.token)?;
+        self.is_alone_next &= !is_alone;
         let outcome = match answer {
             Ok(answer) => self.judge(sent, is_alone, answer, own),
             Err(error) => Outcome::Failed(error),
         };
-        self.is_drained &= self.is_in_flight();
         match &outcome {
             Outcome::Failed(error) => {
                 self.most_bytes = (self.most_bytes / 2).max(MIN_BATCH_BYTES);
                 self.last_error = Some(error.clone());
-                self.is_drained = self.is_in_flight();
+                self.is_alone_next = true;
                 self.blame(sent.token, random, now_ms);
             }
             Outcome::Stop(stop) => self.last_error = Some(stop.as_link_error()),
@@ -248,12 +248,12 @@ impl Link {
             if refused.label != GAP || answer.held == sent.from {
                 return Outcome::Failed(LinkError::refused(&refused));
             }
-            self.is_drained = true;
+            self.is_alone_next = !is_alone;
         }
         let acknowledged = self.acknowledged();
         if answer.held < acknowledged && !is_alone {
             // Whether it has lost that is seen when it is asked with nothing else under way.
-            self.is_drained = true;
+            self.is_alone_next = true;
             return Outcome::Went;
         }
         if answer.held < acknowledged {
