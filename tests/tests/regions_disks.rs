@@ -44,6 +44,12 @@ async fn a_region_that_lost_its_disk_gets_its_log_back_and_goes_on() {
     regions.at_mut(0).kill();
     wipe(&regions.at(0).data()).expect("wiped");
     regions.at_mut(0).up().await.expect("it restores its log");
+    let log = regions.at(0).process().expect("it runs").log();
+    let restored = log
+        .lines()
+        .find(|line| line.contains(r#""event.name":"knhk.region.restored""#));
+    let restored = restored.expect("the event of the registry");
+    assert!(restored.contains(r#""name":"knhk.region.restore""#), "{restored}");
     let again = regions
         .at(0)
         .cli()
@@ -162,6 +168,11 @@ async fn two_histories_of_a_log_are_kept_as_evidence_until_an_operator_clears_th
     alarmed
         .await
         .expect("the peers tell each other what they were shown");
+    let log = regions.at(2).process().expect("it runs").log();
+    assert!(
+        log.contains(r#""event.name":"knhk.region.split_view""#),
+        "the event of the registry"
+    );
 
     let cli = regions.at(2).cli().expect("the command line");
     let said = cli.text(&["region", "status"]).await.expect("said");

@@ -1,4 +1,4 @@
-//! The registry as Rust source: `attribute::*` types and `metric::{filter, service}::*` constants.
+//! The registry as Rust source: `attribute::*` types, `metric::{filter, service}::*` constants, and the names in `span` and `event`.
 
 use std::fmt::Write;
 
@@ -11,10 +11,25 @@ pub(crate) fn rust(registry: &Registry) -> String {
     let attributes: String = registry.attributes.iter().map(attribute).collect();
     let filter = metrics("The filter's own statistics, shown by Envoy.", &registry.filter);
     let service = metrics("What the service shows at `/metrics`.", &registry.service);
+    let spans = names(registry.spans.iter().map(|span| (&span.r#type, &span.brief)));
+    let events = names(registry.events.iter().map(|event| (&event.name, &event.brief)));
     format!(
         "/// One type an attribute: its key and its values.\npub mod attribute {{\n{attributes}}}\n\n\
-         /// One constant a metric.\npub mod metric {{\npub mod filter {filter}\npub mod service {service}}}\n"
+         /// One constant a metric.\npub mod metric {{\npub mod filter {filter}\npub mod service {service}}}\n\n\
+         /// Names of the service's spans.\npub mod span {{\n{spans}}}\n\n\
+         /// Names of the service's events: the field `event.name` of a log line.\npub mod event {{\n{events}}}\n"
     )
+}
+
+fn names<'r>(names: impl Iterator<Item = (&'r String, &'r String)>) -> String {
+    names.fold(String::new(), |mut constants, (name, brief)| {
+        let constant = constant_name(name);
+        let _ = writeln!(
+            constants,
+            "/// {brief}. `{name}`\npub const {constant}: &str = {name:?};"
+        );
+        constants
+    })
 }
 
 fn attribute(attribute: &Attribute) -> String {

@@ -14,10 +14,43 @@ const MAX_ATTRIBUTES: usize = 2;
 /// Units that `Definition::exposed_unit` knows how to show.
 const UNITS: [&str; 4] = ["s", "By", "%", "1"];
 
+/// Kinds of spans.
+const SPAN_KINDS: [&str; 5] = ["client", "server", "producer", "consumer", "internal"];
+
 pub(crate) struct Registry {
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) filter: Vec<Metric>,
     pub(crate) service: Vec<Metric>,
+    pub(crate) spans: Vec<Span>,
+    pub(crate) events: Vec<Event>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Span {
+    pub(crate) r#type: String,
+    name: SpanName,
+    kind: String,
+    pub(crate) brief: String,
+    #[serde(default)]
+    attributes: Vec<AttributeRef>,
+    stability: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SpanName {
+    note: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Event {
+    pub(crate) name: String,
+    pub(crate) brief: String,
+    #[serde(default)]
+    attributes: Vec<AttributeRef>,
+    stability: String,
 }
 
 #[derive(Deserialize)]
@@ -83,6 +116,10 @@ struct Document {
     attributes: Vec<Attribute>,
     #[serde(default)]
     metrics: Vec<Metric>,
+    #[serde(default)]
+    spans: Vec<Span>,
+    #[serde(default)]
+    events: Vec<Event>,
 }
 
 #[derive(Deserialize)]
@@ -113,6 +150,11 @@ impl Registry {
         ensure(attributes.metrics.is_empty(), || {
             "attributes.yaml: metrics belong in filter.yaml, service.yaml".into()
         })?;
+        let elsewhere = [&attributes, &filter];
+        let has_none = |file: &&Document| file.spans.is_empty() && file.events.is_empty();
+        ensure(elsewhere.iter().all(has_none), || {
+            "attributes.yaml, filter.yaml: spans and events belong in service.yaml".into()
+        })?;
         ensure(
             filter.attributes.is_empty() && service.attributes.is_empty(),
             || "filter.yaml, service.yaml: attributes belong in attributes.yaml".into(),
@@ -125,6 +167,8 @@ impl Registry {
             attributes: attributes.attributes,
             filter: filter.metrics,
             service: service.metrics,
+            spans: service.spans,
+            events: service.events,
         };
         registry.check()?;
         Ok(registry)
@@ -150,6 +194,18 @@ impl Registry {
                 .map_err(|reason| format!("metric {name}: {reason}"))?;
             ensure(names.insert(name), || format!("metric {name}: defined twice"))?;
             used.extend(metric.attributes.iter().map(|a| a.r#ref.as_str()));
+        }
+        for span in &self.spans {
+            let name = span.r#type.as_str();
+            span.check(&keys)
+                .map_err(|reason| format!("span {name}: {reason}"))?;
+            ensure(names.insert(name), || format!("span {name}: defined twice"))?;
+        }
+        for event in &self.events {
+            let name = event.name.as_str();
+            event
+                .check(&keys)
+                .map_err(|reason| format!("event {name}: {reason}"))?;
         }
         for key in keys.keys() {
             ensure(used.contains(key), || {
@@ -185,6 +241,48 @@ impl Attribute {
     }
 }
 
+impl Span {
+    fn check(&self, attributes: &BTreeMap<&str, &Attribute>) -> Result<(), String> {
+        check_name(&self.r#type)?;
+        check_brief(&self.brief)?;
+        check_stability(&self.stability)?;
+        if self.name.note != self.r#type {
+            return Err("a span is called what its type is".into());
+        }
+        if !SPAN_KINDS.contains(&self.kind.as_str()) {
+            return Err(format!("kind {}: not one of {SPAN_KINDS:?}", self.kind));
+        }
+        check_references(&self.attributes, attributes)
+    }
+}
+
+impl Event {
+    fn check(&self, attributes: &BTreeMap<&str, &Attribute>) -> Result<(), String> {
+        check_name(&self.name)?;
+        check_brief(&self.brief)?;
+        check_stability(&self.stability)?;
+        check_references(&self.attributes, attributes)
+    }
+}
+
+fn check_references(
+    references: &[AttributeRef],
+    attributes: &BTreeMap<&str, &Attribute>,
+) -> Result<(), String> {
+    for attribute in references {
+        if !attributes.contains_key(attribute.r#ref.as_str()) {
+            return Err(format!("attribute {}: not defined", attribute.r#ref));
+        }
+        if attribute.requirement_level != "required" {
+            return Err(format!(
+                "attribute {}: it is always set: required",
+                attribute.r#ref
+            ));
+        }
+    }
+    Ok(())
+}
+
 impl Metric {
     fn check(&self, attributes: &BTreeMap<&str, &Attribute>) -> Result<(), String> {
         check_name(&self.name)?;
@@ -197,17 +295,9 @@ impl Metric {
         if self.attributes.len() > MAX_ATTRIBUTES {
             return Err(format!("more than {MAX_ATTRIBUTES} attributes"));
         }
+        check_references(&self.attributes, attributes)?;
         let mut labels = BTreeSet::new();
         for attribute in &self.attributes {
-            if !attributes.contains_key(attribute.r#ref.as_str()) {
-                return Err(format!("attribute {}: not defined", attribute.r#ref));
-            }
-            if attribute.requirement_level != "required" {
-                return Err(format!(
-                    "attribute {}: a label is always set: required",
-                    attribute.r#ref
-                ));
-            }
             if !labels.insert(attribute.r#ref.rsplit('.').next()) {
                 return Err(format!(
                     "attribute {}: two attributes end the same, so labels clash",

@@ -1,4 +1,4 @@
-//! Telemetry: the names of every metric and attribute, generated from `registry/`, the service's metrics, and logs.
+//! Telemetry: the names of every metric, span, event and attribute, generated from `registry/`, the service's metrics, and logs.
 //!
 //! What is shown at `/metrics` is the registry and nothing else: a metric is made from its constant in
 //! [`metric`], and its labels have the types of [`attribute`].
@@ -19,6 +19,6 @@ mod registry {
 }
 
 pub use regions::RegionMetrics;
-pub use registry::{attribute, metric};
+pub use registry::{attribute, event, metric, span};
 pub use service::{CONTENT_TYPE, Open, ServiceMetrics};
 pub use typed::{Attribute, Definition, Instrument, LabelSet, Metric, kind};

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use async_trait::async_trait;
 use knhk_receipts::{Signer, SignerError, SigningKey};
 use knhk_regions::Stop;
+use knhk_telemetry::event;
 
 /// Why nothing may be signed, once that is so. It stays so until the next start. Clones are the same one.
 #[derive(Clone, Default)]
@@ -16,7 +17,7 @@ impl Halt {
         if self.0.set(stop).is_ok()
             && let Some(stop) = self.0.get()
         {
-            tracing::error!(%stop, "this region signs nothing any more");
+            tracing::error!(event.name = event::REGION_STOPPED, %stop, "this region signs nothing any more");
         }
     }
 

@@ -30,8 +30,8 @@ use knhk_regions::{
     AckSigner, HttpPeer, Mirror, Mirrored, PeerConfig, Progress, Refusal, RegionsConfig, Transport,
     TransportError,
 };
-use knhk_telemetry::ServiceMetrics;
 use knhk_telemetry::attribute::RegionReceivedOutcome;
+use knhk_telemetry::{ServiceMetrics, event, span};
 use thiserror::Error;
 use tokio::sync::{Notify, watch};
 
@@ -183,6 +183,7 @@ impl Regions {
     /// Takes a batch of a peer's log in. The answer says what is held now, and why nothing was taken where that is so. Blocking.
     pub(crate) fn receive(&self, batch: &Batch<'_>) -> Result<Answer, PeerRequestError> {
         let (name, peer) = self.peer(batch.region)?;
+        let _span = tracing::info_span!(span::REGION_RECEIVE, "knhk.region.peer" = name).entered();
         let mut mirror = peer.mirror();
         let refusal = mirror.receive(batch, wall_ms()).err();
         let outcome = refusal.as_ref().map_or(RegionReceivedOutcome::Taken, |refusal| {
@@ -262,7 +263,12 @@ impl Regions {
         match refusal {
             Refusal::Fork(_) => {
                 self.metrics.regions.split_view(region, true);
-                tracing::error!(region, %refusal, "a region shows two histories of its log");
+                tracing::error!(
+                    event.name = event::REGION_SPLIT_VIEW,
+                    knhk.region.peer = region,
+                    %refusal,
+                    "a region shows two histories of its log"
+                );
             }
             // The sender goes on from where it is told to.
             Refusal::Gap { .. } => {}

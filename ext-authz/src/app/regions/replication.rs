@@ -9,9 +9,11 @@ use knhk_receipts::Log;
 use knhk_regions::Rollouts as Joined;
 use knhk_regions::wire::{MAX_MESSAGE_BYTES, MAX_STATES, Message, RolloutState};
 use knhk_telemetry::attribute::RegionReplicationOutcome;
+use knhk_telemetry::span;
 use rand::RngExt;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::Regions;
 use crate::app::App;
@@ -207,7 +209,12 @@ impl Regions {
             if meetings.is_multiple_of(MEETINGS_TO_TELL_ALL) {
                 self.replication.tell_all(&peer);
             }
-            match self.tell_peer(&peer, &app.rollouts, &app.log).await {
+            let span = tracing::info_span!(span::REGION_REPLICATE, "knhk.region.peer" = peer.as_str());
+            match self
+                .tell_peer(&peer, &app.rollouts, &app.log)
+                .instrument(span)
+                .await
+            {
                 Ok(()) => {
                     pause = None;
                     meetings = meetings.wrapping_add(1);

@@ -14,8 +14,10 @@ use knhk_regions::source::pack;
 use knhk_regions::wire::Answer;
 use knhk_regions::{Event, SavedAcks, Sender, SenderOptions, Transport};
 use knhk_telemetry::attribute::{RegionBreakerState, RegionSendOutcome};
+use knhk_telemetry::{event, span};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 
 use super::own::OpenLog;
 use super::{Regions, RegionsError, Sent, millis};
@@ -190,7 +192,8 @@ impl Sending {
                 acknowledged,
                 held,
             } => tracing::warn!(
-                peer,
+                event.name = event::REGION_LOST,
+                knhk.region.peer = peer,
                 acknowledged,
                 held,
                 "a peer lost what it had acknowledged; it is sent again"
@@ -247,11 +250,13 @@ impl Sending {
             return;
         };
         let (transport, log) = (Arc::clone(&peer.transport), self.log.clone());
-        tokio::spawn(async move {
+        let span = tracing::info_span!(span::REGION_SEND, "knhk.region.peer" = due.peer.as_str());
+        let sending = async move {
             let end = delivered(log, transport, due, &news).await;
             // The receiver is gone when the service stops.
             let _ = news.send(News::Answered(end)).await;
-        });
+        };
+        tokio::spawn(sending.instrument(span));
     }
 }
 

@@ -10,9 +10,11 @@ use knhk_receipts::{LogError, LogOptions, PublicKey, SignedCheckpoint, Signer, S
 use knhk_regions::start::{Holding, OwnAtRest};
 use knhk_regions::wire::Answer;
 use knhk_regions::{Decision, Refusal, Restore, RestoreError, Restored, Start, Stop, TransportError};
+use knhk_telemetry::{event, span};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
+use tracing::Instrument as _;
 
 use super::{Regions, millis, wall_ms};
 
@@ -146,7 +148,10 @@ impl Regions {
                 Decision::Stop(stop) => return Err(stop.into()),
                 Decision::Restore { from } => {
                     let keys = own.keys().to_vec();
-                    return self.restore(storage, from, keys, signer, waiting).await;
+                    let restoring = self.restore(storage, from, keys, signer, waiting);
+                    return restoring
+                        .instrument(tracing::info_span!(span::REGION_RESTORE))
+                        .await;
                 }
             }
         }
@@ -218,7 +223,10 @@ impl Regions {
             return Ok(Tried::Again);
         }
         finish(restore, signer).await?;
-        tracing::info!("this region's log is restored from its peers");
+        tracing::info!(
+            event.name = event::REGION_RESTORED,
+            "this region's log is restored from its peers"
+        );
         Ok(Tried::Ready)
     }
 
