@@ -74,6 +74,8 @@ struct Window {
     outcomes: Vec<OutcomeSpec>,
     stable: Counts,
     canary: Counts,
+    /// Their order says nothing: nothing of stable's is compared with them.
+    staging: Counts,
     order: Order,
 }
 
@@ -212,7 +214,7 @@ impl Observations {
         for counts in self
             .windows
             .iter_mut()
-            .flat_map(|window| [&mut window.stable, &mut window.canary])
+            .flat_map(|window| [&mut window.stable, &mut window.canary, &mut window.staging])
         {
             counts.changed = counts.requests > 0;
         }
@@ -247,12 +249,13 @@ impl Window {
             outcomes: rule.outcomes.clone(),
             stable: Counts::new(measures),
             canary: Counts::new(measures),
+            staging: Counts::new(measures),
             order: Order::new(measures),
         }
     }
 
     fn changed(&self) -> bool {
-        self.stable.changed || self.canary.changed
+        self.stable.changed || self.canary.changed || self.staging.changed
     }
 
     fn count<B: Deref<Target = [u8]>>(&mut self, finished: Finished, header: impl FnMut(&str) -> Shown<B>) {
@@ -278,6 +281,7 @@ impl Window {
         };
         match finished.variant {
             Variant::Stable => self.stable.count(outcome, measures, finished.duration_us),
+            Variant::Staging => self.staging.count(outcome, measures, finished.duration_us),
             Variant::Canary => {
                 self.canary.count(outcome, measures, finished.duration_us);
                 self.order.push(outcome, &self.stable);
@@ -307,6 +311,9 @@ impl Window {
         if std::mem::take(&mut self.canary.changed) {
             let ordered = self.order.take();
             observed.push(row(&self.canary, v1::Variant::Canary, ordered));
+        }
+        if std::mem::take(&mut self.staging.changed) {
+            observed.push(row(&self.staging, v1::Variant::Staging, None));
         }
         self.order.begin(&self.canary, &self.stable);
     }

@@ -35,6 +35,7 @@ impl Decided {
             .map_or(v1::Variant::Unspecified, |route| match route.variant {
                 Variant::Stable => v1::Variant::Stable,
                 Variant::Canary => v1::Variant::Canary,
+                Variant::Staging => v1::Variant::Staging,
             });
         let admission = match evidence.admission {
             Admission::Admitted => v1::Admission::Admitted,

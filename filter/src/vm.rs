@@ -269,7 +269,7 @@ impl Vm {
         let Verdict::Routed(routed) = &verdict else {
             return;
         };
-        let keyless = routed.key.is_none();
+        let keyless = routed.key.is_none() && routed.variant != Variant::Staging;
         if let Some(window) = snapshot.window(routed) {
             let in_flight = DecidedRequest {
                 started: host.mono(),

@@ -84,6 +84,16 @@ impl Status {
         self.workers.active > 0 && self.workers.newest == self.workers.active
     }
 
+    /// Which stage it is at.
+    pub fn stage(&self) -> &str {
+        self.explanation["stage"].as_str().unwrap_or_default()
+    }
+
+    /// In staging: which requests go to the version, in words.
+    pub fn picked(&self) -> Option<&str> {
+        self.explanation["picked"].as_str()
+    }
+
     /// Phase and reason, for messages.
     pub fn shown(&self) -> String {
         let reason = self

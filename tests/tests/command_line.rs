@@ -53,8 +53,8 @@ async fn a_rollout_that_is_wrong_is_refused_by_field_and_changes_nothing() {
         ),
         (
             "stages",
-            json!([ { "name": "staging" } ]),
-            "staging stage is not supported",
+            json!([ { "name": "staging", "match": { "headers": [ { "name": "x-tester" } ] } } ]),
+            "spec.stages[0].match.headers[0]",
         ),
         ("match", json!({ "pathPrefix": "no-slash" }), "pathPrefix"),
         ("key", json!([]), "key"),

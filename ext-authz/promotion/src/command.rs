@@ -100,7 +100,7 @@ fn promote(
     }
     let production = Place::production(&rollout.spec);
     let gate = if full {
-        rollout.place.gate_to_production(&rollout.spec)
+        rollout.place.gate_ahead(&rollout.spec)
     } else {
         rollout.place.gate(&rollout.spec)
     };

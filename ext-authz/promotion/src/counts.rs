@@ -32,6 +32,10 @@ pub struct Counts {
 }
 
 impl Counts {
+    fn is_nothing(&self) -> bool {
+        self.requests == 0
+    }
+
     /// Adds what another worker or identity counted.
     pub(crate) fn add(&mut self, other: &Self) {
         self.requests = self.requests.saturating_add(other.requests);
@@ -61,4 +65,16 @@ pub struct WindowCounts {
     pub stable: Counts,
     /// Requests that the canary served.
     pub canary: Counts,
+    /// Requests that a staging stage led to the canary's version.
+    #[serde(default, skip_serializing_if = "Counts::is_nothing")]
+    pub staging: Counts,
+}
+
+impl WindowCounts {
+    /// Requests that the version served, whichever way they came.
+    pub(crate) fn version(&self) -> Counts {
+        let mut version = self.canary.clone();
+        version.add(&self.staging);
+        version
+    }
 }

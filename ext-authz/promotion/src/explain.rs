@@ -5,7 +5,7 @@ use crate::finding::{Finding, Reading};
 use crate::phase::{PauseReason, Phase};
 use crate::reporters::{Provenance, Weighed};
 use crate::rollout::Rollout;
-use crate::text::{Share, Time};
+use crate::text::{Picked, Share, Time};
 use knhk_decision::spec::Weight;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -28,13 +28,16 @@ pub struct Explanation {
     pub reason: Option<Cow<'static, str>>,
     /// Why the last transition happened, with its numbers.
     pub because: Option<String>,
-    /// `canary` or `production`.
+    /// `canary`, `staging` or `production`.
     pub stage: Cow<'static, str>,
+    /// In staging: which requests go to the version whatever their key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub picked: Option<String>,
     /// The step within the stage, counted from 1.
     pub step: usize,
     /// How many steps the stage has.
     pub steps: usize,
-    /// The canary's share, in percent.
+    /// The canary's share, in percent; in staging that of the requests that are not picked.
     pub weight: Weight,
     /// The observation window.
     pub window: u64,
@@ -71,6 +74,7 @@ impl Rollout {
             reason: self.phase.reason().map(Cow::from),
             because: self.history().last().map(|entry| entry.why.clone()),
             stage: self.place.stage_name(&self.spec).into(),
+            picked: self.picked().map(|picked| Picked(picked).to_string()),
             step: self.place.step.saturating_add(1),
             steps: self.place.steps(&self.spec),
             weight: self.weight(),
@@ -129,7 +133,12 @@ impl Rollout {
 
     /// What an SLO lacks to be passed.
     fn lacks(&self, metric: &Reading) -> Option<String> {
-        let (slo, canary) = (&metric.slo, metric.canary);
+        let (slo, own) = (&metric.slo, metric.own());
+        let whose = if metric.staging.is_some() {
+            "staging"
+        } else {
+            "the canary"
+        };
         if let Some(identity) = &metric.rests_on {
             return Some(format!(
                 "what others than {identity} report, who is not enough alone: {metric}"
@@ -138,15 +147,15 @@ impl Rollout {
         match metric.finding {
             Finding::Met => None,
             Finding::TooFew => {
-                let missing = self.spec.analysis.min_requests - canary.requests;
+                let missing = self.spec.analysis.min_requests - own.requests;
                 Some(format!(
-                    "{missing} more requests of the canary for {slo} ({} so far)",
-                    canary.requests
+                    "{missing} more requests of {whose} for {slo} ({} so far)",
+                    own.requests
                 ))
             }
             Finding::Missed => Some(format!(
-                "{slo}: {} of the canary's requests are bad and {} allowed, which may still be chance (evidence {:.1e} of {:.1e})",
-                Share(canary.share()),
+                "{slo}: {} of {whose}'s requests are bad and {} allowed, which may still be chance (evidence {:.1e} of {:.1e})",
+                Share(own.share().max(metric.canary.share())),
                 Share(metric.allowed),
                 metric.violated,
                 metric.bound
@@ -166,7 +175,11 @@ impl Rollout {
             Phase::Failed(_) => format!("{stable} has every request; retry, or apply another version"),
             Phase::Progressing | Phase::Paused(_) => match self.place.next(&self.spec) {
                 Some(place) => {
-                    format!("{} at {}", place.stage_name(&self.spec), place.weight(&self.spec))
+                    let (stage, weight) = (place.stage_name(&self.spec), place.weight(&self.spec));
+                    match place.picked(&self.spec) {
+                        Some(picked) => format!("{stage}: {}; the others at {weight}", Picked(picked)),
+                        None => format!("{stage} at {weight}"),
+                    }
                 }
                 None => format!("{version} succeeds and keeps every request"),
             },

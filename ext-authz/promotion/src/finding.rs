@@ -13,10 +13,14 @@ use std::sync::Arc;
 pub struct Reading {
     /// The SLO as text.
     pub slo: String,
-    /// The canary's requests in this step.
+    /// The canary's requests in this step; in a staging stage all that the version served.
     pub canary: Tally,
     /// Stable's requests in this step.
     pub stable: Tally,
+    /// In a staging stage those of `canary` that staging led to the version: without enough of them, and without their
+    /// share being within the SLO as well, it is not passed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staging: Option<Tally>,
     /// The share of bad requests that the SLO allows, as a fraction.
     pub allowed: f64,
     /// How much larger than stable's the canary's share may be, as a fraction.
@@ -74,6 +78,11 @@ impl Finding {
 }
 
 impl Reading {
+    /// The requests that the step is about.
+    pub(crate) fn own(&self) -> Tally {
+        self.staging.unwrap_or(self.canary)
+    }
+
     /// What follows from these numbers where a step needs `min_requests` of the canary.
     pub(crate) fn found(&self, min_requests: u64) -> Finding {
         if self.violated >= self.bound {
@@ -84,9 +93,9 @@ impl Reading {
             } else {
                 Finding::Violated
             }
-        } else if self.canary.requests < min_requests {
+        } else if self.own().requests < min_requests {
             Finding::TooFew
-        } else if self.canary.share() > self.allowed {
+        } else if self.canary.share() > self.allowed || self.own().share() > self.allowed {
             Finding::Missed
         } else {
             Finding::Met
@@ -104,6 +113,9 @@ impl fmt::Display for Reading {
             self.canary,
             Share(self.allowed)
         )?;
+        if let Some(staging) = self.staging {
+            write!(f, ", staging's own {staging}")?;
+        }
         if matches!(self.finding, Finding::TooFew | Finding::Met) {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use crate::sequential::Patience;
 use crate::spec::{Approval, RolloutSpec, Span, Stage, Step};
-use knhk_decision::spec::Weight;
+use knhk_decision::spec::{StagingSpec, Weight};
 use serde::{Deserialize, Serialize};
 
 /// A step of a stage; the first of the first unless moved.
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub struct Place {
     /// Counted from 0.
     pub stage: usize,
-    /// Counted from 0 within the stage; production has one.
+    /// Counted from 0 within the stage; staging and production have one.
     pub step: usize,
 }
 
@@ -40,9 +40,17 @@ impl Place {
         Some(Self { stage, step: 0 })
     }
 
-    /// The canary's share here. Nothing outside the specification has one.
+    /// The canary's share here; in staging that of the requests that are not picked. Nothing outside the specification has
+    /// one.
     pub(crate) fn weight(self, spec: &RolloutSpec) -> Weight {
         self.step_of(spec).map_or(Weight::ZERO, |(weight, _)| weight)
+    }
+
+    /// Which requests go to the version whatever their key, where this is staging.
+    pub(crate) fn picked(self, spec: &RolloutSpec) -> Option<&StagingSpec> {
+        spec.staging()
+            .filter(|(stage, _)| *stage == self.stage)
+            .map(|(_, picked)| picked)
     }
 
     /// The least time that is spent here. A place outside the specification is never left by time.
@@ -58,7 +66,7 @@ impl Place {
         }
     }
 
-    /// `canary` or `production`.
+    /// `canary`, `staging` or `production`.
     pub(crate) fn stage_name(self, spec: &RolloutSpec) -> &'static str {
         spec.stages.get(self.stage).map_or("none", Stage::name)
     }
@@ -66,8 +74,8 @@ impl Place {
     /// How many steps this stage has.
     pub(crate) fn steps(self, spec: &RolloutSpec) -> usize {
         match spec.stages.get(self.stage) {
-            Some(Stage::Canary { steps }) => steps.len(),
-            Some(Stage::Production { .. }) => 1,
+            Some(Stage::Canary { steps, .. }) => steps.len(),
+            Some(Stage::Staging { .. } | Stage::Production { .. }) => 1,
             None => 0,
         }
     }
@@ -80,20 +88,14 @@ impl Place {
 
     /// Who has to approve before the rollout goes on from here; none where nobody has to.
     pub(crate) fn gate(self, spec: &RolloutSpec) -> Option<&Approval> {
-        let next = self.next(spec)?;
-        match spec.stages.get(next.stage)? {
-            Stage::Production { approval, .. } if next.stage != self.stage => approval.as_ref(),
-            Stage::Production { .. } | Stage::Canary { .. } => None,
-        }
+        let next = self.next(spec).filter(|next| next.stage != self.stage)?;
+        spec.stages.get(next.stage)?.approval()
     }
 
-    /// Who has to approve before production, from here.
-    pub(crate) fn gate_to_production(self, spec: &RolloutSpec) -> Option<&Approval> {
-        let production = Self::production(spec).filter(|place| place.stage != self.stage)?;
-        match spec.stages.get(production.stage)? {
-            Stage::Production { approval, .. } => approval.as_ref(),
-            Stage::Canary { .. } => None,
-        }
+    /// Who has to approve first on the way from here to the end.
+    pub(crate) fn gate_ahead(self, spec: &RolloutSpec) -> Option<&Approval> {
+        let ahead = spec.stages.iter().skip(self.stage.saturating_add(1));
+        ahead.filter_map(Stage::approval).next()
     }
 
     /// Why this step needs no evidence, where its operator has said so.
@@ -103,14 +105,17 @@ impl Place {
 
     fn step(self, spec: &RolloutSpec) -> Option<&Step> {
         match spec.stages.get(self.stage)? {
-            Stage::Canary { steps } => steps.get(self.step),
+            Stage::Canary { steps, .. } => steps.get(self.step),
+            Stage::Staging { step, .. } => (self.step == 0).then_some(step),
             Stage::Production { .. } => None,
         }
     }
 
     fn step_of(self, spec: &RolloutSpec) -> Option<(Weight, Span)> {
         match spec.stages.get(self.stage)? {
-            Stage::Canary { steps } => steps.get(self.step).map(|step| (step.weight, step.pause)),
+            Stage::Canary { .. } | Stage::Staging { .. } => {
+                self.step(spec).map(|step| (step.weight, step.pause))
+            }
             Stage::Production { watch, .. } => (self.step == 0).then_some((Weight::FULL, *watch)),
         }
     }

@@ -29,18 +29,20 @@ pub const ENOUGH_IDENTITIES: usize = 3;
 /// within this time.
 pub const GATHERING_MS: u64 = 5_000;
 
-/// Both variants, in the order in which they are weighed.
-pub(crate) const VARIANTS: [Variant; 2] = [Variant::Stable, Variant::Canary];
+/// The variants, in the order in which they are weighed.
+pub(crate) const VARIANTS: [Variant; 3] = [Variant::Stable, Variant::Canary, Variant::Staging];
 
 /// What all proxies of one identity counted in a window.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Reporter {
     /// The proven SPIFFE ID. All that comes without one is one reporter, of which nothing is proven.
     pub identity: Option<Arc<str>>,
-    /// Requests that stable served. Nothing counted of both variants: it is known, and still awaited.
+    /// Requests that stable served. Nothing counted of any variant: it is known, and still awaited.
     pub stable: Counts,
     /// Requests that the canary served.
     pub canary: Counts,
+    /// Requests that a staging stage led to the canary's version.
+    pub staging: Counts,
 }
 
 /// Whether it is known who reports on a rollout.
@@ -88,11 +90,12 @@ pub fn weigh(spec: &RolloutSpec, window: u64, audience: Audience, mut reporters:
     let parts: Vec<_> = kept
         .iter()
         .map(|reporter| {
-            let [stable, canary] = [&caps[0], &caps[1]];
+            let [stable, canary, staging] = &caps;
             Reporter {
                 identity: reporter.identity.clone(),
                 stable: stable.cut(&reporter.stable),
                 canary: canary.cut(&reporter.canary),
+                staging: staging.cut(&reporter.staging),
             }
         })
         .collect();
@@ -133,12 +136,13 @@ impl Reporter {
         match variant {
             Variant::Stable => &self.stable,
             Variant::Canary => &self.canary,
+            Variant::Staging => &self.staging,
         }
     }
 
     /// Whether it has reported no request of the window.
     fn is_silent(&self) -> bool {
-        self.stable.requests == 0 && self.canary.requests == 0
+        VARIANTS.iter().all(|variant| self.of(*variant).requests == 0)
     }
 }
 
@@ -196,11 +200,13 @@ fn sum<'a>(window: u64, thresholds: usize, parts: impl Iterator<Item = &'a Repor
     let mut counts = WindowCounts {
         window,
         stable: nothing.clone(),
-        canary: nothing,
+        canary: nothing.clone(),
+        staging: nothing,
     };
     for part in parts {
         counts.stable.add(&part.stable);
         counts.canary.add(&part.canary);
+        counts.staging.add(&part.staging);
     }
     counts
 }

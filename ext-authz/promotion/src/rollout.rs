@@ -10,9 +10,9 @@ use crate::reporters::{Provenance, Weighed};
 use crate::sequential::{Decides, Patience, Verdict};
 use crate::spec::RolloutSpec;
 use crate::step::Effect;
-use crate::trials::{Reported, Trials};
-use knhk_decision::RolloutRule;
-use knhk_decision::spec::Weight;
+use crate::trials::{About, Reported, Trials};
+use knhk_decision::spec::{StagingSpec, Weight};
+use knhk_decision::{RolloutRule, StagingRule};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use std::sync::Arc;
 
@@ -149,6 +149,13 @@ impl Rollout {
         }
     }
 
+    /// Which requests go to the version whatever their key: where it is in staging.
+    pub(crate) fn picked(&self) -> Option<&StagingSpec> {
+        self.place
+            .picked(&self.spec)
+            .filter(|_| self.phase.is_under_way())
+    }
+
     /// What the policy snapshot says about this rollout. A failed one keeps its rule, at weight 0: its requests go to
     /// stable, and are counted.
     pub fn rule(&self) -> RolloutRule {
@@ -159,6 +166,10 @@ impl Rollout {
             salt: self.spec.salt.clone(),
             r#match: self.spec.r#match.clone(),
             admit: self.spec.admit.clone(),
+            staging: self.spec.staging().map(|(_, picked)| StagingRule {
+                active: self.picked().is_some(),
+                r#match: picked.clone(),
+            }),
             key: self.spec.key.clone(),
             weight: self.weight(),
             stable: self.spec.stable.clone(),
@@ -168,6 +179,14 @@ impl Rollout {
             thresholds: self.spec.thresholds(),
             outcomes: self.spec.outcomes(),
         }
+    }
+
+    /// The same rollout at the first step of a stage, to see what it would decide there; none where it has no such stage.
+    #[must_use]
+    pub fn at_stage(mut self, name: &str) -> Option<Self> {
+        let stage = self.spec.stages.iter().position(|stage| stage.name() == name)?;
+        self.place = Place { stage, step: 0 };
+        Some(self)
     }
 
     /// The state as JSON with the newest entry of its history: what a receipt holds as before and after, its size
@@ -224,16 +243,21 @@ impl Rollout {
         } else {
             &nothing
         };
+        let about = match self.picked() {
+            Some(_) => About::Staging,
+            None => About::Canary,
+        };
         let readings = match &self.trials {
-            Some(trials) => trials.readings(&self.spec, evidence),
-            None => Trials::new(&self.spec, self.decides(), now).readings(&self.spec, evidence),
+            Some(trials) => trials.readings(&self.spec, about, evidence),
+            None => Trials::new(&self.spec, self.decides(), now).readings(&self.spec, about, evidence),
         };
         Verdict::of(readings, patience)
     }
 
-    /// Whether stable is there to be compared with: where the version has every request that it may get, nothing is.
+    /// Whether stable is there to be compared with: where the version has every request that it may get, nothing is, and those
+    /// that staging picks are not like stable's.
     fn decides(&self) -> Decides {
-        if self.weight() == Weight::FULL {
+        if self.weight() == Weight::FULL || self.picked().is_some() {
             Decides::SloAlone
         } else {
             Decides::SloAndStable
@@ -253,10 +277,11 @@ impl Rollout {
             return;
         }
         let decides = self.decides();
-        let is_like_before = self.place != before.place && decides == before.decides();
+        // A step; also one behind staging, in which nothing was compared yet: no bet on the comparison is lost.
+        let goes_on = self.place != before.place && decides == Decides::SloAndStable;
         let Some(trials) = &mut self.trials else { return };
         let trials = Arc::make_mut(trials);
-        if is_like_before && decides == Decides::SloAndStable {
+        if goes_on {
             trials.step_begins(decides);
         } else {
             trials.starts_over(decides);
@@ -269,9 +294,9 @@ impl Rollout {
         evidence.provenance().filter(|_| present)
     }
 
-    /// Whether there is a canary to judge.
+    /// Whether the version has requests to be judged by.
     fn has_canary(&self) -> bool {
-        self.phase.is_under_way() && self.weight() > Weight::ZERO
+        self.phase.is_under_way() && (self.weight() > Weight::ZERO || self.picked().is_some())
     }
 
     /// The step begins: nothing lived, nothing counted.

@@ -11,6 +11,7 @@
 //!   key: [ { header: x-user-id }, { cookie: session }, { requestId: {} } ]
 //!   stages:
 //!     - { name: canary, steps: [ { setWeight: 1, pause: 30s }, { setWeight: 50, pause: 1m } ] }
+//!     - { name: staging, match: { headers: [ { name: x-tester, present: true } ] }, pause: 10m }
 //!     - { name: production, watch: 15m }
 //!   analysis:
 //!     slos: [ { metric: request-success-rate, min: 99.5 }, { metric: request-duration, quantile: 0.99, max: 250ms } ]
@@ -20,7 +21,7 @@
 //! `record` (`none`), a step's `pause` ([`DEFAULT_PAUSE`]: the step
 //! then waits for its evidence alone), `analysis.minRequests` ([`DEFAULT_MIN_REQUESTS`]), `analysis.alpha`
 //! ([`DEFAULT_ALPHA`]), `analysis.tolerance` ([`DEFAULT_TOLERANCE`]), `autoRollback` ([`DEFAULT_AUTO_ROLLBACK`]), and
-//! the stage `production`: without it the rollout has succeeded when its last step has.
+//! the stages `staging` and `production`: without the last the rollout has succeeded when its last step has.
 //! `match` must be there, `{}` is every request; `key` must be there, because who stays with a version is no default.
 
 mod answer;
@@ -38,7 +39,7 @@ pub use self::share::{Fraction, Percent};
 pub use self::span::Span;
 
 use self::document::Document;
-use knhk_decision::spec::{AdmitSpec, KeySpec, MatchSpec, OutcomeSpec, Record, Weight};
+use knhk_decision::spec::{AdmitSpec, KeySpec, MatchSpec, OutcomeSpec, Record, StagingSpec, Weight};
 use serde::{Deserialize, Serialize};
 
 /// The only `apiVersion` that this version reads.
@@ -102,13 +103,24 @@ pub struct RolloutSpec {
     pub(crate) auto_rollback: bool,
 }
 
-/// A part of a rollout's way. There is one `canary` stage, and after it at most one `production` stage.
+/// A part of a rollout's way. Each kind is there once at most, in the order of the document; `production` is the last.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Stage {
     /// Growing shares of the keys, beside stable. Never empty; weights rise from step to step.
     Canary {
         /// In their order.
         steps: Vec<Step>,
+        /// Who has to approve before it begins, where somebody has to.
+        approval: Option<Approval>,
+    },
+    /// Every request that is picked, whatever its key; the others keep the weight that the stage before has left.
+    Staging {
+        /// Which requests of the rollout's.
+        picked: StagingSpec,
+        /// The one step that it is, at the weight that the others keep.
+        step: Step,
+        /// Who has to approve before it begins, where somebody has to.
+        approval: Option<Approval>,
     },
     /// Every request, watched.
     Production {
@@ -127,7 +139,7 @@ pub struct Approval {
     pub by: Vec<String>,
 }
 
-/// One step of a canary stage.
+/// One step of a canary stage, or a staging stage.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// The canary's share of the keys.
@@ -224,9 +236,18 @@ impl RolloutSpec {
     /// The weight of the first step.
     pub fn first_weight(&self) -> Weight {
         match self.stages.first() {
-            Some(Stage::Canary { steps }) => steps.first().map_or(Weight::ZERO, |step| step.weight),
-            Some(Stage::Production { .. }) | None => Weight::ZERO,
+            Some(Stage::Canary { steps, .. }) => steps.first().map_or(Weight::ZERO, |step| step.weight),
+            Some(Stage::Staging { .. } | Stage::Production { .. }) | None => Weight::ZERO,
         }
+    }
+
+    /// The staging stage's place among the stages, and which requests it picks.
+    pub(crate) fn staging(&self) -> Option<(usize, &StagingSpec)> {
+        let mut stages = self.stages.iter().enumerate();
+        stages.find_map(|(index, stage)| match stage {
+            Stage::Staging { picked, .. } => Some((index, picked)),
+            Stage::Canary { .. } | Stage::Production { .. } => None,
+        })
     }
 
     /// The latency thresholds that filters count over: of every duration SLO, in microseconds, ascending, each once.
@@ -249,11 +270,21 @@ impl RolloutSpec {
 }
 
 impl Stage {
-    /// `canary` or `production`.
+    /// `canary`, `staging` or `production`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Canary { .. } => "canary",
+            Self::Staging { .. } => "staging",
             Self::Production { .. } => "production",
+        }
+    }
+
+    /// Who has to approve before it begins, where somebody has to.
+    pub fn approval(&self) -> Option<&Approval> {
+        match self {
+            Self::Canary { approval, .. }
+            | Self::Staging { approval, .. }
+            | Self::Production { approval, .. } => approval.as_ref(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Numbers as people read them.
 
 use crate::tally::Tally;
+use knhk_decision::spec::{StagingSpec, ValueMatch};
 use std::fmt;
 
 /// A fraction as a percentage with at most four places: `0.5 %`, `33.3333 %`.
@@ -24,6 +25,31 @@ impl fmt::Display for Time {
             self.0 / 1_000 * 1_000
         };
         humantime::format_duration(std::time::Duration::from_millis(shown)).fmt(f)
+    }
+}
+
+/// Which requests staging picks: `all with header x-tester present, flag beta=on`.
+pub(crate) struct Picked<'a>(pub(crate) &'a StagingSpec);
+
+impl fmt::Display for Picked<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers = self.0.headers.iter().map(|header| {
+            let name = &header.name;
+            match &header.value {
+                ValueMatch::Exact(value) => format!("header {name}: {value}"),
+                ValueMatch::Prefix(value) => format!("header {name}: {value}..."),
+                ValueMatch::Present(true) => format!("header {name}"),
+                ValueMatch::Present(false) => format!("no header {name}"),
+            }
+        });
+        let peers = (!self.0.peers.is_empty()).then(|| format!("caller {}", self.0.peers.join(" or ")));
+        let flags = self
+            .0
+            .flags
+            .iter()
+            .map(|(flag, variant)| format!("flag {flag}={variant}"));
+        let all: Vec<String> = headers.chain(peers).chain(flags).collect();
+        write!(f, "all with {}", all.join(", "))
     }
 }
 

@@ -179,7 +179,7 @@ impl Rollout {
 
     /// Every request to the version, from now on.
     pub(crate) fn succeed(&mut self, now: Now) {
-        if self.weight() != Weight::FULL {
+        if self.weight() != Weight::FULL || self.picked().is_some() {
             self.open_window(now);
         }
         self.phase = Phase::Succeeded;

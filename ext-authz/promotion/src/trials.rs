@@ -12,11 +12,12 @@
 //! moves nothing that the others do not say; and whoever praises it takes away a bounded part of the product, because a
 //! part of each capital always waits for its beginning.
 
-use crate::counts::Now;
+use crate::counts::{Now, WindowCounts};
 use crate::finding::{Finding, Reading};
 use crate::reporters::{Agreement, Weighed};
 use crate::sequential::{Decides, Goal, MAX_ORDERED, Metric, Outcomes, Plan, Trial, TrialEvent, Worse};
 use crate::spec::RolloutSpec;
+use crate::tally::Tally;
 use knhk_decision::bucket;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -69,6 +70,28 @@ struct Known {
     violated: f64,
     stable_violates: f64,
     worse: Worse,
+}
+
+/// Whose requests a step is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum About {
+    /// The canary's, by its weight.
+    Canary,
+    /// Staging's, beside the canary's that the stage before has left.
+    Staging,
+}
+
+impl About {
+    /// The version's requests seen through an SLO; and those of staging, where it is about them.
+    fn seen(self, spec: &RolloutSpec, index: usize, counts: &WindowCounts) -> (Tally, Option<Tally>) {
+        match self {
+            Self::Canary => (spec.tally(index, &counts.canary), None),
+            Self::Staging => (
+                spec.tally(index, &counts.version()),
+                Some(spec.tally(index, &counts.staging)),
+            ),
+        }
+    }
 }
 
 impl Trials {
@@ -167,7 +190,7 @@ impl Trials {
     }
 
     /// What is known about every SLO, with the requests of the window as `evidence` has them.
-    pub(crate) fn readings(&self, spec: &RolloutSpec, evidence: &Weighed) -> Vec<Reading> {
+    pub(crate) fn readings(&self, spec: &RolloutSpec, about: About, evidence: &Weighed) -> Vec<Reading> {
         let heard: Vec<&Bench> = self
             .benches
             .iter()
@@ -175,13 +198,14 @@ impl Trials {
             .collect();
         let goals = self.plan.goals().iter().enumerate();
         goals
-            .map(|(index, goal)| self.reading(spec, index, goal, &heard, evidence))
+            .map(|(index, goal)| self.reading(spec, about, index, goal, &heard, evidence))
             .collect()
     }
 
     fn reading(
         &self,
         spec: &RolloutSpec,
+        about: About,
         index: usize,
         goal: &Goal,
         heard: &[&Bench],
@@ -189,11 +213,13 @@ impl Trials {
     ) -> Reading {
         let known = Known::of(&heard.iter().copied(), index);
         let counts = evidence.counts();
+        let (canary, staging) = about.seen(spec, index, counts);
         let bound = self.plan.bound();
         let is_compared = self.decides == Decides::SloAndStable;
         let mut reading = Reading {
             slo: goal.slo.clone(),
-            canary: spec.tally(index, &counts.canary),
+            canary,
+            staging,
             stable: spec.tally(index, &counts.stable),
             allowed: goal.allowed,
             tolerance: self.plan.tolerance(),
@@ -211,7 +237,7 @@ impl Trials {
                 self.act_on_nobodys_word(&mut reading, index, heard);
             }
             (Finding::Met, Agreement::ToActAndPass) => {
-                self.pass_on_nobodys_word(&mut reading, spec, index, evidence);
+                self.pass_on_nobodys_word(&mut reading, spec, about, index, evidence);
             }
             _ => {}
         }
@@ -242,12 +268,15 @@ impl Trials {
         &self,
         reading: &mut Reading,
         spec: &RolloutSpec,
+        about: About,
         index: usize,
         evidence: &Weighed,
     ) {
         for (identity, counts) in evidence.without_each() {
+            let (canary, staging) = about.seen(spec, index, &counts);
             let without = Reading {
-                canary: spec.tally(index, &counts.canary),
+                canary,
+                staging,
                 ..reading.clone()
             };
             let left = weaker(reading.finding, without.found(self.plan.min_requests()));

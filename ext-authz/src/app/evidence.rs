@@ -229,6 +229,7 @@ impl Window {
                 identity: name.clone(),
                 stable: identity.stable(self.measures),
                 canary: identity.canary(self.measures),
+                staging: identity.staging(self.measures),
             })
             .collect()
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{ArgGroup, Args};
 use knhk_decision::spec::{KeySpec, Weight};
-use knhk_decision::{Admission, RolloutRule, SpiffeId, Variant, bucket, request_id_bucket};
+use knhk_decision::{Admission, Facts, RolloutRule, SpiffeId, Variant, bucket, request_id_bucket};
 use serde::Serialize;
 
 use super::output::Reader;
@@ -37,9 +37,18 @@ pub(crate) struct Decide {
     /// the rollout has the key peerSpiffeId.
     #[arg(long, value_name = "ID")]
     peer: Option<String>,
+    /// A header of the request, as staging may ask for it; repeats.
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
+    headers: Vec<Given>,
+    /// The variant that a flag gives, as staging may ask for it; repeats.
+    #[arg(long = "flag", value_name = "FLAG=VARIANT", value_parser = given)]
+    flags: Vec<Given>,
     /// The weight in percent, instead of the file's.
     #[arg(long, value_name = "PERCENT")]
     weight: Option<f64>,
+    /// The stage at whose first step it is decided: canary, staging or production. The first of the file unless given.
+    #[arg(long, value_name = "STAGE")]
+    stage: Option<String>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -61,6 +70,7 @@ struct Basis {
     rule: RolloutRule,
     weight: Weight,
     admission: Admission,
+    is_staged: bool,
 }
 
 pub(crate) fn run(decide: &Decide) -> Result<(), Failure> {
@@ -78,10 +88,15 @@ pub(crate) fn run(decide: &Decide) -> Result<(), Failure> {
             "{option}: is empty, which is no key; the request goes to stable"
         ))
     };
+    let request = Request { decide, peer };
+    let is_staged = rule
+        .picks(&request, |flag| value_of(&decide.flags, flag))
+        .map_err(failed)?;
     let basis = Basis {
         rule,
         weight,
         admission,
+        is_staged,
     };
     match (&decide.key, &decide.request_id, &decide.keys, peer) {
         (Some(key), ..) => {
@@ -104,6 +119,71 @@ pub(crate) fn run(decide: &Decide) -> Result<(), Failure> {
             print(decide, &decision(&basis, peer.as_str(), bucket))
         }
         (None, None, None, None) => Err(Failure::new("give --key, --request-id, --keys or --peer")),
+    }
+}
+
+/// A name and its value.
+#[derive(Debug, Clone)]
+struct Given {
+    name: String,
+    value: String,
+}
+
+fn given(text: &str) -> Result<Given, String> {
+    let (name, value) = text.split_once('=').ok_or("there is no =: write NAME=VALUE")?;
+    Ok(Given {
+        name: name.to_owned(),
+        value: value.to_owned(),
+    })
+}
+
+/// Of a header's name case does not count.
+fn header(text: &str) -> Result<Given, String> {
+    given(text).map(|Given { name, value }| Given {
+        name: name.to_ascii_lowercase(),
+        value,
+    })
+}
+
+fn value_of<'g>(given: &'g [Given], name: &str) -> Option<&'g str> {
+    let found = given.iter().find(|given| given.name == name);
+    found.map(|given| given.value.as_str())
+}
+
+/// What is known of the request: headers that are not given are not there.
+struct Request<'a> {
+    decide: &'a Decide,
+    peer: Option<SpiffeId<'a>>,
+}
+
+impl Facts for Request<'_> {
+    fn method(&self) -> &[u8] {
+        b""
+    }
+
+    fn authority(&self) -> &[u8] {
+        b""
+    }
+
+    fn path(&self) -> &[u8] {
+        b""
+    }
+
+    fn header(&self, lower_case_name: &str) -> Option<&[u8]> {
+        value_of(&self.decide.headers, lower_case_name).map(str::as_bytes)
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let headers = self.decide.headers.iter();
+        headers.map(|given| (given.name.as_bytes(), given.value.as_bytes()))
+    }
+
+    fn unix_seconds(&self) -> i64 {
+        0
+    }
+
+    fn peer_spiffe_id(&self) -> Option<SpiffeId<'_>> {
+        self.peer
     }
 }
 
@@ -135,21 +215,20 @@ fn decision<'a>(basis: &'a Basis, key: &'a str, bucket: u32) -> Decision<'a> {
         rule,
         weight,
         admission,
+        is_staged,
     } = basis;
-    let variant = if bucket < weight.ppm() {
+    let variant = if *is_staged {
+        Variant::Staging
+    } else if bucket < weight.ppm() {
         Variant::Canary
     } else {
         Variant::Stable
-    };
-    let version = match variant {
-        Variant::Canary => &rule.canary,
-        Variant::Stable => &rule.stable,
     };
     Decision {
         key,
         bucket,
         variant: variant.as_str(),
-        version,
+        version: variant.version(rule),
         rollout: &rule.name,
         weight: weight.percent(),
         admission: *admission,
@@ -194,6 +273,11 @@ fn rule(decide: &Decide) -> Result<RolloutRule, Failure> {
     let located = |reason: String| Failure::new(format!("{}: {reason}", decide.policy.display()));
     let text = input::text(&decide.policy, MAX_POLICY_BYTES.max(MAX_SPEC_BYTES))?;
     let rules = if is_policy(&text) {
+        if decide.stage.is_some() {
+            return Err(Failure::new(
+                "--stage: a snapshot says itself which stage each rollout is in: leave it out, or give the rollout's file",
+            ));
+        }
         knhk_decision::Policy::parse(text.as_bytes())
             .map_err(|error| located(error.to_string()))?
             .rules()
@@ -210,7 +294,17 @@ fn rule(decide: &Decide) -> Result<RolloutRule, Failure> {
                 mono_ms: 0,
             },
         );
-        vec![rollout.rule()]
+        match &decide.stage {
+            None => vec![rollout.rule()],
+            Some(stage) => {
+                let at = rollout.at_stage(stage).ok_or_else(|| {
+                    Failure::new(format!(
+                        "--stage: the rollout has no stage {stage:?}: write one that it has"
+                    ))
+                })?;
+                vec![at.rule()]
+            }
+        }
     };
     let names: Vec<_> = rules.iter().map(|rule| rule.name.clone()).collect();
     rules
@@ -288,6 +382,7 @@ mod tests {
             let basis = Basis {
                 admission: rule.admission(peer.and_then(SpiffeId::parse)).expect("a rule"),
                 weight: rule.weight,
+                is_staged: false,
                 rule: rule.clone(),
             };
             text(&decision(&basis, "alice", 7))

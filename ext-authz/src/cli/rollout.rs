@@ -282,6 +282,12 @@ fn describe(status: &RolloutStatus) -> String {
             status.policy, workers.newest, workers.active, workers.connected
         ),
     ];
+    lines.extend(
+        explanation
+            .picked
+            .iter()
+            .map(|picked| format!("  staging: {picked}; the others at {} %", summary.weight)),
+    );
     lines.extend(workers.refusals.iter().map(|refusal| {
         format!(
             "  ! {} refused {}: {}: {}",
@@ -328,12 +334,13 @@ fn describe_reporters(reporters: &Provenance) -> Vec<String> {
 /// A transition as text.
 fn describe_entry(entry: &HistoryEntry) -> String {
     format!(
-        "{}  {:<11} {} -> {} %  {}  by {}: {}",
+        "{}  {:<11} {} -> {} %  {}, {}  by {}: {}",
         rfc3339(entry.wall_ms),
         entry.what.label(),
         entry.weight_before.percent(),
         entry.weight.percent(),
         entry.phase,
+        entry.stage,
         entry.who,
         entry.why
     )

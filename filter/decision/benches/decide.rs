@@ -77,6 +77,7 @@ fn rule(name: &str, hosts: Vec<String>, path: &str, methods: &[&str]) -> Rollout
             ..MatchSpec::default()
         },
         admit: None,
+        staging: None,
         key: vec![KeySpec::Header("x-user-id".to_owned()), KeySpec::RequestId {}],
         weight: Weight::from_ppm(50_000).expect("a weight"),
         stable: "v1".to_owned(),

@@ -4,8 +4,12 @@
 
 use std::io::{self, Write};
 
-use knhk_decision::spec::{AdmitSpec, KeySpec, MatchSpec, Record, Weight};
-use knhk_decision::{Facts, Policy, PolicyDoc, PolicyId, RolloutRule, SpiffeId, Variant, bucket, decide};
+use knhk_decision::spec::{
+    AdmitSpec, HeaderMatch, KeySpec, MatchSpec, Record, StagingSpec, ValueMatch, Weight,
+};
+use knhk_decision::{
+    Facts, Policy, PolicyDoc, PolicyId, RolloutRule, SpiffeId, StagingRule, Variant, bucket, decide,
+};
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -109,6 +113,7 @@ fn policy() -> PolicyDoc {
         salt: None,
         r#match,
         admit: None,
+        staging: None,
         key,
         weight: Weight::from_ppm(ppm).unwrap_or(Weight::ZERO),
         stable: "v1".to_owned(),
@@ -155,6 +160,22 @@ fn policy() -> PolicyDoc {
             user.clone(),
         )
     };
+    let tester = HeaderMatch {
+        name: "X-Tester".to_owned(),
+        value: ValueMatch::Prefix("qa-".to_owned()),
+    };
+    let staging = |active| StagingRule {
+        active,
+        r#match: StagingSpec {
+            headers: vec![tester.clone()],
+            peers: vec!["spiffe://example.org/ns/shop/*".to_owned()],
+            ..StagingSpec::default()
+        },
+    };
+    let staged = |host: &str, active| RolloutRule {
+        staging: Some(staging(active)),
+        ..rule(host, 250_000, on(&[host], None, None), user.clone())
+    };
     PolicyDoc::new(
         PolicyId { epoch: 1, n: 1 },
         vec![
@@ -185,6 +206,14 @@ fn policy() -> PolicyDoc {
                 vec![KeySpec::PeerSpiffeId {}],
             ),
             partners,
+            RolloutRule {
+                name: "staged".to_owned(),
+                ..staged("staged.example.com", true)
+            },
+            RolloutRule {
+                name: "not-yet-staged".to_owned(),
+                ..staged("soon.example.com", false)
+            },
         ],
     )
 }
@@ -241,11 +270,19 @@ fn requests(doc: &PolicyDoc) -> Result<Vec<Value>, Box<dyn std::error::Error>> {
         headers: &[("x-user-id", "alice")],
         peer: None,
     };
+    let test = |authority, headers, peer| Request {
+        authority,
+        headers,
+        peer,
+        ..get
+    };
     let by = |peer| Request {
         authority: "partners.example.com",
         peer,
         ..get
     };
+    let testers = [("x-user-id", "alice"), ("x-tester", "qa-7")];
+    let others = [("x-user-id", "alice"), ("x-tester", "7")];
     let id = [("x-request-id", "5f2e8c1a-9b3d-9c7e-8a1f-0d2b4c6e8f90")];
     let cookies = [("x-user-id", ""), ("cookie", "a=b; session=\"s1\"; session=s2")];
     let requests = [
@@ -320,6 +357,31 @@ fn requests(doc: &PolicyDoc) -> Result<Vec<Value>, Box<dyn std::error::Error>> {
         by(Some("spiffe://other.example/ci")),
         by(Some("spiffe://example.org")),
         by(None),
+        test(
+            "staged.example.com",
+            &testers,
+            Some("spiffe://example.org/ns/shop/sa/web"),
+        ),
+        test(
+            "staged.example.com",
+            &testers[1..],
+            Some("spiffe://example.org/ns/shop/sa/web"),
+        ),
+        test(
+            "staged.example.com",
+            &testers,
+            Some("spiffe://example.org/ns/other/sa/web"),
+        ),
+        test(
+            "staged.example.com",
+            &others,
+            Some("spiffe://example.org/ns/shop/sa/web"),
+        ),
+        test(
+            "soon.example.com",
+            &testers,
+            Some("spiffe://example.org/ns/shop/sa/web"),
+        ),
     ];
     Ok(requests.iter().map(|request| vector(&policy, request)).collect())
 }

@@ -121,7 +121,7 @@ pub struct Routed<'p> {
     pub index: usize,
     /// Which version serves.
     pub variant: Variant,
-    /// 0 to 999,999; absent when the request has none of the rollout's keys, and stable serves it.
+    /// 0 to 999,999; absent when the request has none of the rollout's keys, and stable serves it unless staging picks it.
     pub bucket: Option<u32>,
     /// Which of the rollout's keys was used, from 0; there if and only if `bucket` is.
     pub key: Option<u32>,
@@ -130,27 +130,38 @@ pub struct Routed<'p> {
     pub group: u8,
 }
 
-/// One of the two versions of a rollout.
+/// Which of a rollout's two versions serves, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Variant {
     /// The version that serves now.
     Stable,
-    /// The version that is being rolled out.
+    /// The version that is being rolled out, by the key's bucket.
     Canary,
+    /// The version that is being rolled out, because the staging stage picks the request, whatever its key.
+    Staging,
 }
 
 impl Variant {
-    /// `stable` or `canary`.
+    /// `stable`, `canary` or `staging`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stable => "stable",
             Self::Canary => "canary",
+            Self::Staging => "staging",
         }
     }
 
-    /// The variant of a key in `bucket`, or of a request without a key.
-    pub(crate) fn of(rule: &RolloutRule, bucket: Option<u32>) -> Self {
+    /// The name of the version that serves.
+    pub fn version(self, rule: &RolloutRule) -> &str {
+        match self {
+            Self::Stable => &rule.stable,
+            Self::Canary | Self::Staging => &rule.canary,
+        }
+    }
+
+    /// The variant of a key in `bucket`, or of a request without a key, that staging does not pick.
+    pub(crate) fn by_weight(rule: &RolloutRule, bucket: Option<u32>) -> Self {
         if bucket.is_some_and(|bucket| rule.weight.takes(bucket)) {
             Self::Canary
         } else {
@@ -171,39 +182,44 @@ impl std::fmt::Display for Variant {
 /// suffix, a longer suffix before a shorter one, any host last. Then the one with the longest path, an exact path
 /// before a prefix of that length. Then the one with most conditions, where the list of methods counts as one, each
 /// header as one, the list of callers as one and each flag as one. Then the first by name. Whether it admits the caller does not count:
-/// whom it does not admit no other rollout takes.
+/// whom it does not admit no other rollout takes. Nor does its staging, which is looked at last.
 pub fn decide<'p>(policy: &'p Policy, facts: &impl Facts) -> Decision<'p> {
     let host = Host::of(facts.authority());
     let path = without_query(facts.path());
     let mut reading = Reading::new(policy.flags(), facts);
-    let routed = policy.index().find(host.as_bytes(), path, &mut |index| {
+    let found = policy.index().find(host.as_bytes(), path, &mut |index| {
         let (rule, compiled) = policy.rule(index)?;
         compiled
             .conditions
             .iter()
             .all(|condition| condition.holds(facts, |flag| reading.variant(index, rule, compiled, flag)))
-            .then(|| verdict(index, rule, compiled, facts))
+            .then_some((index, rule, compiled))
     });
-    let verdict = routed.unwrap_or(Verdict::NoRollout);
-    if let Verdict::Routed(routed) = verdict
-        && let Some((rule, compiled)) = policy.rule(routed.index)
-    {
+    let Some((index, rule, compiled)) = found else {
+        return reading.decision(Verdict::NoRollout);
+    };
+    let is_staged = compiled.staging.as_ref().is_some_and(|conditions| {
+        conditions
+            .iter()
+            .all(|condition| condition.holds(facts, |flag| reading.variant(index, rule, compiled, flag)))
+    });
+    let mut routed = route(index, rule, compiled, facts);
+    if is_staged {
+        routed.variant = Variant::Staging;
+    }
+    let verdict = match compiled.admission(|| facts.peer_spiffe_id()) {
+        Admission::Admitted => Verdict::Routed(routed),
+        Admission::Denied => Verdict::Denied(routed),
+    };
+    if let Verdict::Routed(_) = verdict {
         for flag in &rule.flags {
-            reading.variant(routed.index, rule, compiled, flag);
+            reading.variant(index, rule, compiled, flag);
         }
     }
     reading.decision(verdict)
 }
 
-fn verdict<'p>(index: usize, rule: &'p RolloutRule, compiled: &Compiled, facts: &impl Facts) -> Verdict<'p> {
-    let routed = route(index, rule, compiled, facts);
-    match compiled.admission(|| facts.peer_spiffe_id()) {
-        Admission::Admitted => Verdict::Routed(routed),
-        Admission::Denied => Verdict::Denied(routed),
-    }
-}
-
-/// The first key that is present decides.
+/// By the weight: the first key that is present decides.
 fn route<'p>(index: usize, rule: &'p RolloutRule, compiled: &Compiled, facts: &impl Facts) -> Routed<'p> {
     let found = (0..)
         .zip(&compiled.keys)
@@ -213,7 +229,7 @@ fn route<'p>(index: usize, rule: &'p RolloutRule, compiled: &Compiled, facts: &i
     Routed {
         rule,
         index,
-        variant: Variant::of(rule, bucket),
+        variant: Variant::by_weight(rule, bucket),
         bucket,
         key,
         group: hash.map_or(0, Hashed::group),

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use knhk_flags::Document;
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{AdmitSpec, KeySpec, MatchSpec, OutcomeSpec, Record, Weight};
+use crate::spec::{AdmitSpec, KeySpec, MatchSpec, OutcomeSpec, Record, StagingSpec, Weight};
 
 /// The only `apiVersion` that is understood.
 pub const API_VERSION: &str = "knhk.dev/v1";
@@ -54,9 +54,12 @@ pub struct RolloutRule {
     /// Which of those it admits; all unless given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admit: Option<AdmitSpec>,
+    /// Its staging stage, if it has one: also before and after it, so that every filter has checked it when it begins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staging: Option<StagingRule>,
     /// Where the key stands: the first that is present counts. None present: stable.
     pub key: Vec<KeySpec>,
-    /// The canary's share of the keys.
+    /// The canary's share of the keys, among the requests that are not staging's.
     pub weight: Weight,
     /// Name of the version that serves now.
     pub stable: String,
@@ -74,6 +77,17 @@ pub struct RolloutRule {
     /// The filter counts exactly how many responses were bad by each of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outcomes: Vec<OutcomeSpec>,
+}
+
+/// A rollout's staging stage.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StagingRule {
+    /// Whether the rollout is in that stage now. If not, the stage picks no request.
+    pub active: bool,
+    /// Which of the rollout's requests go to the version whatever their key, as [`crate::Variant::Staging`].
+    #[serde(rename = "match")]
+    pub r#match: StagingSpec,
 }
 
 impl PolicyDoc {
@@ -122,7 +136,11 @@ impl RolloutRule {
     /// The keys of the flags that the rollout asks for; one may come twice.
     pub fn asks_for(&self) -> impl Iterator<Item = &str> {
         let gates = self.r#match.flags.keys();
-        gates.chain(&self.flags).map(String::as_str)
+        let staging = self
+            .staging
+            .iter()
+            .flat_map(|staging| staging.r#match.flags.keys());
+        gates.chain(staging).chain(&self.flags).map(String::as_str)
     }
 }
 

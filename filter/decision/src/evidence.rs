@@ -12,7 +12,7 @@ use crate::flags::FlagReason;
 use crate::limits::MAX_METHOD_BYTES;
 use crate::peer::SpiffeId;
 use crate::policy::Policy;
-use crate::rule::{Compiled, Host, PathPattern, without_query};
+use crate::rule::{Compiled, Condition, Host, PathPattern, without_query};
 
 /// What was found out about a request on the way to its verdict. With the policy it is enough to decide again, see
 /// [`crate::replay`]. Of the request itself it has no more than is named here: no key, no header, no readable path.
@@ -64,7 +64,7 @@ pub struct ConditionTruth {
     /// The rollout's name.
     pub rollout: String,
     /// Which of its conditions, from 0: the list of methods first if it has one, then its headers, then
-    /// the list of callers, then its flags by their keys.
+    /// the list of callers, then its flags by their keys; then staging's in the same order.
     pub index: u32,
     /// Whether it held.
     pub holds: bool,
@@ -142,8 +142,24 @@ impl Seen {
         if self.found || self.conditions.iter().any(|seen| seen.rollout == rollout) {
             return;
         }
-        // Read as the decision reads them: up to the first that does not hold.
-        for (index, condition) in (0..).zip(&compiled.conditions) {
+        let of_match = compiled.conditions.iter();
+        self.found = self.hold(rollout, of_match, facts, decision);
+        if self.found {
+            self.hold(rollout, compiled.staging().iter(), facts, decision);
+        }
+    }
+
+    /// Reads conditions as the decision reads them: up to the first that does not hold. Those of a rollout are numbered on.
+    fn hold<'c>(
+        &mut self,
+        rollout: &str,
+        mut conditions: impl Iterator<Item = &'c Condition>,
+        facts: &impl Facts,
+        decision: &Decision<'_>,
+    ) -> bool {
+        let read = self.conditions.iter().filter(|seen| seen.rollout == rollout);
+        let mut index = read.map(|seen| seen.index + 1).max().unwrap_or(0);
+        conditions.all(|condition| {
             let holds = condition.holds(facts, |flag| decision.variant(rollout, flag));
             self.reads_peer |= condition.reads_peer();
             self.conditions.push(ConditionTruth {
@@ -151,11 +167,9 @@ impl Seen {
                 index,
                 holds,
             });
-            if !holds {
-                return;
-            }
-        }
-        self.found = true;
+            index += 1;
+            holds
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 
 /// Every header of ours begins with this.
 pub const PREFIX: &str = "x-knhk-";
-/// `stable` or `canary`: what the route is chosen by.
+/// `stable`, `canary` or `staging`: what the route is chosen by.
 pub const VARIANT: &str = "x-knhk-variant";
 /// Name of the rollout that routed the request.
 pub const ROLLOUT: &str = "x-knhk-rollout";

@@ -32,7 +32,7 @@ mod xfcc;
 
 pub use crate::bucket::{BUCKETS, GROUPS, bucket};
 pub use crate::decide::{Admission, Decision, Routed, Variant, Verdict, decide};
-pub use crate::document::{API_VERSION, KIND, PolicyDoc, PolicyId, PolicyIdError, RolloutRule};
+pub use crate::document::{API_VERSION, KIND, PolicyDoc, PolicyId, PolicyIdError, RolloutRule, StagingRule};
 pub use crate::error::{Fault, PolicyError};
 pub use crate::evidence::{ConditionTruth, Evidence, EvidenceRoute, FlagTruth, evidence};
 pub use crate::facts::Facts;

@@ -43,9 +43,17 @@ pub fn replay(policy: &Policy, evidence: &Evidence) -> Result<ReplayedVerdict, R
     let mut winner = None;
     let mut reads_peer = false;
     for Candidate { rule, compiled, .. } in candidates {
-        let before = read.len();
-        let holds = conditions_hold(rule, compiled, evidence, subject, &mut read)?;
-        for condition in compiled.conditions.iter().take(read.len() - before) {
+        let of_match = (0..).zip(&compiled.conditions);
+        let holds = conditions_hold(rule, of_match, evidence, subject, &mut read)?;
+        let is_staged = holds && compiled.staging.is_some() && {
+            let of_staging = (0..).zip(compiled.conditions.iter().chain(compiled.staging()));
+            let of_staging = of_staging.skip(compiled.conditions.len());
+            conditions_hold(rule, of_staging, evidence, subject, &mut read)?
+        };
+        for (_, index) in read.iter().filter(|(name, _)| *name == rule.name) {
+            let Some(condition) = compiled.condition(*index as usize) else {
+                continue;
+            };
             reads_peer |= condition.reads_peer();
             if let Condition::Flag { key, .. } = condition {
                 reads_peer |= policy.flags().may_ask_for_peer(compiled, key);
@@ -53,15 +61,18 @@ pub fn replay(policy: &Policy, evidence: &Evidence) -> Result<ReplayedVerdict, R
             }
         }
         if holds {
-            winner = Some((rule, compiled));
+            winner = Some((rule, compiled, is_staged));
             break;
         }
     }
     check_all_read(&read, evidence)?;
     let verdict = match winner {
         None => ReplayedVerdict::NoRollout,
-        Some((rule, compiled)) => {
+        Some((rule, compiled, is_staged)) => {
             let mut route = route(rule, compiled, evidence, subject)?;
+            if is_staged {
+                route.variant = Variant::Staging;
+            }
             let key = evidence.rollout.as_ref().and_then(|recorded| recorded.key);
             reads_peer |= compiled.routing_reads_peer(key);
             match compiled.admission(|| subject) {
@@ -201,7 +212,7 @@ fn check_paths(candidates: &[Candidate<'_>], evidence: &Evidence) -> Result<(), 
 fn check_conditions(policy: &Policy, evidence: &Evidence) -> Result<(), ReplayError> {
     for (i, truth) in evidence.conditions.iter().enumerate() {
         let rule = policy.all_rules().find(|(rule, _)| rule.name == truth.rollout);
-        let condition = rule.and_then(|(_, compiled)| compiled.conditions.get(truth.index as usize));
+        let condition = rule.and_then(|(_, compiled)| compiled.condition(truth.index as usize));
         if condition.is_none() {
             let what = format!("condition {} of rollout {:?}", truth.index, truth.rollout);
             return Err(ReplayError::NotInPolicy { what });
@@ -239,12 +250,12 @@ fn check_all_read(read: &[(&str, u32)], evidence: &Evidence) -> Result<(), Repla
 /// As the decision read them: up to the first that does not hold. A list of methods or of callers is read again.
 fn conditions_hold<'p>(
     rule: &'p RolloutRule,
-    compiled: &Compiled,
+    conditions: impl Iterator<Item = (u32, &'p Condition)>,
     evidence: &Evidence,
     subject: Option<SpiffeId<'_>>,
     read: &mut Vec<(&'p str, u32)>,
 ) -> Result<bool, ReplayError> {
-    for (index, condition) in (0..).zip(&compiled.conditions) {
+    for (index, condition) in conditions {
         let truth = evidence
             .conditions
             .iter()
@@ -282,6 +293,7 @@ fn conditions_hold<'p>(
     Ok(true)
 }
 
+/// By the weight.
 fn route(
     rule: &RolloutRule,
     compiled: &Compiled,
@@ -304,7 +316,7 @@ fn route(
         name: rule.name.clone(),
         generation: rule.generation,
         bucket: recorded.bucket,
-        variant: Variant::of(rule, recorded.bucket),
+        variant: Variant::by_weight(rule, recorded.bucket),
         flags: Vec::new(),
     })
 }

@@ -6,6 +6,7 @@ mod key;
 mod name;
 mod path;
 mod peer;
+mod staging;
 
 pub(crate) use self::condition::Condition;
 pub use self::host::Host;
@@ -18,6 +19,7 @@ use self::peer::Peers;
 use crate::decide::Admission;
 use crate::document::RolloutRule;
 use crate::error::{Fault, FieldError, PolicyError, within};
+use crate::facts::Facts;
 use crate::limits::{
     MAX_FLAGS_OF_ROLLOUT, MAX_GOOD_OUTCOMES, MAX_HEADER_VALUE_BYTES, MAX_HOSTS, MAX_OUTCOMES,
     MAX_THRESHOLD_US, MAX_THRESHOLDS,
@@ -33,6 +35,8 @@ pub(crate) struct Compiled {
     pub(crate) hosts: Box<[HostPattern]>,
     pub(crate) path: PathPattern,
     pub(crate) conditions: Box<[Condition]>,
+    /// Absent: the rollout is not in staging. Never empty.
+    pub(crate) staging: Option<Box<[Condition]>>,
     /// Absent: everybody.
     admit: Option<Peers>,
     pub(crate) keys: Box<[Key]>,
@@ -54,10 +58,20 @@ impl Compiled {
         check_outcomes(&rule.outcomes)?;
         check_flags(&rule.flags)?;
         let conditions = Condition::parse(&rule.r#match)?;
+        let hosts = parse_hosts(&rule.r#match.hosts)?;
+        let path = PathPattern::parse(rule.r#match.path.as_deref(), rule.r#match.path_prefix.as_deref())?;
+        let admit = parse_admit(rule.admit.as_ref(), &conditions)?;
+        let staging = rule
+            .staging
+            .as_ref()
+            .map(|staging| staging::parse(&staging.r#match, &conditions, admit.as_ref()))
+            .transpose()?
+            .filter(|_| rule.staging.as_ref().is_some_and(|staging| staging.active));
         Ok(Self {
-            hosts: parse_hosts(&rule.r#match.hosts)?,
-            path: PathPattern::parse(rule.r#match.path.as_deref(), rule.r#match.path_prefix.as_deref())?,
-            admit: parse_admit(rule.admit.as_ref(), &conditions)?,
+            hosts,
+            path,
+            admit,
+            staging,
             conditions,
             keys: Key::parse_chain(&rule.key)?,
         })
@@ -71,9 +85,20 @@ impl Compiled {
         }
     }
 
+    /// Staging's conditions: none where the rollout is not in staging.
+    pub(crate) fn staging(&self) -> &[Condition] {
+        self.staging.as_deref().unwrap_or_default()
+    }
+
+    /// A condition by its number in receipts: the match's, then staging's.
+    pub(crate) fn condition(&self, index: usize) -> Option<&Condition> {
+        self.conditions.iter().chain(self.staging()).nth(index)
+    }
+
     /// Whether a decision may ask for the caller.
     pub(crate) fn reads_peer(&self) -> bool {
-        self.conditions.iter().any(Condition::reads_peer) || self.routing_reads_peer(None)
+        let mut conditions = self.conditions.iter().chain(self.staging());
+        conditions.any(Condition::reads_peer) || self.routing_reads_peer(None)
     }
 
     /// Whether routing a request that had its key in this place of the chain, or none, asks for the caller.
@@ -96,6 +121,20 @@ impl RolloutRule {
     /// a match that no request can satisfy. What two rules do to each other is seen by [`crate::Policy::compile`].
     pub fn check(&self) -> Result<(), PolicyError> {
         Compiled::of(self).map(drop)
+    }
+
+    /// Whether the rollout is in staging and that picks a request which the rule routes. `variant` is asked for the variant of
+    /// a flag, if it gives one. An error where [`Self::check`] has one.
+    pub fn picks<'v>(
+        &self,
+        facts: &impl Facts,
+        variant: impl Fn(&str) -> Option<&'v str>,
+    ) -> Result<bool, PolicyError> {
+        let compiled = Compiled::of(self)?;
+        let holds = |condition: &Condition| condition.holds(facts, &variant);
+        Ok(compiled
+            .staging
+            .is_some_and(|conditions| conditions.iter().all(holds)))
     }
 
     /// Whether this rule, if it routes a request, admits it; by the caller alone. An error where [`Self::check`] has one.

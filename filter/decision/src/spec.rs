@@ -50,6 +50,22 @@ pub struct AdmitSpec {
     pub peers: Vec<String>,
 }
 
+/// Which of the requests that a rollout routes its staging stage picks: all of them go to the version. All that is given
+/// must hold, and something must be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct StagingSpec {
+    /// As [`MatchSpec::headers`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<HeaderMatch>,
+    /// As [`MatchSpec::peers`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<String>,
+    /// As [`MatchSpec::flags`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub flags: BTreeMap<String, String>,
+}
+
 /// What a response says about how its request went.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

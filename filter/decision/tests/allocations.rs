@@ -81,6 +81,7 @@ fn policy() -> Policy {
             ..MatchSpec::default()
         },
         admit: None,
+        staging: None,
         key: vec![
             KeySpec::Header("x-user-id".to_owned()),
             KeySpec::Cookie("session".to_owned()),

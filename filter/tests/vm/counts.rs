@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use knhk_decision::RolloutRule;
 use knhk_filter::in_flight::ContextId;
 use knhk_proto::v1;
 use proptest::prelude::*;
 
-use crate::fake::{Worker, request_of, rule, snapshot};
+use crate::fake::{Worker, request_of, rule, snapshot, testers};
 use crate::said::reports;
 
 #[test]
@@ -108,8 +109,16 @@ fn happenings() -> impl Strategy<Value = Vec<Happening>> {
     prop::collection::vec(one, 1..120)
 }
 
-/// Requests, errors and requests over the threshold, by window and whether of the canary.
-type Books = BTreeMap<(u64, bool), [u64; 3]>;
+/// Requests, errors and requests over the threshold, by window and variant.
+type Books = BTreeMap<(u64, String), [u64; 3]>;
+
+/// A rule that is in staging.
+fn staging_rule(weight: u32, window: u64) -> RolloutRule {
+    RolloutRule {
+        staging: Some(testers()),
+        ..rule(weight, window)
+    }
+}
 
 /// The service's books: what a report says of a window and variant replaces what the one before it said.
 fn read(worker: &mut Worker, plugin: ContextId, told: &mut Books) {
@@ -117,7 +126,13 @@ fn read(worker: &mut Worker, plugin: ContextId, told: &mut Books) {
         .into_iter()
         .flat_map(|report| report.observed)
     {
-        let key = (observed.window, observed.variant() == v1::Variant::Canary);
+        let variant = match observed.variant() {
+            v1::Variant::Stable => "stable",
+            v1::Variant::Canary => "canary",
+            v1::Variant::Staging => "staging",
+            v1::Variant::Unspecified => panic!("{observed:?}"),
+        };
+        let key = (observed.window, variant.to_owned());
         let counts = [observed.requests, observed.errors, observed.over[0]];
         let before = told.insert(key, counts).unwrap_or_default();
         assert!(
@@ -130,7 +145,7 @@ fn read(worker: &mut Worker, plugin: ContextId, told: &mut Books) {
 proptest! {
     #[test]
     fn the_service_comes_to_the_true_counts_whatever_is_lost(happenings in happenings()) {
-        let (mut worker, plugin) = Worker::running(&[rule(50, 1)]);
+        let (mut worker, plugin) = Worker::running(&[staging_rule(50, 1)]);
         let (mut truth, mut told) = (Books::new(), Books::new());
         // Snapshot and window have the same number.
         let mut n = 1;
@@ -140,10 +155,15 @@ proptest! {
             match happening {
                 Happening::Request { user, status, after_us } => {
                     seen += 1;
-                    let request = worker.request(plugin, request_of(&format!("user-{user}")));
-                    let canary = worker.host.header("x-knhk-variant").as_deref() == Some("canary");
+                    let mut headers = request_of(&format!("user-{user}"));
+                    if user % 4 == 0 {
+                        headers.push((b"x-tester".to_vec(), b"1".to_vec()));
+                    }
+                    let request = worker.request(plugin, headers);
+                    let variant = worker.host.header("x-knhk-variant").expect("it is routed");
+                    prop_assert_eq!(variant == "staging", user % 4 == 0);
                     worker.finish(request, Some(status), after_us);
-                    let [requests, errors, over] = truth.entry((n, canary)).or_default();
+                    let [requests, errors, over] = truth.entry((n, variant)).or_default();
                     *requests += 1;
                     *errors += u64::from(status >= 500);
                     *over += u64::from(after_us > 250_000);
@@ -157,7 +177,7 @@ proptest! {
                 }
                 Happening::Weight(weight) => {
                     n += 1;
-                    worker.deliver_snapshot(plugin, &snapshot(n, &[rule(weight, n)]));
+                    worker.deliver_snapshot(plugin, &snapshot(n, &[staging_rule(weight, n)]));
                 }
             }
         }

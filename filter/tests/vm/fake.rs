@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use knhk_decision::spec::{KeySpec, Record, Weight};
-use knhk_decision::{PolicyDoc, PolicyId, RolloutRule};
+use knhk_decision::spec::{HeaderMatch, KeySpec, Record, StagingSpec, ValueMatch, Weight};
+use knhk_decision::{PolicyDoc, PolicyId, RolloutRule, StagingRule};
 use knhk_filter::host::{Host, LogLevel, MetricId, MetricKind, Mono, Refused, StreamToken};
 use knhk_filter::in_flight::ContextId;
 use knhk_filter::pairs;
@@ -351,6 +351,7 @@ pub(crate) fn rule(weight_percent: u32, window: u64) -> RolloutRule {
             ..Default::default()
         },
         admit: None,
+        staging: None,
         key: vec![KeySpec::Header("x-user-id".to_owned())],
         weight: Weight::from_ppm(weight_percent * 10_000).expect("a weight"),
         stable: "v1".to_owned(),
@@ -359,6 +360,20 @@ pub(crate) fn rule(weight_percent: u32, window: u64) -> RolloutRule {
         record: Record::None,
         thresholds: vec![250_000],
         outcomes: Vec::new(),
+    }
+}
+
+/// A staging stage that picks requests with the header `x-tester`.
+pub(crate) fn testers() -> StagingRule {
+    StagingRule {
+        active: true,
+        r#match: StagingSpec {
+            headers: vec![HeaderMatch {
+                name: "x-tester".to_owned(),
+                value: ValueMatch::Present(true),
+            }],
+            ..StagingSpec::default()
+        },
     }
 }
 

@@ -10,3 +10,4 @@ mod outcomes;
 mod requests;
 mod said;
 mod service;
+mod staging;

@@ -38,6 +38,8 @@ pub struct LoadOptions {
     pub users: u32,
     /// In place of all of them.
     pub only: Option<String>,
+    /// A header that each request has beside the user's.
+    pub header: Option<(String, String)>,
     /// Which user comes when.
     pub seed: u64,
 }
@@ -53,7 +55,17 @@ impl LoadOptions {
             connections: 64,
             users: 10_000,
             only: None,
+            header: None,
             seed: 1,
+        }
+    }
+
+    /// The same with a header beside the user's.
+    #[must_use]
+    pub fn with(self, name: &str, value: &str) -> Self {
+        Self {
+            header: Some((name.to_owned(), value.to_owned())),
+            ..self
         }
     }
 
@@ -165,6 +177,10 @@ async fn work(shared: Arc<Shared>) {
         let sent = Instant::now();
         let name = options.only.clone().unwrap_or_else(|| format!("user-{user}"));
         let ask = Ask::get(&options.host, &options.path).header(USER, &name);
+        let ask = match &options.header {
+            Some((name, value)) => ask.header(name, value),
+            None => ask,
+        };
         let result = client.ask(&ask).await;
         let answered = Instant::now();
         let latency = answered - if on_time { sent } else { due };

@@ -2,6 +2,7 @@
 
 use super::cap::Cap;
 use super::{ENOUGH_IDENTITIES, Reporter, SetAside};
+use knhk_decision::Variant;
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::fmt;
@@ -21,6 +22,9 @@ pub struct Provenance {
     pub canary_reporting: usize,
     /// The same of stable.
     pub stable_reporting: usize,
+    /// The same of staging; left out where there is none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub staging_reporting: usize,
     /// Those that count, most of the canary's requests first; at most [`MAX_NAMED`].
     pub counted: Vec<Contribution>,
     /// How many more count than are named.
@@ -41,10 +45,13 @@ pub struct Contribution {
     pub canary: Part,
     /// Of stable's.
     pub stable: Part,
+    /// Of staging's; left out where there are none.
+    #[serde(default, skip_serializing_if = "Part::is_nothing")]
+    pub staging: Part,
 }
 
 /// Requests that an identity reported, and how many it counts for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Part {
     /// Reported.
@@ -60,8 +67,8 @@ pub(super) struct Sources<'a> {
     pub(super) parts: &'a [Reporter],
     pub(super) aside: &'a [Reporter],
     pub(super) set_aside: Vec<SetAside>,
-    /// Of stable, of the canary.
-    pub(super) caps: [Cap; 2],
+    /// Of stable, of the canary, of staging.
+    pub(super) caps: [Cap; 3],
 }
 
 impl Sources<'_> {
@@ -72,8 +79,8 @@ impl Sources<'_> {
             return None;
         }
         let mut counted: Vec<_> = self.kept.iter().zip(self.parts).map(contribution).collect();
-        counted.sort_by_key(|it| Reverse((it.canary.reported, it.stable.reported)));
-        let [stable, canary] = self.caps;
+        counted.sort_by_key(|it| Reverse((it.version_reported(), it.stable.reported)));
+        let [stable, canary, staging] = self.caps;
         let (more, more_set_aside) = (beyond(&counted), beyond(&self.set_aside));
         counted.truncate(MAX_NAMED);
         self.set_aside.truncate(MAX_NAMED);
@@ -81,6 +88,7 @@ impl Sources<'_> {
             identities: self.kept.len().saturating_add(self.aside.len()),
             canary_reporting: canary.reporting,
             stable_reporting: stable.reporting,
+            staging_reporting: staging.reporting,
             counted,
             more,
             set_aside: self.set_aside,
@@ -90,16 +98,33 @@ impl Sources<'_> {
 }
 
 fn contribution((kept, part): (&Reporter, &Reporter)) -> Contribution {
+    let part = |variant| Part {
+        reported: kept.of(variant).requests,
+        counted: part.of(variant).requests,
+    };
     Contribution {
         identity: kept.identity.clone(),
-        canary: Part {
-            reported: kept.canary.requests,
-            counted: part.canary.requests,
-        },
-        stable: Part {
-            reported: kept.stable.requests,
-            counted: part.stable.requests,
-        },
+        canary: part(Variant::Canary),
+        stable: part(Variant::Stable),
+        staging: part(Variant::Staging),
+    }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+impl Contribution {
+    /// Requests of the version, whichever way they came.
+    fn version_reported(&self) -> u64 {
+        self.canary.reported.saturating_add(self.staging.reported)
+    }
+}
+
+impl Part {
+    fn is_nothing(&self) -> bool {
+        self.reported == 0
     }
 }
 
@@ -126,13 +151,17 @@ impl fmt::Display for Provenance {
             1 => write!(f, "1 identity reports, ")?,
             many => write!(f, "{many} identities report, ")?,
         }
-        let reporting = self.canary_reporting;
+        let (reporting, variant) = if self.staging_reporting > 0 {
+            (self.staging_reporting, "staging")
+        } else {
+            (self.canary_reporting, "the canary")
+        };
         if reporting >= ENOUGH_IDENTITIES {
-            write!(f, "none counts for more than a third of the canary's requests")?;
+            write!(f, "none counts for more than a third of {variant}'s requests")?;
         } else {
             write!(
                 f,
-                "no cap: {reporting} reporting on the canary, {ENOUGH_IDENTITIES} are needed"
+                "no cap: {reporting} reporting on {variant}, {ENOUGH_IDENTITIES} are needed"
             )?;
         }
         match self.aside() {
@@ -160,7 +189,11 @@ impl fmt::Display for SetAside {
 impl fmt::Display for Contribution {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let identity = named(self.identity.as_ref());
-        write!(f, "{identity}: canary {}, stable {}", self.canary, self.stable)
+        write!(f, "{identity}: canary {}, stable {}", self.canary, self.stable)?;
+        if self.staging.is_nothing() {
+            return Ok(());
+        }
+        write!(f, ", staging {}", self.staging)
     }
 }
 

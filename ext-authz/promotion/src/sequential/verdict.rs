@@ -87,6 +87,7 @@ impl Trial {
             slo: goal.slo.clone(),
             canary: self.canary.tally(index),
             stable: self.stable.tally(index),
+            staging: None,
             allowed: goal.allowed,
             tolerance: self.plan.tolerance(),
             bound,

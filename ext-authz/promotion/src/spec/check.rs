@@ -1,12 +1,14 @@
 //! Document to specification: every value is judged here, once.
 
-use super::document::{AnalysisDoc, Document, SloDoc, StageDoc};
+mod stages;
+
+use self::stages::{deadline, stages};
+use super::document::{AnalysisDoc, Document, SloDoc};
 use super::{
-    API_VERSION, Analysis, KIND, MAX_ALPHA, MAX_APPROVER_BYTES, MAX_APPROVERS, MAX_MIN_REQUESTS, MAX_PAUSE,
-    MAX_REASON_BYTES, MAX_SLO_DURATION, MAX_SLOS, MAX_STEPS, RolloutSpec, Slo, Span, SpecError, Stage, Step,
+    API_VERSION, Analysis, KIND, MAX_ALPHA, MAX_MIN_REQUESTS, MAX_SLO_DURATION, MAX_SLOS, RolloutSpec, Slo,
+    Span, SpecError, Stage, Step,
 };
-use knhk_decision::spec::Weight;
-use knhk_decision::{PolicyError, RolloutRule};
+use knhk_decision::{PolicyError, RolloutRule, StagingRule};
 
 pub(super) fn check(document: Document) -> Result<RolloutSpec, SpecError> {
     constant("apiVersion", &document.api_version, API_VERSION)?;
@@ -41,11 +43,8 @@ pub(super) fn check(document: Document) -> Result<RolloutSpec, SpecError> {
 /// The analysis's deadline, seen from every stage that has none of its own.
 fn waits(rollout: &RolloutSpec) -> Result<(), SpecError> {
     let least = rollout.stages.iter().flat_map(|stage| match stage {
-        Stage::Canary { steps } => steps
-            .iter()
-            .filter(|step| step.deadline.is_none())
-            .map(|step| step.pause)
-            .collect(),
+        Stage::Canary { steps, .. } => own_waits(steps),
+        Stage::Staging { step, .. } => own_waits(std::slice::from_ref(step)),
         Stage::Production { watch, .. } => vec![*watch],
     });
     deadline(
@@ -53,6 +52,12 @@ fn waits(rollout: &RolloutSpec) -> Result<(), SpecError> {
         rollout.analysis.deadline,
         least.max().unwrap_or(Span::ZERO),
     )
+}
+
+/// The pauses of steps that have no deadline of their own.
+fn own_waits(steps: &[Step]) -> Vec<Span> {
+    let without = steps.iter().filter(|step| step.deadline.is_none());
+    without.map(|step| step.pause).collect()
 }
 
 fn constant(field: &str, found: &str, expected: &str) -> Result<(), SpecError> {
@@ -66,7 +71,7 @@ fn constant(field: &str, found: &str, expected: &str) -> Result<(), SpecError> {
     ))
 }
 
-/// Name, versions, salt, match, admission, key and flags: refused exactly where the policy that they end in would be.
+/// Name, versions, salt, matches, admission, key and flags: refused exactly where the policy that they end in would be.
 fn routing(rollout: &RolloutSpec) -> Result<(), SpecError> {
     let rule = RolloutRule {
         name: rollout.name.clone(),
@@ -75,6 +80,10 @@ fn routing(rollout: &RolloutSpec) -> Result<(), SpecError> {
         salt: rollout.salt.clone(),
         r#match: rollout.r#match.clone(),
         admit: rollout.admit.clone(),
+        staging: rollout.staging().map(|(_, picked)| StagingRule {
+            active: false,
+            r#match: picked.clone(),
+        }),
         key: rollout.key.clone(),
         weight: rollout.first_weight(),
         stable: rollout.stable.clone(),
@@ -103,8 +112,15 @@ fn spec_field(rollout: &RolloutSpec, field: &str) -> String {
         "canary" => "spec.version".to_owned(),
         field if field.starts_with("thresholds") => "spec.analysis.slos".to_owned(),
         field if field.starts_with("outcomes[") => outcome_field(rollout, field),
+        field if field.starts_with("staging") => staging_field(rollout, field),
         field => format!("spec.{field}"),
     }
+}
+
+/// `staging.match.headers[0].name` of a rule, in the stage that it comes from.
+fn staging_field(rollout: &RolloutSpec, field: &str) -> String {
+    let index = rollout.staging().map_or(0, |(index, _)| index);
+    format!("spec.stages[{index}]{}", field.trim_start_matches("staging"))
 }
 
 /// `outcomes[1].good[0]` of a rule, as the outcome of the SLO that it comes from.
@@ -120,215 +136,6 @@ fn outcome_field(rollout: &RolloutSpec, field: &str) -> String {
         || "spec.analysis.slos".to_owned(),
         |(slo, _)| format!("spec.analysis.slos[{slo}].outcome{rest}"),
     )
-}
-
-fn stages(written: &[StageDoc]) -> Result<Vec<Stage>, SpecError> {
-    let mut stages = Vec::new();
-    for (i, stage) in written.iter().enumerate() {
-        let path = format!("spec.stages[{i}]");
-        stages.push(match (stage.name.as_str(), stages.last()) {
-            ("canary", None) => canary(&path, stage)?,
-            ("production", Some(Stage::Canary { .. })) => production(&path, stage)?,
-            ("canary", Some(_)) => {
-                return Err(SpecError::field(
-                    format!("{path}.name"),
-                    "the canary stage does not come first",
-                    "write one canary stage, with all its steps, before production",
-                ));
-            }
-            ("production", Some(Stage::Production { .. })) => {
-                return Err(SpecError::field(
-                    format!("{path}.name"),
-                    "there are two production stages",
-                    "write one, as the last stage",
-                ));
-            }
-            ("production", None) => {
-                return Err(SpecError::field(
-                    format!("{path}.name"),
-                    "production is the first stage, so nobody has watched the version beside stable",
-                    "put a canary stage before it",
-                ));
-            }
-            ("staging", _) => {
-                return Err(SpecError::Unsupported {
-                    field: path,
-                    feature: "a staging stage",
-                });
-            }
-            (other, _) => {
-                return Err(SpecError::field(
-                    format!("{path}.name"),
-                    format!("{other:?} is no stage"),
-                    "write canary or production",
-                ));
-            }
-        });
-    }
-    if stages.is_empty() {
-        return Err(SpecError::field(
-            "spec.stages",
-            "there is no stage",
-            "write a canary stage with at least one step",
-        ));
-    }
-    Ok(stages)
-}
-
-fn canary(path: &str, stage: &StageDoc) -> Result<Stage, SpecError> {
-    if stage.approval.is_some() {
-        return Err(SpecError::field(
-            format!("{path}.approval"),
-            "the first stage begins with apply, which is an operator's action already",
-            "ask for approval on a stage after it",
-        ));
-    }
-    if stage.watch.is_some() {
-        return Err(SpecError::field(
-            format!("{path}.watch"),
-            "a canary stage has no watch",
-            "give each of its steps a pause",
-        ));
-    }
-    let written = stage.steps.as_deref().unwrap_or_default();
-    let path = format!("{path}.steps");
-    if written.is_empty() {
-        return Err(SpecError::field(
-            path,
-            "there is no step",
-            "write at least one, such as { setWeight: 5, pause: 1m }",
-        ));
-    }
-    if written.len() > MAX_STEPS {
-        return Err(SpecError::field(
-            path,
-            format!("there are {} steps", written.len()),
-            format!("write at most {MAX_STEPS}"),
-        ));
-    }
-    let mut steps: Vec<Step> = Vec::with_capacity(written.len());
-    for (i, step) in written.iter().enumerate() {
-        if let Some(before) = steps.last().filter(|before| step.set_weight <= before.weight) {
-            return Err(SpecError::field(
-                format!("{path}[{i}].setWeight"),
-                format!(
-                    "{} does not lie above the step before it, {}",
-                    step.set_weight, before.weight
-                ),
-                "write weights that rise from step to step",
-            ));
-        }
-        at_most(&format!("{path}[{i}].pause"), step.pause, MAX_PAUSE)?;
-        deadline(&format!("{path}[{i}].deadline"), step.deadline, step.pause)?;
-        let skip_analysis = step
-            .skip_analysis
-            .as_ref()
-            .map(|skip| skip.reason.trim().to_owned());
-        if let Some(given) = &skip_analysis {
-            reason(&format!("{path}[{i}].skipAnalysis.reason"), given)?;
-        }
-        steps.push(Step {
-            weight: step.set_weight,
-            pause: step.pause,
-            deadline: step.deadline,
-            skip_analysis,
-        });
-    }
-    if steps.last().is_some_and(|last| last.weight == Weight::ZERO) {
-        return Err(SpecError::field(
-            format!("{path}[0].setWeight"),
-            "it is the only step, and at 0 % nobody sees the canary",
-            "add a step above 0, so that the version is watched before it gets every request",
-        ));
-    }
-    Ok(Stage::Canary { steps })
-}
-
-fn production(path: &str, stage: &StageDoc) -> Result<Stage, SpecError> {
-    if stage.steps.is_some() {
-        return Err(SpecError::field(
-            format!("{path}.steps"),
-            "a production stage has no steps",
-            "write them in the canary stage",
-        ));
-    }
-    let field = format!("{path}.watch");
-    let watch = stage.watch.filter(|watch| *watch > Span::ZERO).ok_or_else(|| {
-        SpecError::field(
-            &field,
-            "there is no time to watch",
-            "write one such as 15m, or leave the stage out",
-        )
-    })?;
-    at_most(&field, watch, MAX_PAUSE)?;
-    let approval = stage.approval.clone();
-    if let Some(approval) = &approval {
-        approvers(&format!("{path}.approval.by"), &approval.by)?;
-    }
-    Ok(Stage::Production { watch, approval })
-}
-
-/// A deadline before the end of a pause would be over before anything is decided.
-fn deadline(field: &str, deadline: Option<Span>, pause: Span) -> Result<(), SpecError> {
-    let Some(deadline) = deadline else { return Ok(()) };
-    at_most(field, deadline, MAX_PAUSE)?;
-    if deadline > pause {
-        return Ok(());
-    }
-    Err(SpecError::field(
-        field,
-        format!(
-            "{deadline} is not longer than the pause or watch of {pause}, before which nothing is passed"
-        ),
-        "write a longer one, counted from the beginning of the step",
-    ))
-}
-
-/// Each is compared with the operator's name as it is.
-fn approvers(field: &str, by: &[String]) -> Result<(), SpecError> {
-    let example = "write SPIFFE IDs, or the names that `knhk rollout history` shows";
-    if by.is_empty() || by.len() > MAX_APPROVERS {
-        let problem = format!("{} operators may approve", by.len());
-        return Err(SpecError::field(
-            field,
-            problem,
-            format!("name 1 to {MAX_APPROVERS}"),
-        ));
-    }
-    for (i, name) in by.iter().enumerate() {
-        let is_name =
-            !name.is_empty() && name.len() <= MAX_APPROVER_BYTES && !name.chars().any(char::is_control);
-        if !is_name {
-            return Err(SpecError::field(
-                format!("{field}[{i}]"),
-                format!("it is no name of 1 to {MAX_APPROVER_BYTES} bytes in one line"),
-                example,
-            ));
-        }
-        if by.iter().take(i).any(|earlier| earlier == name) {
-            return Err(SpecError::field(
-                format!("{field}[{i}]"),
-                format!("{name} is there twice"),
-                "keep one",
-            ));
-        }
-    }
-    Ok(())
-}
-
-/// What somebody wrote down for those who read the receipts.
-fn reason(field: &str, reason: &str) -> Result<(), SpecError> {
-    let problem = if reason.is_empty() {
-        "there is no reason"
-    } else if reason.len() > MAX_REASON_BYTES {
-        "it is too long"
-    } else if reason.chars().any(char::is_control) {
-        "it is not one line"
-    } else {
-        return Ok(());
-    };
-    let remedy = format!("write why, in one line of at most {MAX_REASON_BYTES} bytes");
-    Err(SpecError::field(field, problem, remedy))
 }
 
 fn at_most(field: &str, span: Span, max: Span) -> Result<(), SpecError> {

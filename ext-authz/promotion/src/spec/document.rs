@@ -5,7 +5,7 @@ use super::span::Span;
 use super::{
     Approval, DEFAULT_ALPHA, DEFAULT_AUTO_ROLLBACK, DEFAULT_MIN_REQUESTS, DEFAULT_PAUSE, DEFAULT_TOLERANCE,
 };
-use knhk_decision::spec::{AdmitSpec, KeySpec, MatchSpec, OutcomeSpec, Record, Weight};
+use knhk_decision::spec::{AdmitSpec, KeySpec, MatchSpec, OutcomeSpec, Record, StagingSpec, Weight};
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,6 +51,14 @@ pub(super) struct StageDoc {
     pub(super) name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) steps: Option<Vec<StepDoc>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) r#match: Option<StagingSpec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) pause: Option<Span>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) deadline: Option<Span>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) skip_analysis: Option<SkipAnalysisDoc>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) watch: Option<Span>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -34,30 +34,40 @@ impl From<RolloutSpec> for Document {
 
 impl From<Stage> for StageDoc {
     fn from(stage: Stage) -> Self {
-        let name = stage.name().to_owned();
+        let bare = Self {
+            name: stage.name().to_owned(),
+            steps: None,
+            r#match: None,
+            pause: None,
+            deadline: None,
+            skip_analysis: None,
+            watch: None,
+            approval: stage.approval().cloned(),
+        };
+        let skip = |reason: Option<String>| reason.map(|reason| SkipAnalysisDoc { reason });
         match stage {
-            Stage::Canary { steps } => {
-                let steps = steps
-                    .into_iter()
-                    .map(|step| StepDoc {
-                        set_weight: step.weight,
-                        pause: step.pause,
-                        deadline: step.deadline,
-                        skip_analysis: step.skip_analysis.map(|reason| SkipAnalysisDoc { reason }),
-                    })
-                    .collect();
+            Stage::Canary { steps, .. } => {
+                let steps = steps.into_iter().map(|step| StepDoc {
+                    set_weight: step.weight,
+                    pause: step.pause,
+                    deadline: step.deadline,
+                    skip_analysis: skip(step.skip_analysis),
+                });
                 Self {
-                    name,
-                    steps: Some(steps),
-                    watch: None,
-                    approval: None,
+                    steps: Some(steps.collect()),
+                    ..bare
                 }
             }
-            Stage::Production { watch, approval } => Self {
-                name,
-                steps: None,
+            Stage::Staging { picked, step, .. } => Self {
+                r#match: Some(picked),
+                pause: Some(step.pause),
+                deadline: step.deadline,
+                skip_analysis: skip(step.skip_analysis),
+                ..bare
+            },
+            Stage::Production { watch, .. } => Self {
                 watch: Some(watch),
-                approval,
+                ..bare
             },
         }
     }

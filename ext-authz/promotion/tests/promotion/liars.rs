@@ -191,6 +191,7 @@ fn summed(_: &RolloutSpec, window: u64, _: Audience, reporters: Vec<Reporter>) -
         window,
         stable,
         canary,
+        ..WindowCounts::default()
     }
     .into()
 }
@@ -299,6 +300,7 @@ fn claims(honest: &[Reporter], lie: Option<Lie>) -> Vec<Reporter> {
         identity: Some(Arc::from("spiffe://example.org/liar")),
         stable: (lie.stable)(&total(honest.iter().map(|it| &it.stable))),
         canary: (lie.canary)(&total(honest.iter().map(|it| &it.canary))),
+        ..Reporter::default()
     });
     honest.iter().cloned().chain(liar).collect()
 }

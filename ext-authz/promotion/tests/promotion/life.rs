@@ -136,6 +136,7 @@ fn no_data_is_never_good_data() {
         window: run.rollout.window(),
         stable: fast(10_000, 0),
         canary: fast(150, 0),
+        ..WindowCounts::default()
     };
     let explained = run.rollout.explain(&counts.into(), run.now);
     assert_eq!(
@@ -162,6 +163,7 @@ fn counts_of_another_window_are_no_evidence() {
                 window: run.rollout.window() - 1,
                 stable: fast(10_000, 0),
                 canary: fast(500, errors),
+                ..WindowCounts::default()
             };
             let event = Event::Looked {
                 evidence: &counts.into(),

@@ -13,6 +13,7 @@ mod run;
 mod scenarios;
 mod sequential;
 mod spec;
+mod staging;
 mod state;
 mod stream;
 mod traffic;

@@ -20,6 +20,7 @@ enum Input {
         stale: bool,
         stable: Counts,
         canary: Counts,
+        staging: Counts,
     },
     Command(Command),
     Restarted,
@@ -33,6 +34,9 @@ enum Clock {
     MonoTo(u64),
 }
 
+const STAGING: &str =
+    "    - { name: staging, match: { headers: [ { name: x-tester, present: true } ] }, pause: 2s }\n";
+
 fn specs() -> Vec<RolloutSpec> {
     [
         SPEC.to_owned(),
@@ -43,6 +47,11 @@ fn specs() -> Vec<RolloutSpec> {
         SPEC.replace("setWeight: 50", "setWeight: 100"),
         SPEC.replace("max: 250ms", "max: 10ms"),
         SPEC.replace("    - { name: production, watch: 4s }\n", ""),
+        SPEC.replace(
+            "    - { name: production",
+            &format!("{STAGING}    - {{ name: production"),
+        ),
+        SPEC.replace("    - { name: canary", &format!("{STAGING}    - {{ name: canary")),
         format!("{SPEC}  autoRollback: false\n"),
     ]
     .iter()
@@ -92,8 +101,8 @@ fn command() -> impl Strategy<Value = Command> {
 
 fn input() -> impl Strategy<Value = Input> {
     prop_oneof![
-        30 => (prop::bool::weighted(0.1), counts(), counts())
-            .prop_map(|(stale, stable, canary)| Input::Look { stale, stable, canary }),
+        30 => (prop::bool::weighted(0.1), counts(), counts(), counts())
+            .prop_map(|(stale, stable, canary, staging)| Input::Look { stale, stable, canary, staging }),
         3 => command().prop_map(Input::Command),
         1 => Just(Input::Restarted),
     ]
@@ -134,7 +143,7 @@ fn play(
         mono_ms: 1_000,
     };
     let (mut rollout, _) = create(spec.clone(), "ada", now);
-    let mut told = Told::default();
+    let (mut told, mut staged) = (Told::default(), Told::default());
     for (clock, input) in story {
         let was = now.mono_ms;
         match *clock {
@@ -154,18 +163,29 @@ fn play(
                 stale,
                 stable,
                 canary,
+                staging,
             } => {
+                // No filter counts for staging what is not in staging.
+                let in_staging = before.rule().staging.is_some_and(|staging| staging.active);
+                let staging = if in_staging {
+                    staging.clone()
+                } else {
+                    Counts::default()
+                };
                 let window = if *stale { window - 1 } else { window };
                 let counts = WindowCounts {
                     window,
                     stable: stable.clone(),
                     canary: canary.clone(),
+                    staging: staging.clone(),
                 };
                 // Who reports from another window has nothing to say about this one.
                 let reports = if *stale {
                     Vec::new()
                 } else {
-                    told.up_to(before.spec(), window, None, stable, canary)
+                    let mut reports = told.up_to(before.spec(), window, None, stable, canary);
+                    reports.push(staged.without_order(before.spec(), window, &staging));
+                    reports
                 };
                 let event = Event::Looked {
                     evidence: &counts.into(),
@@ -245,11 +265,17 @@ fn passes(spec: &RolloutSpec, counts: &Counts) -> bool {
         })
 }
 
+fn is_staging(rollout: &Rollout) -> bool {
+    let stage = rollout.spec().stages().get(rollout.place().stage);
+    matches!(stage, Some(Stage::Staging { .. }))
+}
+
 fn weights(spec: &RolloutSpec) -> Vec<Weight> {
     let stages = spec.stages().iter();
     let mut weights: Vec<Weight> = stages
         .flat_map(|stage| match stage {
-            Stage::Canary { steps } => steps.iter().map(|step| step.weight).collect(),
+            Stage::Canary { steps, .. } => steps.iter().map(|step| step.weight).collect(),
+            Stage::Staging { step, .. } => vec![step.weight],
             Stage::Production { .. } => vec![Weight::FULL],
         })
         .collect();
@@ -263,13 +289,39 @@ proptest! {
     #[test]
     fn weight_rises_by_itself_only_with_evidence((spec, story) in story()) {
         play(&spec, &story, |rollout| rollout, |scene| {
-            let Input::Look { stale, canary, .. } = scene.input else { return Ok(()) };
+            let Input::Look { stale, canary, staging, .. } = scene.input else { return Ok(()) };
             if scene.after.weight() <= scene.before.weight() && scene.after.place() == scene.before.place() {
                 return Ok(());
             }
             prop_assert_eq!(scene.before.phase(), Phase::Progressing);
-            if scene.before.weight() > Weight::ZERO {
+            if is_staging(scene.before) {
+                prop_assert!(!stale && passes(scene.before.spec(), staging), "{:?}", staging);
+            } else if scene.before.weight() > Weight::ZERO {
                 prop_assert!(!stale && passes(scene.before.spec(), canary), "{:?}", canary);
+            }
+            Ok(())
+        })?;
+    }
+
+    #[test]
+    fn staging_leaves_the_weight_of_the_stage_before_and_ends_with_its_stage((spec, story) in story()) {
+        play(&spec, &story, |rollout| rollout, |scene| {
+            let after = scene.after;
+            let rule = after.rule();
+            let is_picking = rule.staging.as_ref().is_some_and(|staging| staging.active);
+            prop_assert_eq!(is_picking, after.phase().is_under_way() && is_staging(after));
+            if is_picking {
+                let before = after.spec().stages().iter().take(after.place().stage);
+                let left = before.filter_map(|stage| match stage {
+                    Stage::Canary { steps, .. } => steps.last().map(|step| step.weight),
+                    Stage::Staging { .. } | Stage::Production { .. } => None,
+                });
+                prop_assert_eq!(rule.weight, left.last().unwrap_or(Weight::ZERO));
+            }
+            // What is counted under one number was decided by one rule.
+            if after.window() == scene.before.window() {
+                prop_assert_eq!(rule.weight, scene.before.rule().weight);
+                prop_assert_eq!(is_picking, scene.before.rule().staging.is_some_and(|staging| staging.active));
             }
             Ok(())
         })?;
@@ -406,12 +458,14 @@ proptest! {
             .into_iter()
             .filter(|(_, input)| !matches!(input, Input::Command(_)))
             .map(|(clock, input)| match input {
-                Input::Look { stale, stable, .. } => (clock, Input::Look { stale, stable, canary: Counts::default() }),
+                Input::Look { stale, stable, .. } => {
+                    (clock, Input::Look { stale, stable, canary: Counts::default(), staging: Counts::default() })
+                }
                 other => (clock, other),
             })
             .collect();
         play(&spec, &silent, |rollout| rollout, |scene| {
-            if scene.before.weight() > Weight::ZERO {
+            if scene.before.weight() > Weight::ZERO || is_staging(scene.before) {
                 prop_assert_eq!(scene.after.place(), scene.before.place());
                 prop_assert_eq!(scene.after.weight(), scene.before.weight());
             }
@@ -422,7 +476,8 @@ proptest! {
 
 fn pause_ms(spec: &RolloutSpec, place: Place) -> u64 {
     match &spec.stages()[place.stage] {
-        Stage::Canary { steps } => steps[place.step].pause.millis(),
+        Stage::Canary { steps, .. } => steps[place.step].pause.millis(),
+        Stage::Staging { step, .. } => step.pause.millis(),
         Stage::Production { watch, .. } => watch.millis(),
     }
 }

@@ -27,13 +27,7 @@ impl Told {
         stable: &Counts,
         canary: &Counts,
     ) -> Vec<Reported> {
-        if self.window != window {
-            *self = Self {
-                window,
-                outcomes: self.outcomes,
-                ..Self::default()
-            };
-        }
+        self.turn_to(window);
         let (new_stable, new_canary) = (difference(stable, &self.stable), difference(canary, &self.canary));
         (self.stable, self.canary) = (stable.clone(), canary.clone());
         let in_order = new_canary.requests.min(MOST_IN_ORDER);
@@ -68,6 +62,28 @@ impl Told {
                 outcomes,
             })
             .collect()
+    }
+
+    /// The report that brings the version's total of `window` to `counts`, without order, as staging's come.
+    pub(crate) fn without_order(&mut self, spec: &RolloutSpec, window: u64, counts: &Counts) -> Reported {
+        self.turn_to(window);
+        let new = difference(counts, &self.canary);
+        self.canary.clone_from(counts);
+        Reported {
+            identity: None,
+            outcomes: Outcomes::default().with_uncompared(tallies(spec, &new), Tallies::default()),
+        }
+    }
+
+    /// Of another window nothing was told yet.
+    fn turn_to(&mut self, window: u64) {
+        if self.window != window {
+            *self = Self {
+                window,
+                outcomes: self.outcomes,
+                ..Self::default()
+            };
+        }
     }
 }
 

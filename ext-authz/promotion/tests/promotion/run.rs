@@ -46,6 +46,7 @@ pub(crate) struct Run {
     pub(crate) rollout: Rollout,
     pub(crate) now: Now,
     told: Told,
+    staged: Told,
 }
 
 impl Run {
@@ -63,6 +64,7 @@ impl Run {
             rollout,
             now,
             told: Told::default(),
+            staged: Told::default(),
         }
     }
 
@@ -73,15 +75,20 @@ impl Run {
 
     /// One look, [`LOOK_EVERY_MS`] later, at these totals of the present window.
     pub(crate) fn look(&mut self, stable: Counts, canary: Counts) -> Vec<Effect> {
+        self.look_at(stable, canary, Counts::default())
+    }
+
+    /// The same, of staging too.
+    pub(crate) fn look_at(&mut self, stable: Counts, canary: Counts, staging: Counts) -> Vec<Effect> {
         self.pass(LOOK_EVERY_MS);
-        let window = self.rollout.window();
-        let reports = self
-            .told
-            .up_to(self.rollout.spec(), window, None, &stable, &canary);
+        let (window, spec) = (self.rollout.window(), self.rollout.spec());
+        let mut reports = self.told.up_to(spec, window, None, &stable, &canary);
+        reports.push(self.staged.without_order(spec, window, &staging));
         let evidence = WindowCounts {
             window,
             stable,
             canary,
+            staging,
         }
         .into();
         let event = Event::Looked {

@@ -56,7 +56,7 @@ fn the_designs_file_means_what_it_says() {
         (spec.name(), spec.version(), spec.stable()),
         ("checkout", "v42", "v41")
     );
-    let [Stage::Canary { steps }, Stage::Production { watch, .. }] = spec.stages() else {
+    let [Stage::Canary { steps, .. }, Stage::Production { watch, .. }] = spec.stages() else {
         panic!("{:?}", spec.stages())
     };
     let weights: Vec<String> = steps.iter().map(|step| step.weight.to_string()).collect();
@@ -94,7 +94,11 @@ fn it_comes_back_from_json_as_it_was() {
         "match: {}",
         "match: { peers: ['spiffe://example.org/*'] }\n  admit: { peers: ['spiffe://example.org/ns/shop/*'] }",
     );
-    for yaml in [DESIGN, SHORTEST, &guarded] {
+    let staged = DESIGN.replace(
+        "    - { name: production",
+        "    - { name: staging, match: { headers: [ { name: x-tester, present: true } ], peers: [ 'spiffe://a/*' ], flags: { beta: on } }, pause: 5m, deadline: 1h, skipAnalysis: { reason: no testers }, approval: { by: [ada] } }\n    - { name: production",
+    );
+    for yaml in [DESIGN, SHORTEST, &guarded, &staged] {
         let spec = read(yaml);
         assert_eq!(RolloutSpec::from_json(&spec.to_json()), Ok(spec.clone()));
         let value: serde_json::Value = serde_json::from_str(&spec.to_json()).expect("JSON");
@@ -154,8 +158,21 @@ const REFUSALS: &[(&str, &str, &str, &str)] = &[
     ("setWeight: 5,", "setWeight: 1,", "spec.stages[0].steps[1].setWeight: ", "rise"),
     ("setWeight: 25,", "setWeight: 3,", "spec.stages[0].steps[2].setWeight: ", "5 %"),
     ("setWeight: 5,", "setweight: 5,", "spec.stages[0].steps[1].setweight: ", "setWeight"),
-    ("name: canary", "name: cannary", "spec.stages[0].name: ", "write canary or production"),
-    ("name: canary", "name: staging", "spec.stages[0]: ", "not supported by this version"),
+    ("name: canary", "name: cannary", "spec.stages[0].name: ", "write canary, staging or production"),
+    ("name: canary", "name: staging", "spec.stages[0].steps: ", "give it a match and a pause"),
+    ("{ name: production, watch: 15m }", "{ name: staging, pause: 10m }", "spec.stages[1].match: ", "at least one of headers, peers and flags"),
+    ("{ name: production, watch: 15m }", "{ name: staging, match: {} }", "spec.stages[1].match: ", "at least one of headers, peers and flags"),
+    ("{ name: production, watch: 15m }", "{ name: staging, match: { hosts: [a.com] } }", "spec.stages[1].match.hosts: ", "headers"),
+    ("{ name: production, watch: 15m }", "{ name: staging, match: { flags: { beta: on } }, watch: 10m }", "spec.stages[1].watch: ", "a pause"),
+    ("{ name: production, watch: 15m }", "{ name: staging, match: { headers: [ { name: x-a } ] } }", "spec.stages[1].match.headers[0]: ", "give exact, prefix or present"),
+    ("{ name: production, watch: 15m }", "{ name: staging, match: { headers: [ { name: 'x a', present: true } ] } }", "spec.stages[1].match.headers[0].name: ", ""),
+    ("{ name: production, watch: 15m }", "{ name: staging, match: { peers: [web] } }", "spec.stages[1].match.peers[0]: ", "spiffe://example.org"),
+    ("{ name: production, watch: 15m }", "{ name: staging, match: { flags: { beta: on } }, pause: 1h, deadline: 1h }", "spec.stages[1].deadline: ", "counted from the beginning"),
+    ("{ name: production, watch: 15m }", "{ name: staging, match: { flags: { beta: on } }, pause: 31days }", "spec.stages[1].pause: ", "at most 30days"),
+    ("{ name: production, watch: 15m }", "{ name: staging, match: { flags: { beta: on } }, approval: { by: [] } }", "spec.stages[1].approval.by: ", "name 1 to 64"),
+    ("{ name: production, watch: 15m }", "{ name: staging, match: { flags: { beta: on } }, skipAnalysis: { reason: '' } }", "spec.stages[1].skipAnalysis.reason: ", "in one line"),
+    ("steps: [ {", "pause: 1m, steps: [ {", "spec.stages[0].pause: ", "in each of its steps"),
+    ("watch: 15m }", "watch: 15m, match: {} }", "spec.stages[1].match: ", "a production stage has no match"),
     ("pause: 30s }", "pause: 30s, deadline: 30s }", "spec.stages[0].steps[0].deadline: ", "counted from the beginning"),
     ("alpha: 0.01", "deadline: 10m", "spec.analysis.deadline: ", "not longer than the pause or watch of 15m"),
     ("pause: 30s }", "pause: 30s, skipAnalysis: { reason: ' ' } }", "spec.stages[0].steps[0].skipAnalysis.reason: ", "in one line"),
@@ -168,7 +185,7 @@ const REFUSALS: &[(&str, &str, &str, &str)] = &[
     ("watch: 15m", "watch: 0s", "spec.stages[1].watch: ", "15m"),
     ("watch: 15m", "watch: 31days", "spec.stages[1].watch: ", "at most 30days"),
     (", watch: 15m", "", "spec.stages[1].watch: ", "15m"),
-    ("watch: 15m", "watch: 15m, steps: []", "spec.stages[1].steps: ", "canary stage"),
+    ("watch: 15m", "watch: 15m, steps: []", "spec.stages[1].steps: ", "a production stage has no steps"),
     ("minRequests: 200", "minRequests: 0", "spec.analysis.minRequests: ", "no data is never good data"),
     ("minRequests: 200", "minRequests: -1", "spec.analysis.minRequests: ", ""),
     ("minRequests: 200", "minRequests: 100000001", "spec.analysis.minRequests: ", "100000000"),
@@ -223,12 +240,25 @@ fn stages_stand_in_one_order() {
     };
     assert!(with(&[canary]).is_ok());
     assert!(with(&[canary, production]).is_ok());
+    let staging = "- { name: staging, match: { flags: { beta: on } } }\n";
+    for stages in [
+        &[staging][..],
+        &[staging, production],
+        &[staging, canary],
+        &[canary, staging],
+        &[staging, canary, production],
+        &[canary, staging, production],
+    ] {
+        with(stages).expect("any order with production last");
+    }
     for (stages, field) in [
         (&[production][..], "spec.stages[0].name"),
         (&[production, canary], "spec.stages[0].name"),
         (&[canary, canary], "spec.stages[1].name"),
         (&[canary, production, production], "spec.stages[2].name"),
         (&[canary, production, canary], "spec.stages[2].name"),
+        (&[staging, canary, staging], "spec.stages[2].name"),
+        (&[canary, production, staging], "spec.stages[2].name"),
     ] {
         assert_eq!(with(stages).expect_err("refused").path(), field, "{stages:?}");
     }

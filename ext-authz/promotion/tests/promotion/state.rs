@@ -90,6 +90,7 @@ fn status_explains_the_present_decision() {
         window: run.rollout.window(),
         stable: fast(1_000, 1),
         canary: fast(10, 1),
+        ..WindowCounts::default()
     });
     let explained = serde_json::to_value(run.rollout.explain(&counts, run.now)).expect("JSON");
     assert_eq!(explained["phase"], "Progressing");

@@ -89,6 +89,7 @@ fn nothing(rollout: &Rollout) -> WindowCounts {
         window: rule.window,
         stable: none.clone(),
         canary: none,
+        ..WindowCounts::default()
     }
 }
 

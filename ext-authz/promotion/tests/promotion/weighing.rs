@@ -26,6 +26,7 @@ fn reporter(name: usize, stable: Counts, canary: Counts) -> Reporter {
         identity: Some(Arc::from(format!("spiffe://example.org/{name}"))),
         stable,
         canary,
+        staging: counts(0, 0),
     }
 }
 
@@ -64,6 +65,7 @@ fn summed(reporters: &[Reporter]) -> WindowCounts {
         window: WINDOW,
         stable: sum(|it| &it.stable),
         canary: sum(|it| &it.canary),
+        staging: sum(|it| &it.staging),
     }
 }
 
@@ -114,12 +116,12 @@ proptest! {
     }
 
     #[test]
-    fn what_comes_without_identity_is_judged_as_it_is(stable in any_counts(), canary in any_counts()) {
+    fn what_comes_without_identity_is_judged_as_it_is(stable in any_counts(), canary in any_counts(), staging in any_counts()) {
         for audience in [Audience::Known, Audience::Gathering] {
-            let alone = Reporter { identity: None, stable: stable.clone(), canary: canary.clone() };
+            let alone = Reporter { identity: None, stable: stable.clone(), canary: canary.clone(), staging: staging.clone() };
             let weighed = weigh(&spec(SPEC), WINDOW, audience, vec![alone]);
-            let (stable, canary) = (stable.clone(), canary.clone());
-            prop_assert_eq!(weighed, Weighed::from(WindowCounts { window: WINDOW, stable, canary }));
+            let (stable, canary, staging) = (stable.clone(), canary.clone(), staging.clone());
+            prop_assert_eq!(weighed, Weighed::from(WindowCounts { window: WINDOW, stable, canary, staging }));
         }
     }
 
@@ -130,6 +132,7 @@ proptest! {
         for (reporting, part, of) in [
             (who.canary_reporting, (|it| it.canary) as fn(&knhk_promotion::Contribution) -> knhk_promotion::Part, &weighed.counts().canary),
             (who.stable_reporting, |it| it.stable, &weighed.counts().stable),
+            (who.staging_reporting, |it| it.staging, &weighed.counts().staging),
         ] {
             prop_assert_eq!(who.counted.iter().map(|it| part(it).counted).sum::<u64>(), of.requests);
             for it in &who.counted {
@@ -161,22 +164,25 @@ proptest! {
 }
 
 #[test]
-fn a_lie_is_set_aside_and_shown_with_its_numbers_in_both_directions_and_of_both_variants() {
+fn a_lie_is_set_aside_and_shown_with_its_numbers_in_both_directions_and_of_each_variant() {
     let truth = |bad: u64| counts(1_000, bad);
     for (others, lie) in [
         (truth(1), truth(1_000)),
         (truth(300), truth(0)),
         (truth(1), counts(1_000_000, 50_000)),
     ] {
-        for variant in ["canary", "stable"] {
-            let of = |counts: &Counts| match variant {
-                "canary" => (truth(1), counts.clone()),
-                _ => (counts.clone(), truth(1)),
+        for variant in ["canary", "stable", "staging"] {
+            let of = |name: usize, counts: &Counts| {
+                let mut said = reporter(name, truth(1), truth(1));
+                match variant {
+                    "canary" => said.canary.clone_from(counts),
+                    "stable" => said.stable.clone_from(counts),
+                    _ => said.staging.clone_from(counts),
+                }
+                said
             };
-            let mut reporters: Vec<_> = (0..3)
-                .map(|name| reporter(name, of(&others).0, of(&others).1))
-                .collect();
-            reporters.push(reporter(9, of(&lie).0, of(&lie).1));
+            let mut reporters: Vec<_> = (0..3).map(|name| of(name, &others)).collect();
+            reporters.push(of(9, &lie));
             let weighed = weighed(reporters.clone());
             let [aside] = &provenance(&weighed).set_aside[..] else {
                 panic!("{variant}, {lie:?}: {:?}", weighed.provenance());

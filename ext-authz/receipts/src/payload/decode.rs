@@ -408,6 +408,7 @@ fn route(d: &mut Decoder<'_>) -> Result<EvidenceRoute, DecodeError> {
         variant: match map.number(4, "rollout.variant")? {
             0 => Variant::Stable,
             1 => Variant::Canary,
+            2 => Variant::Staging,
             other => return Err(unknown("rollout.variant", other)),
         },
     };

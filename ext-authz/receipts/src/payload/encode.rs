@@ -157,6 +157,7 @@ fn route(e: &mut Encoder<'_>, it: &EvidenceRoute) -> Written {
     e.u8(4)?.u8(match it.variant {
         Variant::Stable => 0,
         Variant::Canary => 1,
+        Variant::Staging => 2,
     })?;
     Ok(())
 }

@@ -129,7 +129,7 @@ pub struct Genesis {
 /// 8 reporting node (text), 9 its VM nonce (bytes, optional), 10 its sequence number (optional), 11 admission (0 admitted, 1 denied),
 /// 12 method, 13 host, 14 path SHA-256 (bytes), 15 subject (text, optional), 16 true path patterns (array of text),
 /// 17 conditions (array of `[rollout, index, holds]`), 18 rollout (map, optional: 0 name, 1 generation, 2 bucket (optional),
-/// 3 key (optional), 4 variant (0 stable, 1 canary)), 19 status (optional), 20 duration in microseconds (optional),
+/// 3 key (optional), 4 variant (0 stable, 1 canary, 2 staging)), 19 status (optional), 20 duration in microseconds (optional),
 /// 21 the reporter's SPIFFE ID (text, optional), 22 flags (array of `[rollout, flag, variant or null, reason]`, optional;
 /// reasons: 0 static, 1 targeting match, 2 default, 3 disabled, 4 error). Keys 11 and 22 belong to the evidence.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -214,7 +214,11 @@ fn any_evidence() -> impl Strategy<Value = Evidence> {
                 reason,
             }
         });
-    let variant = prop_oneof![Just(Variant::Stable), Just(Variant::Canary)];
+    let variant = prop_oneof![
+        Just(Variant::Stable),
+        Just(Variant::Canary),
+        Just(Variant::Staging)
+    ];
     let route = (
         ".{0,20}",
         any::<u64>(),

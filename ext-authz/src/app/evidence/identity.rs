@@ -18,6 +18,7 @@ pub(super) const HISTOGRAM_BUCKETS: usize = 24;
 pub(super) struct Identity {
     stable: Sum,
     canary: Sum,
+    staging: Sum,
     workers: HashMap<Nonce, Worker>,
 }
 
@@ -32,8 +33,8 @@ struct Sum {
 #[derive(Debug)]
 struct Worker {
     told: Told,
-    /// Of stable, of the canary.
-    histograms: [Vec<u64>; 2],
+    /// Of stable, of the canary, of staging.
+    histograms: [Vec<u64>; 3],
 }
 
 /// One report's rows of a window, that can be: of different variants, with the window's measures, and no more bad requests
@@ -42,6 +43,7 @@ struct Worker {
 pub(super) struct Latest {
     stable: Option<Row>,
     canary: Option<Row>,
+    staging: Option<Row>,
     sequence: Option<Sequence>,
 }
 
@@ -56,14 +58,16 @@ impl Latest {
         let mut latest = Self {
             stable: None,
             canary: None,
+            staging: None,
             sequence: None,
         };
         for observed in rows {
             let row = Row::parse(observed, measures)?;
             let place = match observed.variant() {
                 Variant::Stable if observed.ordered.is_none() => &mut latest.stable,
+                Variant::Staging if observed.ordered.is_none() => &mut latest.staging,
                 Variant::Canary => &mut latest.canary,
-                Variant::Stable | Variant::Unspecified => return Err(Ignored::Malformed),
+                Variant::Stable | Variant::Staging | Variant::Unspecified => return Err(Ignored::Malformed),
             };
             if place.replace(row).is_some() {
                 return Err(Ignored::Malformed);
@@ -110,13 +114,15 @@ impl Identity {
         Self {
             stable: nothing(),
             canary: nothing(),
+            staging: nothing(),
             workers: HashMap::new(),
         }
     }
 
     /// Whether it has reported no request.
     pub(super) fn is_silent(&self) -> bool {
-        self.stable.tally.requests == 0 && self.canary.tally.requests == 0
+        let all = [&self.stable, &self.canary, &self.staging];
+        all.iter().all(|sum| sum.tally.requests == 0)
     }
 
     pub(super) fn stable(&self, measures: Measures) -> Counts {
@@ -125,6 +131,10 @@ impl Identity {
 
     pub(super) fn canary(&self, measures: Measures) -> Counts {
         self.canary.counts(measures)
+    }
+
+    pub(super) fn staging(&self, measures: Measures) -> Counts {
+        self.staging.counts(measures)
     }
 
     pub(super) fn workers(&self) -> usize {
@@ -145,6 +155,7 @@ impl Identity {
         let Latest {
             stable,
             canary,
+            staging,
             sequence,
         } = latest;
         let known = self.workers.get(&worker);
@@ -156,18 +167,21 @@ impl Identity {
         let latest = Told {
             stable: of(&stable, &before.stable),
             canary: of(&canary, &before.canary),
+            staging: of(&staging, &before.staging),
         };
         let mut told = before.clone();
         let news = told.hear(latest, sequence, measures)?;
         self.stable.replace(&before.stable, &told.stable);
         self.canary.replace(&before.canary, &told.canary);
+        self.staging.replace(&before.staging, &told.staging);
         let known = self.workers.entry(worker).or_insert_with(|| Worker {
             told: Told::nothing(measures),
-            histograms: [Vec::new(), Vec::new()],
+            histograms: [Vec::new(), Vec::new(), Vec::new()],
         });
-        let [stable_histogram, canary_histogram] = &mut known.histograms;
+        let [stable_histogram, canary_histogram, staging_histogram] = &mut known.histograms;
         self.stable.redraw(stable_histogram, stable);
         self.canary.redraw(canary_histogram, canary);
+        self.staging.redraw(staging_histogram, staging);
         known.told = told;
         Ok(news)
     }

@@ -19,7 +19,7 @@ const MAX_REPORTS: usize = MAX_REPORTS_PER_LOOK - MAX_IDENTITIES;
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     reports: Vec<(Option<Arc<str>>, News)>,
-    /// Of the canary, of stable. As many as identities at most.
+    /// Of canary and staging, of stable. As many as identities at most.
     beyond: HashMap<Option<Arc<str>>, (Tally, Tally)>,
 }
 
@@ -53,6 +53,7 @@ impl Queue {
                 after: measures.nothing(),
                 canary,
                 stable,
+                staging: measures.nothing(),
             };
             (identity, outcomes(spec, &news, measures))
         });
@@ -87,5 +88,5 @@ fn outcomes(spec: &RolloutSpec, news: &News, measures: Measures) -> Result<Outco
     };
     let blocks: Result<Vec<_>, OutcomesError> = news.blocks.iter().map(block).collect();
     let ordered = Outcomes::in_order(blocks?, tallies(&news.after)?)?;
-    Ok(ordered.with_uncompared(tallies(&news.canary)?, tallies(&news.stable)?))
+    Ok(ordered.with_uncompared(tallies(&news.unordered())?, tallies(&news.stable)?))
 }

@@ -17,6 +17,7 @@ use super::Ignored;
 pub(super) struct Told {
     pub(super) stable: Tally,
     pub(super) canary: Tally,
+    pub(super) staging: Tally,
 }
 
 /// Outcomes of the canary in order, and the requests of both that finished before them.
@@ -37,6 +38,8 @@ pub(super) struct News {
     /// The rest, of which the order is not known.
     pub(super) canary: Tally,
     pub(super) stable: Tally,
+    /// Staging's, which have no order.
+    pub(super) staging: Tally,
 }
 
 impl Told {
@@ -45,6 +48,7 @@ impl Told {
         Self {
             stable: measures.nothing(),
             canary: measures.nothing(),
+            staging: measures.nothing(),
         }
     }
 
@@ -58,7 +62,8 @@ impl Told {
     ) -> Result<News, Ignored> {
         let canary = difference(&latest.canary, &self.canary)?;
         let stable = difference(&latest.stable, &self.stable)?;
-        let news = match sequence {
+        let staging = difference(&latest.staging, &self.staging)?;
+        let mut news = match sequence {
             Some(sequence) if self.leads_to(&sequence) => {
                 self.in_order(sequence, &canary, &stable, measures)?
             }
@@ -67,6 +72,7 @@ impl Told {
                 after: stable,
                 canary,
                 stable: measures.nothing(),
+                staging: measures.nothing(),
             },
             // Told again, or the outcomes are not told one by one.
             Some(_) | None => News {
@@ -74,8 +80,10 @@ impl Told {
                 after: measures.nothing(),
                 canary,
                 stable,
+                staging: measures.nothing(),
             },
         };
+        news.staging = staging;
         *self = latest;
         Ok(news)
     }
@@ -118,6 +126,7 @@ impl Told {
             after,
             canary,
             stable,
+            staging: measures.nothing(),
         })
     }
 }
@@ -125,13 +134,20 @@ impl Told {
 impl News {
     /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
-        let requests = [&self.after, &self.canary, &self.stable].map(|tally| tally.requests);
-        self.blocks.is_empty() && requests == [0, 0, 0]
+        let all = [&self.after, &self.canary, &self.stable, &self.staging];
+        self.blocks.is_empty() && all.iter().all(|tally| tally.requests == 0)
+    }
+
+    /// What the version finished that has no order: staging's requests are as good as the canary's for an SLO.
+    pub(super) fn unordered(&self) -> Tally {
+        let mut version = self.canary.clone();
+        version.add(&self.staging);
+        version
     }
 
     /// The same counts, without their order.
     pub(super) fn without_order(self, measures: Measures) -> (Tally, Tally) {
-        let (mut canary, mut stable) = (self.canary, self.stable);
+        let (mut canary, mut stable) = (self.unordered(), self.stable);
         for block in &self.blocks {
             canary.count(block.canary, measures);
             stable.add(&block.stable);

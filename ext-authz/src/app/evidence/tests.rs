@@ -121,6 +121,49 @@ fn counts_of_another_window_or_shape_are_not_taken() {
 }
 
 #[test]
+fn what_staging_served_is_of_the_version_and_stands_apart() {
+    let case = Case::new();
+    let rows = [
+        case.observed(Variant::Stable, 10, 0, 0),
+        case.observed(Variant::Canary, 4, 0, 1),
+        case.observed(Variant::Staging, 6, 0, 2),
+    ];
+    case.evidence.observe(&unproven(0), &rows).expect("taken");
+    let totals = case.totals(LATER);
+    let counts = totals.counts();
+    assert_eq!(
+        (
+            counts.stable.requests,
+            counts.canary.requests,
+            counts.staging.requests
+        ),
+        (10, 4, 6)
+    );
+    assert_eq!(counts.staging.over, [2]);
+    // What is bet on is all that the version finished.
+    let news = case.evidence.news(&case.rollout);
+    let told = Outcomes::default().with_uncompared(
+        Tallies::new(10, &[3]).expect("it can be"),
+        Tallies::new(10, &[0]).expect("it can be"),
+    );
+    assert_eq!(news.into_iter().map(|it| it.outcomes).collect::<Vec<_>>(), [told]);
+    // Twice the same variant, or an order of what has none, is no report.
+    let twice = [rows[2].clone(), rows[2].clone()];
+    assert_eq!(
+        case.evidence.observe(&unproven(1), &twice),
+        Err(Ignored::Malformed)
+    );
+    let ordered = Observed {
+        ordered: Some(knhk_proto::v1::Ordered::default()),
+        ..rows[2].clone()
+    };
+    assert_eq!(
+        case.evidence.observe(&unproven(1), &[ordered]),
+        Err(Ignored::Malformed)
+    );
+}
+
+#[test]
 fn opening_the_same_window_again_keeps_its_evidence() {
     let case = Case::new();
     case.requests(&unproven(0), 9).expect("taken");

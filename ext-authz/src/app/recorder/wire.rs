@@ -117,7 +117,8 @@ fn route(decision: &v1::Decision) -> Result<Option<EvidenceRoute>, Malformed> {
     let variant = match decision.variant() {
         v1::Variant::Stable => Variant::Stable,
         v1::Variant::Canary => Variant::Canary,
-        v1::Variant::Unspecified => return Err(Malformed("variant is missing")),
+        v1::Variant::Staging => Variant::Staging,
+        v1::Variant::Unspecified => return Err(Malformed("variant is missing or unknown")),
     };
     Ok(Some(EvidenceRoute {
         name: decision.rollout.clone(),

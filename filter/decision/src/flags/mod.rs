@@ -109,8 +109,10 @@ impl Flags {
 
     /// Refuses a rollout that asks for what is not there, or for what no request has.
     pub(crate) fn check(&self, rule: &RolloutRule) -> Result<(), FieldError> {
-        for (key, variant) in &rule.r#match.flags {
-            let field = format!("match.flags.{}", plain(key));
+        let staging = rule.staging.iter().flat_map(|staging| &staging.r#match.flags);
+        let gates = rule.r#match.flags.iter().map(|gate| ("match", gate));
+        for (of, (key, variant)) in gates.chain(staging.map(|gate| ("staging.match", gate))) {
+            let field = format!("{of}.flags.{}", plain(key));
             let variants = self.variants(&field, key)?;
             if !variants.contains(&variant.as_str()) {
                 let known: Vec<_> = variants.into_iter().map(quoted).collect();
@@ -189,7 +191,7 @@ impl Flags {
 }
 
 /// A key as it may stand in a field's name.
-fn plain(key: &str) -> String {
+pub(crate) fn plain(key: &str) -> String {
     let plain = key
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));

@@ -1,5 +1,7 @@
 //! Conditions of a match beside host and path.
 
+use std::collections::BTreeMap;
+
 use crate::error::{Fault, FieldError, within};
 use crate::facts::Facts;
 use crate::limits::{
@@ -32,30 +34,9 @@ impl Condition {
         if !spec.methods.is_empty() {
             conditions.push(parse_methods(&spec.methods)?);
         }
-        within("match.headers", spec.headers.len(), MAX_HEADERS, "headers")?;
-        for (i, header) in spec.headers.iter().enumerate() {
-            let condition = parse_header(&format!("match.headers[{i}]"), header)?;
-            if let Some(earlier) = conditions.iter().find(|earlier| earlier.same_subject(&condition)) {
-                let reason = if condition.implies(earlier) || earlier.implies(&condition) {
-                    "says nothing that another condition on that header does not: keep the stricter one"
-                } else {
-                    "contradicts another condition on that header: keep one"
-                };
-                let reason = format!("{} {reason}", quoted(&header.name));
-                return Err(FieldError::new(
-                    format!("match.headers[{i}]"),
-                    Fault::NeverMatches,
-                    reason,
-                ));
-            }
-            conditions.push(condition);
-        }
+        parse_headers("match.headers", &spec.headers, &mut conditions)?;
         conditions.extend(Peers::parse("match.peers", &spec.peers)?.map(Self::Peers));
-        within("match.flags", spec.flags.len(), MAX_FLAGS_OF_ROLLOUT, "flags")?;
-        conditions.extend(spec.flags.iter().map(|(key, variant)| Self::Flag {
-            key: key.as_str().into(),
-            variant: variant.as_str().into(),
-        }));
+        parse_flags("match.flags", &spec.flags, &mut conditions)?;
         Ok(conditions.into())
     }
 
@@ -118,6 +99,24 @@ impl Condition {
         }
     }
 
+    /// Whether no request can satisfy both, of one rollout.
+    pub(crate) fn contradicts(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Header { .. }, Self::Header { .. }) => {
+                self.same_subject(other) && !self.implies(other) && !other.implies(self)
+            }
+            (Self::Peers(one), Self::Peers(other)) => !one.meet(other),
+            (
+                Self::Flag { key, variant },
+                Self::Flag {
+                    key: other_key,
+                    variant: other_variant,
+                },
+            ) => key == other_key && variant != other_variant,
+            _ => false,
+        }
+    }
+
     fn same_subject(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Methods(_), Self::Methods(_)) => true,
@@ -140,6 +139,45 @@ fn value_implies(value: &ValueMatch, other: &ValueMatch) -> bool {
         (ValueMatch::Prefix(_), ValueMatch::Exact(_))
         | (ValueMatch::Present(_), ValueMatch::Exact(_) | ValueMatch::Prefix(_)) => false,
     }
+}
+
+pub(super) fn parse_headers(
+    field: &str,
+    headers: &[HeaderMatch],
+    conditions: &mut Vec<Condition>,
+) -> Result<(), FieldError> {
+    within(field, headers.len(), MAX_HEADERS, "headers")?;
+    for (i, header) in headers.iter().enumerate() {
+        let condition = parse_header(&format!("{field}[{i}]"), header)?;
+        if let Some(earlier) = conditions.iter().find(|earlier| earlier.same_subject(&condition)) {
+            let reason = if condition.contradicts(earlier) {
+                "contradicts another condition on that header: keep one"
+            } else {
+                "says nothing that another condition on that header does not: keep the stricter one"
+            };
+            let reason = format!("{} {reason}", quoted(&header.name));
+            return Err(FieldError::new(
+                format!("{field}[{i}]"),
+                Fault::NeverMatches,
+                reason,
+            ));
+        }
+        conditions.push(condition);
+    }
+    Ok(())
+}
+
+pub(super) fn parse_flags(
+    field: &str,
+    flags: &BTreeMap<String, String>,
+    conditions: &mut Vec<Condition>,
+) -> Result<(), FieldError> {
+    within(field, flags.len(), MAX_FLAGS_OF_ROLLOUT, "flags")?;
+    conditions.extend(flags.iter().map(|(key, variant)| Condition::Flag {
+        key: key.as_str().into(),
+        variant: variant.as_str().into(),
+    }));
+    Ok(())
 }
 
 fn parse_methods(methods: &[String]) -> Result<Condition, FieldError> {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use knhk_decision::spec::KeySpec;
-use knhk_decision::{Policy, RolloutRule, SpiffeId, Verdict, decide};
+use knhk_decision::spec::{KeySpec, StagingSpec};
+use knhk_decision::{Policy, RolloutRule, SpiffeId, StagingRule, Variant, Verdict, decide};
 use knhk_flags::{Context, Document, FlagSet};
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -73,13 +73,21 @@ pub(crate) fn any_policy_with_flags() -> impl Strategy<Value = (Policy, Document
         "{methods: [GET]}",
     ]);
     let admitted = prop::option::weighted(0.2, Just(admit(&["spiffe://example.org/*"])));
-    let rule = (places, any_gate(), any_told(), keys, admitted);
+    let staged = prop::option::weighted(0.5, any_gate());
+    let rule = (places, any_gate(), staged, any_told(), keys, admitted);
     (prop::collection::vec(rule, 1..8), any_flags()).prop_map(|(rules, flags)| {
         let mut kept = Vec::new();
-        for (n, (place, gates, told, key, admit)) in rules.into_iter().enumerate() {
+        for (n, (place, gates, staged, told, key, admit)) in rules.into_iter().enumerate() {
             let mut next = rule_for(&format!("r{n}"), place);
             next.r#match.flags = gates;
             kept.push(RolloutRule {
+                staging: staged.map(|flags| StagingRule {
+                    active: true,
+                    r#match: StagingSpec {
+                        flags,
+                        ..StagingSpec::default()
+                    },
+                }),
                 flags: told,
                 key,
                 admit,
@@ -167,6 +175,9 @@ proptest! {
                     let given = reference(&flags, routed.rule, key, request);
                     prop_assert_eq!(given.as_ref(), Some(wanted));
                 }
+                let staged = routed.rule.staging.as_ref().map(|staging| &staging.r#match.flags);
+                let is_staged = staged.is_some_and(|gates| gates.iter().all(|(key, wanted)| reference(&flags, routed.rule, key, request).as_ref() == Some(wanted)));
+                prop_assert_eq!(routed.variant == Variant::Staging, is_staged);
                 let told: Vec<_> = match decision.verdict {
                     Verdict::Routed(_) => routed.rule.flags.iter().filter_map(|key| Some((key.clone(), reference(&flags, routed.rule, key, request)?))).collect(),
                     _ => Vec::new(),
@@ -180,6 +191,7 @@ proptest! {
                 let held = rule.r#match.flags.iter().all(|(key, wanted)| reference(&flags, &rule, key, request).as_ref() == Some(wanted));
                 rule.flags.clear();
                 rule.r#match.flags.clear();
+                rule.staging = None;
                 (held, rule)
             }).filter(|(held, _)| *held).map(|(_, rule)| rule).collect()));
             // Without their gates two rules may be the same.

@@ -9,6 +9,7 @@ mod reference;
 mod refusals;
 mod replay;
 mod replay_flags;
+mod staging;
 mod statistics;
 mod support;
 mod vectors;

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use knhk_decision::spec::{KeySpec, MatchSpec, ValueMatch};
+use knhk_decision::spec::{HeaderMatch, KeySpec, MatchSpec, ValueMatch};
 use knhk_decision::{Admission, Decision, Facts, Policy, PolicyError, RolloutRule, Variant, bucket, decide};
 use proptest::prelude::*;
 
@@ -29,6 +29,12 @@ fn model(rules: &[RolloutRule], request: &Request) -> Outcome {
         Some(admit) if !is_any_of(&admit.peers, request) => Admission::Denied,
         _ => Admission::Admitted,
     };
+    let staging = rule.staging.as_ref().filter(|staging| staging.active);
+    let is_staged = staging.is_some_and(|staging| {
+        headers_hold(&staging.r#match.headers, request)
+            && (staging.r#match.peers.is_empty() || is_any_of(&staging.r#match.peers, request))
+    });
+    let unless_staged = |variant| if is_staged { Variant::Staging } else { variant };
     for (i, key) in (0..).zip(&rule.key) {
         let Some(key) = key_of(key, request).filter(|key| !key.is_empty()) else {
             continue;
@@ -39,9 +45,21 @@ fn model(rules: &[RolloutRule], request: &Request) -> Outcome {
         } else {
             Variant::Stable
         };
-        return Some((rule.name.clone(), Some(bucket), Some(i), variant, admission));
+        return Some((
+            rule.name.clone(),
+            Some(bucket),
+            Some(i),
+            unless_staged(variant),
+            admission,
+        ));
     }
-    Some((rule.name.clone(), None, None, Variant::Stable, admission))
+    Some((
+        rule.name.clone(),
+        None,
+        None,
+        unless_staged(Variant::Stable),
+        admission,
+    ))
 }
 
 /// A caller with an ID: not every name is one.
@@ -77,15 +95,19 @@ fn matches(spec: &MatchSpec, request: &Request) -> bool {
                 .methods
                 .iter()
                 .any(|method| method.as_bytes() == request.method))
-        && spec.headers.iter().all(|header| {
-            let given = request.header(&header.name.to_lowercase()).unwrap_or_default();
-            match &header.value {
-                ValueMatch::Exact(value) => given == value.as_bytes(),
-                ValueMatch::Prefix(value) => given.starts_with(value.as_bytes()),
-                ValueMatch::Present(present) => *present != given.is_empty(),
-            }
-        })
+        && headers_hold(&spec.headers, request)
         && (spec.peers.is_empty() || is_any_of(&spec.peers, request))
+}
+
+fn headers_hold(headers: &[HeaderMatch], request: &Request) -> bool {
+    headers.iter().all(|header| {
+        let given = request.header(&header.name.to_lowercase()).unwrap_or_default();
+        match &header.value {
+            ValueMatch::Exact(value) => given == value.as_bytes(),
+            ValueMatch::Prefix(value) => given.starts_with(value.as_bytes()),
+            ValueMatch::Present(present) => *present != given.is_empty(),
+        }
+    })
 }
 
 /// The most specific of the hosts that hold: 2 for an exact one, 1 and its length for a suffix, 0 for any.

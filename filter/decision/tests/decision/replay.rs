@@ -28,7 +28,8 @@ fn without_the_outcome(evidence: &Evidence) -> Evidence {
         route.generation = u64::MAX;
         route.variant = match route.variant {
             Variant::Stable => Variant::Canary,
-            Variant::Canary => Variant::Stable,
+            Variant::Canary => Variant::Staging,
+            Variant::Staging => Variant::Stable,
         };
     }
     evidence.admission = match evidence.admission {

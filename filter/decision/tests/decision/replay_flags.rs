@@ -59,8 +59,12 @@ proptest! {
                 let on = other.flags[i].variant.as_deref() == Some("on");
                 other.flags[i].variant = Some(if on { "off" } else { "on" }.to_owned());
                 // A gate that still fails is no change that a verdict could show.
-                let gate = policy.rules().iter().find(|rule| rule.name == other.flags[i].rollout).and_then(|rule| rule.r#match.flags.get(&other.flags[i].flag));
-                let fails_still = gate.is_some_and(|wanted| ![&evidence, &other].iter().any(|it| it.flags[i].variant.as_ref() == Some(wanted)));
+                let rule = policy.rules().iter().find(|rule| rule.name == other.flags[i].rollout).expect("a rule");
+                let flag = &other.flags[i].flag;
+                let staged = rule.staging.as_ref().and_then(|staging| staging.r#match.flags.get(flag));
+                let mut gates = rule.r#match.flags.get(flag).into_iter().chain(staged);
+                let held = |wanted: &String| [&evidence, &other].iter().any(|it| it.flags[i].variant.as_ref() == Some(wanted));
+                let fails_still = gates.next().is_some_and(|wanted| !held(wanted));
                 prop_assert!(shows(&other) || fails_still, "{:?}", evidence);
                 let mut unknown = evidence.clone();
                 unknown.flags[i].variant = Some("no such variant".to_owned());

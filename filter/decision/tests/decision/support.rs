@@ -4,8 +4,10 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use knhk_decision::spec::{AdmitSpec, HeaderMatch, KeySpec, MatchSpec, Record, ValueMatch, Weight};
-use knhk_decision::{Decision, Facts, Policy, PolicyDoc, PolicyId, RolloutRule, SpiffeId};
+use knhk_decision::spec::{
+    AdmitSpec, HeaderMatch, KeySpec, MatchSpec, Record, StagingSpec, ValueMatch, Weight,
+};
+use knhk_decision::{Decision, Facts, Policy, PolicyDoc, PolicyId, RolloutRule, SpiffeId, StagingRule};
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
@@ -109,6 +111,7 @@ pub(crate) fn rule(name: &str) -> RolloutRule {
         salt: None,
         r#match: MatchSpec::default(),
         admit: None,
+        staging: None,
         key: vec![KeySpec::Header("x-user-id".to_owned())],
         weight: Weight::from_ppm(500_000).expect("a weight"),
         stable: "v1".to_owned(),
@@ -125,6 +128,17 @@ pub(crate) fn rule_for(name: &str, r#match: &str) -> RolloutRule {
     RolloutRule {
         r#match: serde_saphyr::from_str(r#match).expect("a match"),
         ..rule(name)
+    }
+}
+
+/// A rule in its staging stage, which picks what is written as in a rollout file.
+pub(crate) fn staged(rule: RolloutRule, picked: &str) -> RolloutRule {
+    RolloutRule {
+        staging: Some(StagingRule {
+            active: true,
+            r#match: serde_saphyr::from_str(picked).expect("a match"),
+        }),
+        ..rule
     }
 }
 
@@ -176,17 +190,43 @@ pub(crate) fn any_policy() -> impl Strategy<Value = Policy> {
 fn any_rule() -> impl Strategy<Value = RolloutRule> {
     let salt = option::of(select(vec!["salt".to_owned(), "pepper".to_owned()]));
     let admit = option::weighted(0.3, any_peers().prop_map(|peers| AdmitSpec { peers }));
-    (any_match(), admit, any_keys(), any_weight(), salt, 1..5_u64)
-        .prop_map(|(r#match, admit, key, weight, salt, generation)| RolloutRule {
-            r#match,
-            admit,
-            key,
-            weight,
-            salt,
-            generation,
-            ..rule("r")
-        })
+    let staging = option::weighted(0.5, any_staging());
+    (
+        any_match(),
+        admit,
+        staging,
+        any_keys(),
+        any_weight(),
+        salt,
+        1..5_u64,
+    )
+        .prop_map(
+            |(r#match, admit, staging, key, weight, salt, generation)| RolloutRule {
+                r#match,
+                admit,
+                staging,
+                key,
+                weight,
+                salt,
+                generation,
+                ..rule("r")
+            },
+        )
         .prop_filter("a rule that makes sense", |rule| rule.check().is_ok())
+}
+
+fn any_staging() -> impl Strategy<Value = StagingRule> {
+    let headers = subsequence(vec!["x-a", "X-B", "x-c"], 0..3)
+        .prop_flat_map(|names| names.into_iter().map(any_header).collect::<Vec<_>>());
+    let peers = prop_oneof![2 => Just(Vec::new()), 1 => any_peers()];
+    (headers, peers, prop::bool::weighted(0.8)).prop_map(|(headers, peers, active)| StagingRule {
+        active,
+        r#match: StagingSpec {
+            headers,
+            peers,
+            flags: BTreeMap::new(),
+        },
+    })
 }
 
 fn any_match() -> impl Strategy<Value = MatchSpec> {

@@ -233,10 +233,12 @@ fn a_report_that_contradicts_itself_changes_nothing() {
     let known = Told {
         stable: tally(10, 1),
         canary: tally(5, 1),
+        staging: tally(7, 2),
     };
     let latest = |canary| Told {
         stable: tally(10, 1),
         canary,
+        staging: tally(7, 2),
     };
     let cases = [
         (tally(4, 1), None, Ignored::Older),
@@ -275,6 +277,7 @@ fn what_is_told_again_is_no_news() {
     let latest = Told {
         stable: tally(3, 0),
         canary: tally(2, 1),
+        staging: MEASURES.nothing(),
     };
     let mut told = Told::nothing(MEASURES);
     let said = Some(sequence(0, 0, &[false, true]));
@@ -282,4 +285,31 @@ fn what_is_told_again_is_no_news() {
     assert_eq!((news.blocks.len(), news.after), (2, tally(3, 0)));
     let again = told.hear(latest, said, MEASURES).expect("no contradiction");
     assert!(again.is_empty());
+}
+
+#[test]
+fn what_staging_finished_is_counted_beside_the_order() {
+    let mut told = Told::nothing(MEASURES);
+    let latest = |staging| Told {
+        stable: tally(3, 0),
+        canary: tally(2, 1),
+        staging,
+    };
+    let said = sequence(0, 0, &[false, true]);
+    let news = told
+        .hear(latest(tally(5, 2)), Some(said), MEASURES)
+        .expect("news");
+    assert_eq!((news.blocks.len(), &news.staging), (2, &tally(5, 2)));
+    assert_eq!(news.unordered(), tally(5, 2));
+    let news = told.hear(latest(tally(6, 3)), None, MEASURES).expect("news");
+    assert!(!news.is_empty() && news.blocks.is_empty());
+    assert_eq!(news.without_order(MEASURES), (tally(1, 1), MEASURES.nothing()));
+    assert_eq!(
+        told.hear(latest(tally(5, 2)), None, MEASURES),
+        Err(Ignored::Older)
+    );
+    assert_eq!(
+        told.hear(latest(tally(7, 5)), None, MEASURES),
+        Err(Ignored::Malformed)
+    );
 }

@@ -4,6 +4,7 @@ mod bounds;
 mod documents;
 mod flags;
 mod forms;
+mod staging;
 
 use knhk_decision::{Policy, PolicyError, RolloutRule};
 
