@@ -14,7 +14,7 @@ use crate::wait;
 
 const FILE: &str = "tests/demo/shop-v3.yaml";
 /// The share of its requests that the bad version fails.
-const FAILS: f64 = 0.3;
+pub(super) const FAILS: f64 = 0.3;
 /// How long after the first failure the last request may go to the bad version. It takes about a second; more than this
 /// is not what is promised.
 const PROMISED: Duration = Duration::from_secs(3);
@@ -128,7 +128,7 @@ pub(super) async fn roll_out(
 }
 
 /// Traffic after the rollback.
-async fn watch(scene: &mut Scene) -> Result<Tally, DemoError> {
+pub(super) async fn watch(scene: &mut Scene) -> Result<Tally, DemoError> {
     wait::until("traffic after the rollback", wait::SOON, || {
         let answered = scene.load.peek(Tally::answered);
         async move {
@@ -144,7 +144,7 @@ async fn watch(scene: &mut Scene) -> Result<Tally, DemoError> {
 }
 
 /// The service's own words.
-async fn why(scene: &Scene) -> Result<String, DemoError> {
+pub(super) async fn why(scene: &Scene) -> Result<String, DemoError> {
     let history = scene.rollouts.history(ROLLOUT).await?;
     let entry = history
         .iter()

@@ -1,16 +1,23 @@
-//! A good version: 1, 5, 25, 50, 100 %, Succeeded.
+//! A good version: 1, 5, 25 %, then the testers, then 100 %, Succeeded.
 
 use std::io::Write;
 use std::time::Duration;
 
 use super::timeline::{bar, count, ms, percent};
 use super::{DemoError, Scene, Timeline, check};
+use crate::load::Tally;
 use crate::rollout::Status;
 use crate::wait;
 
 const FILE: &str = "tests/demo/shop-v2.yaml";
-/// The weights that it must climb, in percent.
-const CLIMB: [f64; 5] = [1.0, 5.0, 25.0, 50.0, 100.0];
+/// The stages and weights that it must climb, in percent.
+const CLIMB: [(&str, f64); 5] = [
+    ("canary", 1.0),
+    ("canary", 5.0),
+    ("canary", 25.0),
+    ("staging", 25.0),
+    ("production", 100.0),
+];
 /// Far more than its pauses take together.
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -23,20 +30,34 @@ pub(super) async fn roll_out(
     let mut climbed = Vec::new();
     loop {
         let step = scene.status().await?;
-        climbed.push(step.weight);
-        timeline.event(&format!("weight {} %", step.weight))?;
+        climbed.push((step.stage().to_owned(), step.weight));
+        let testers = step.picked().map(|_| scene.testers());
+        timeline.event(&match step.picked() {
+            Some(picked) => format!("{}: {picked}; the others at {} %", step.stage(), step.weight),
+            None => format!("{}: weight {} %", step.stage(), step.weight),
+        })?;
         scene.take();
         let next = scene
             .rollouts
             .until(super::ROLLOUT, "the next step", DEADLINE, |status| {
-                status.weight.to_bits() != step.weight.to_bits() || status.phase != "Progressing"
+                (status.stage(), status.weight.to_bits()) != (step.stage(), step.weight.to_bits())
+                    || status.phase != "Progressing"
             })
             .await?;
         report(scene, &step, timeline)?;
+        if let Some(testers) = testers {
+            let tally = testers.finish().await;
+            report_testers(&tally, &step, timeline)?;
+            scene.count(&tally);
+        }
         if next.phase != "Progressing" {
             check(next.phase == "Succeeded", || {
                 format!("the good version did not succeed: {}", next.shown())
             })?;
+            let climbed: Vec<_> = climbed
+                .iter()
+                .map(|(stage, weight)| (stage.as_str(), *weight))
+                .collect();
             check(climbed == CLIMB, || {
                 format!("it climbed {climbed:?} instead of {CLIMB:?}")
             })?;
@@ -90,5 +111,29 @@ fn report(scene: &mut Scene, step: &Status, timeline: &mut Timeline<impl Write>)
         percent(seen),
         count(tally.under(&step.policy).requests),
         ms(tally.latency(0.99))
+    ))
+}
+
+/// What testers saw during staging: nothing but the version.
+fn report_testers(
+    tally: &Tally,
+    step: &Status,
+    timeline: &mut Timeline<impl Write>,
+) -> Result<(), DemoError> {
+    let all = tally.under(&step.policy);
+    let new = tally.version_under(&step.policy, &step.version);
+    check(all.requests > 0 && new == all, || {
+        format!(
+            "of {} requests of testers {} went to {}",
+            all.requests, new.requests, step.version
+        )
+    })?;
+    timeline.detail(&format!(
+        "{} {} served {:>8} of {} requests of testers; failed {}",
+        bar(1.0),
+        step.version,
+        percent(1.0),
+        count(all.requests),
+        percent(new.failed_share())
     ))
 }

@@ -1,10 +1,12 @@
-//! The demo: a good version climbs to 100 %, a bad one is back at 0 % in a moment, and both leave receipts.
+//! The demo: a good version goes through canary, staging and production; a bad one is back at 0 % in a moment; one that fails
+//! only when it has everything is taken out of production; and all of them leave receipts.
 //!
 //! Everything that it prints is measured: the split from the answers that users got, the rest from the service. What it
 //! claims it has checked, and it fails when one claim is not true.
 
 mod bad;
 mod good;
+mod late;
 mod mutual_tls;
 mod proof;
 mod regions;
@@ -82,16 +84,20 @@ pub async fn run(
     let back = bad::roll_out(&mut scene, &mut timeline).await?;
     regions::all_rolled_back(&scene, &mut timeline).await?;
     kept.extend(proof::keep(&scene, 2).await?);
+
+    timeline.chapter("A version that fails only when it has everything: v4")?;
+    let late = late::roll_out(&mut scene, &mut timeline).await?;
+    kept.extend(proof::keep(&scene, 3).await?);
     proof::replay(&scene, &kept, &mut timeline).await?;
 
-    timeline.chapter("Receipts of both, with everything else switched off")?;
+    timeline.chapter("Receipts of all three, with everything else switched off")?;
     let key = proof::key(&scene).await?;
     let traffic = scene.end().await?;
     proof::verify(kept, &key, &mut timeline).await?;
     proof::audit(&traffic.data(), &key, &mut timeline).await?;
 
     timeline.chapter("So")?;
-    traffic.sum_up(&back, &mut timeline)
+    traffic.sum_up(&back, &late, &mut timeline)
 }
 
 /// Fails with `what` unless it is true.

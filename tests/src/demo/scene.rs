@@ -26,10 +26,14 @@ use crate::wait;
 
 /// Requests a second.
 const RATE: u32 = 2_000;
+/// The same of testers, while there is something to test.
+const TESTERS_RATE: u32 = 200;
+/// The header that testers have.
+const TESTER: &str = "x-tester";
 /// How many users there are. Each comes back several times, so that a change of version would show.
 const USERS: u32 = 20_000;
 /// The share of requests that fails in any version: the world is not perfect, and a canary is not blamed for it.
-const ALWAYS_FAILS: f64 = 0.001;
+pub(super) const ALWAYS_FAILS: f64 = 0.001;
 
 const STABLE_PORT: u16 = 10101;
 const CANARY_PORT: u16 = 10102;
@@ -182,6 +186,21 @@ impl Scene {
         tally
     }
 
+    /// Users who come with the header that the good version's staging stage picks.
+    pub(super) fn testers(&self) -> Load {
+        Load::start(LoadOptions {
+            rate: TESTERS_RATE,
+            connections: 8,
+            users: USERS,
+            ..LoadOptions::to(self.envoy.address(), HOST).with(TESTER, "yes")
+        })
+    }
+
+    /// Adds traffic beside that of [`Self::load`] to what it comes to.
+    pub(super) fn count(&mut self, tally: &Tally) {
+        self.total.add(tally);
+    }
+
     /// Where the rollout stands.
     pub(super) async fn status(&self) -> Result<Status, DemoError> {
         Ok(self.rollouts.status(ROLLOUT).await?)
@@ -256,6 +275,7 @@ impl Traffic {
     pub(super) fn sum_up(
         &self,
         back: &super::bad::Back,
+        late: &super::late::Back,
         timeline: &mut Timeline<impl Write>,
     ) -> Result<(), DemoError> {
         let Total { answered, failed, .. } = self.total;
@@ -266,16 +286,18 @@ impl Traffic {
         let lasted_ms = u64::try_from(self.lasted.as_millis()).unwrap_or(u64::MAX).max(1);
         let rate = answered.saturating_mul(1_000) / lasted_ms;
         timeline.event(&format!(
-            "{} requests ({}/s), every one answered; {} failed, {} of those because of v3",
+            "{} requests ({}/s), every one answered; {} failed, {} of those because of v3, {} because of v4",
             count(answered),
             count(rate),
             count(failed),
-            count(back.failed)
+            count(back.failed),
+            count(late.failed)
         ))?;
         timeline.event("no user ever changed version except by a step of a rollout")?;
         timeline.event(&format!(
-            "the bad version was gone {:.1} s after its first failed request",
-            back.after.as_secs_f64()
+            "v3 was gone {:.1} s after its first failed request, v4 out of production {:.1} s after it began to fail",
+            back.after.as_secs_f64(),
+            late.after.as_secs_f64()
         ))
     }
 }
