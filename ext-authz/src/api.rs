@@ -73,6 +73,9 @@ pub(crate) struct WorkerRefusal {
 pub(crate) struct RolloutHistory {
     pub(crate) name: String,
     pub(crate) history: Vec<HistoryEntry>,
+    /// Pass it as `after` to go on; absent where the history ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) next_after: Option<u64>,
 }
 
 /// Body of `POST /v1/rollouts/{name}/promote`.

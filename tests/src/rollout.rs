@@ -61,6 +61,7 @@ pub struct Refusal {
 #[derive(Debug, Clone, Deserialize)]
 struct History {
     history: Vec<HistoryEntry>,
+    next_after: Option<u64>,
 }
 
 /// One transition.
@@ -139,10 +140,16 @@ impl Rollouts {
 
     /// What happened to it, oldest first.
     pub async fn history(&self, name: &str) -> Result<Vec<HistoryEntry>, Error> {
-        Ok(self
-            .get::<History>(&format!("/v1/rollouts/{name}/history"))
-            .await?
-            .history)
+        let mut whole = Vec::new();
+        let mut after = Some(0);
+        while let Some(from) = after {
+            let page: History = self
+                .get(&format!("/v1/rollouts/{name}/history?after={from}"))
+                .await?;
+            whole.extend(page.history);
+            after = page.next_after;
+        }
+        Ok(whole)
     }
 
     /// The snapshot's document.

@@ -3,6 +3,7 @@
 pub(crate) mod clock;
 pub(crate) mod evidence;
 mod ground;
+pub(crate) mod history;
 mod identity;
 pub(crate) mod journal;
 pub(crate) mod keys;
@@ -38,6 +39,7 @@ use crate::config::Config;
 use clock::{Clock, wall_ms};
 use evidence::Evidence;
 pub(crate) use ground::{Begin, Ground};
+use history::Archive;
 use journal::Journal;
 use keys::{Keys, ProviderError, RotationParts, Rotator, Trouble};
 use ledger::Ledger;
@@ -57,6 +59,8 @@ use workers::WorkerTable;
 pub(crate) struct App {
     pub(crate) region: String,
     pub(crate) clock: Clock,
+    /// The data directory.
+    pub(crate) data: PathBuf,
     pub(crate) log: Log,
     pub(crate) journal: Journal,
     pub(crate) keys: Keys,
@@ -147,7 +151,7 @@ impl App {
                 configured: provider,
             });
         }
-        let (ledger, snapshots) = recover(config, &log).await?;
+        let (ledger, archive, snapshots) = recover(config, &log).await?;
         let journal = Journal::new(log.clone(), clock, Arc::clone(&metrics));
         let sending = match &regions {
             Some(regions) => {
@@ -185,10 +189,11 @@ impl App {
             rotate_every: config.kms.rotate_every,
         });
         let clerk = Clerk::new(config.region.clone(), clock, journal.clone(), waiting_refusals);
-        let saver = Saver::new(ledger, log.clone(), rollouts.book(), config.data.clone());
+        let saver = Saver::new(ledger, archive, log.clone(), rollouts.book(), config.data.clone());
         let app = Self {
             region: config.region.clone(),
             clock,
+            data: config.data.clone(),
             log,
             journal,
             keys,
@@ -328,9 +333,10 @@ async fn announce(regions: &Regions, ledger: &Ledger, journal: &Journal) -> Resu
 }
 
 /// The ledger at the log's end, and the snapshots that it names. A new log gets its first, empty policy.
-async fn recover(config: &Config, log: &Log) -> Result<(Ledger, Arc<Snapshots>), StartError> {
+async fn recover(config: &Config, log: &Log) -> Result<(Ledger, Archive, Arc<Snapshots>), StartError> {
     let mut ledger = Ledger::load(&config.data, log.size());
-    saver::catch_up(&mut ledger, log)?;
+    let mut archive = Archive::of(&config.data);
+    saver::catch_up(&mut ledger, &mut archive, log)?;
     if ledger.policies.is_empty() {
         let now = wall_ms();
         let first = Snapshot::parse(PolicyDoc::new(PolicyId { epoch: now, n: 1 }, Vec::new()).to_bytes())?;
@@ -342,12 +348,12 @@ async fn recover(config: &Config, log: &Log) -> Result<(Ledger, Arc<Snapshots>),
             bytes: first.bytes.to_vec(),
         };
         log.append(vec![Payload::Policy(receipt)]).await?;
-        saver::catch_up(&mut ledger, log)?;
+        saver::catch_up(&mut ledger, &mut archive, log)?;
     }
     let mut kept = Vec::with_capacity(ledger.policies.len());
     for (_, document) in &ledger.policies {
         kept.push(Arc::new(Snapshot::parse(document.clone())?));
     }
     let newest = kept.pop().expect("a ledger with a policy has a last one");
-    Ok((ledger, Arc::new(Snapshots::new(newest, kept))))
+    Ok((ledger, archive, Arc::new(Snapshots::new(newest, kept))))
 }

@@ -13,8 +13,8 @@ use thiserror::Error;
 const SET_ASIDE_DIR: &str = "set-aside";
 
 /// What belongs to a log and to no other one, below `data`: its files, its unfinished restoration, the shortcut of what it says,
-/// and what peers have acknowledged of it.
-const PARTS: [&str; 4] = ["log", "mirror", "state.json", "regions/acks"];
+/// the rollouts' older history, and what peers have acknowledged of it.
+const PARTS: [&str; 5] = ["log", "mirror", "state.json", "history", "regions/acks"];
 
 /// Why no new log is begun. What is there is as it was, as far as it is not said otherwise.
 #[derive(Debug, Error)]

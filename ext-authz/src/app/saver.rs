@@ -3,12 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use knhk_receipts::{Log, LogError};
+use knhk_receipts::{Log, LogError, Payload};
 use thiserror::Error;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::ledger::{Ledger, LedgerError};
+use super::history::{Archive, HistoryError};
+use super::ledger::{DELETED_ACTION, Ledger, LedgerError};
 use super::rollouts::Book;
 
 /// How often the shortcut is written while something changes.
@@ -21,11 +22,14 @@ pub(crate) enum SaveError {
     Log(#[from] LogError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    History(#[from] HistoryError),
 }
 
 /// Follows the log and writes what it knows.
 pub(crate) struct Saver {
     ledger: Ledger,
+    archive: Archive,
     log: Log,
     book: Book,
     data: PathBuf,
@@ -33,10 +37,11 @@ pub(crate) struct Saver {
 }
 
 impl Saver {
-    /// `ledger` is the fold that the service started from.
-    pub(crate) fn new(ledger: Ledger, log: Log, book: Book, data: PathBuf) -> Self {
+    /// `ledger` is the fold that the service started from, `archive` has what settled on the way.
+    pub(crate) fn new(ledger: Ledger, archive: Archive, log: Log, book: Book, data: PathBuf) -> Self {
         Self {
             ledger,
+            archive,
             log,
             book,
             data,
@@ -73,7 +78,7 @@ impl Saver {
     }
 
     fn try_save(&mut self) -> Result<(), SaveError> {
-        catch_up(&mut self.ledger, &self.log)?;
+        catch_up(&mut self.ledger, &mut self.archive, &self.log)?;
         let page = self.book.page();
         let mut shortcut = self.ledger.clone();
         // Between recorded changes a rollout's lived time goes on, so the book is newer than the log, unless a
@@ -85,6 +90,11 @@ impl Saver {
                 .map(|(name, rollout)| (name, (*rollout).clone()))
                 .collect();
         }
+        // Before the shortcut: what it no longer holds has to be there.
+        for rollout in shortcut.rollouts.values() {
+            self.archive.settle(rollout)?;
+        }
+        self.archive.sync()?;
         if self.written.as_ref() != Some(&shortcut) {
             shortcut.save(&self.data)?;
             self.written = Some(shortcut);
@@ -93,11 +103,19 @@ impl Saver {
     }
 }
 
-/// Folds in what the log holds beyond the ledger.
-pub(crate) fn catch_up(ledger: &mut Ledger, log: &Log) -> Result<(), SaveError> {
+/// Folds in what the log holds beyond the ledger. Each transition passes by here, so none is missing in the archive.
+pub(crate) fn catch_up(ledger: &mut Ledger, archive: &mut Archive, log: &Log) -> Result<(), SaveError> {
     for entry in log.scan(ledger.through) {
         let (index, payload) = entry?;
         ledger.apply(index, &payload)?;
+        let Payload::Action(action) = &payload else {
+            continue;
+        };
+        if action.what == DELETED_ACTION {
+            archive.forget(&action.target)?;
+        } else if let Some(rollout) = ledger.rollouts.get(&action.target) {
+            archive.settle(rollout)?;
+        }
     }
     Ok(())
 }

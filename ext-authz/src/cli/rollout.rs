@@ -230,13 +230,29 @@ async fn delete(named: &Named) -> Result<(), Failure> {
 
 async fn history(named: &Named) -> Result<(), Failure> {
     let client = Client::new(&named.common.server).await?;
-    let history: RolloutHistory = client
-        .json(client.request(Method::GET, &path(&named.name, "/history")?))
-        .await?;
-    output::print(named.common.output, &history, || {
-        let lines: Vec<_> = history.history.iter().map(describe_entry).collect();
-        lines.join("\n")
-    })
+    let path = path(&named.name, "/history")?;
+    let mut whole: Option<RolloutHistory> = None;
+    let mut after = Some(0);
+    while let Some(from) = after {
+        let request = client.request(Method::GET, &path).query(&[("after", from)]);
+        let page: RolloutHistory = client.json(request).await?;
+        after = page.next_after;
+        match (named.common.output.output, &mut whole) {
+            // A long history is shown as it comes.
+            (Format::Text, _) => {
+                for entry in &page.history {
+                    if output::line(&describe_entry(entry))? == Reader::Gone {
+                        return Ok(());
+                    }
+                }
+            }
+            (Format::Json, Some(whole)) => whole.history.extend(page.history),
+            (Format::Json, none) => *none = Some(page),
+        }
+    }
+    let Some(mut whole) = whole else { return Ok(()) };
+    whole.next_after = None;
+    output::print(named.common.output, &whole, String::new)
 }
 
 /// A name goes into the path as it is; what no rollout can be called is refused before it is sent.

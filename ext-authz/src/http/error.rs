@@ -14,6 +14,7 @@ use knhk_telemetry::ServiceMetrics;
 
 use super::Api;
 use crate::api::ErrorBody;
+use crate::app::history::HistoryError;
 use crate::app::keys::RotateError;
 use crate::app::regions::PeerRequestError;
 use crate::app::rollouts::CommandError;
@@ -115,6 +116,16 @@ impl From<PeerRequestError> for ApiError {
     }
 }
 
+impl From<HistoryError> for ApiError {
+    fn from(error: HistoryError) -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            error.label(),
+            error.to_string(),
+        )
+    }
+}
+
 impl From<LogError> for ApiError {
     fn from(error: LogError) -> Self {
         let status = match &error {
@@ -183,19 +194,23 @@ pub(super) async fn no_such_route() -> ApiError {
 
 /// Runs what reads the disk, off the threads that serve. So many readers at once as [`super::MAX_READERS`], the others wait:
 /// whoever lists and searches does not take the threads that sign checkpoints.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T, E>(
     api: &Api,
-    work: impl FnOnce() -> Result<T, LogError> + Send + 'static,
-) -> Result<T, ApiError> {
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, ApiError>
+where
+    T: Send + 'static,
+    E: Into<ApiError> + Send + 'static,
+{
     let permit = Arc::clone(&api.readers).acquire_owned().await;
     let work = move || {
         let _permit = permit;
         work()
     };
     match tokio::task::spawn_blocking(work).await {
-        Ok(done) => Ok(done?),
+        Ok(done) => done.map_err(Into::into),
         Err(error) => {
-            let message = format!("the service failed while it read the log: {error}; see its own log");
+            let message = format!("the service failed while it read the disk: {error}; see its own log");
             Err(ApiError::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal",

@@ -1,12 +1,28 @@
 //! Rollouts over HTTP.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use knhk_promotion::{Command, RolloutSpec};
+use serde::Deserialize;
 
+use super::error::blocking;
 use super::{Api, ApiError, Caller};
 use crate::api::{Deleted, PromoteRequest, RolloutHistory, RolloutList, RolloutStatus};
+use crate::app::history;
+
+/// Transitions in one answer at most, and unless `limit` says otherwise.
+const MAX_ENTRIES: usize = 256;
+
+/// Which part of a history.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HistoryQuery {
+    after: Option<u64>,
+    limit: Option<usize>,
+}
 
 type Answer = Result<Json<RolloutStatus>, ApiError>;
 
@@ -23,11 +39,23 @@ pub(super) async fn status(State(api): State<Api>, Path(name): Path<String>) -> 
 pub(super) async fn history(
     State(api): State<Api>,
     Path(name): Path<String>,
+    Query(asked): Query<HistoryQuery>,
 ) -> Result<Json<RolloutHistory>, ApiError> {
+    let limit = asked.limit.unwrap_or(MAX_ENTRIES);
+    if limit == 0 || limit > MAX_ENTRIES {
+        return Err(ApiError::invalid(format!(
+            "limit: {limit} is not from 1 to {MAX_ENTRIES}"
+        )));
+    }
     let rollout = api.app.rollouts.get(&name)?;
+    let after = asked.after.unwrap_or(0);
+    let (data, held) = (api.app.data.clone(), Arc::clone(&rollout));
+    let history = blocking(&api, move || history::page(&data, &held, after, limit)).await?;
+    let last = history.last().map_or(u64::MAX, |entry| entry.seq);
     Ok(Json(RolloutHistory {
         name,
-        history: rollout.history().to_vec(),
+        next_after: (last < rollout.sequence()).then_some(last),
+        history,
     }))
 }
 
