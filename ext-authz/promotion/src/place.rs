@@ -94,8 +94,8 @@ impl Place {
 
     /// Who has to approve first on the way from here to the end.
     pub(crate) fn gate_ahead(self, spec: &RolloutSpec) -> Option<&Approval> {
-        let ahead = spec.stages.iter().skip(self.stage.saturating_add(1));
-        ahead.filter_map(Stage::approval).next()
+        let mut ahead = spec.stages.iter().skip(self.stage.saturating_add(1));
+        ahead.find_map(Stage::approval)
     }
 
     /// Why this step needs no evidence, where its operator has said so.

@@ -105,6 +105,7 @@ fn weights() -> Result<Vec<Value>, Box<dyn std::error::Error>> {
     Ok(vectors)
 }
 
+#[allow(clippy::too_many_lines, reason = "one rule after the other")]
 fn policy() -> PolicyDoc {
     let rule = |name: &str, ppm, r#match, key| RolloutRule {
         name: name.to_owned(),
@@ -261,6 +262,7 @@ impl Facts for Request<'_> {
     }
 }
 
+#[allow(clippy::too_many_lines, reason = "one request after the other")]
 fn requests(doc: &PolicyDoc) -> Result<Vec<Value>, Box<dyn std::error::Error>> {
     let policy = Policy::compile(doc.clone())?;
     let get = Request {

@@ -312,11 +312,11 @@ proptest! {
             prop_assert_eq!(is_picking, after.phase().is_under_way() && is_staging(after));
             if is_picking {
                 let before = after.spec().stages().iter().take(after.place().stage);
-                let left = before.filter_map(|stage| match stage {
+                let mut left = before.filter_map(|stage| match stage {
                     Stage::Canary { steps, .. } => steps.last().map(|step| step.weight),
                     Stage::Staging { .. } | Stage::Production { .. } => None,
                 });
-                prop_assert_eq!(rule.weight, left.last().unwrap_or(Weight::ZERO));
+                prop_assert_eq!(rule.weight, left.next_back().unwrap_or(Weight::ZERO));
             }
             // What is counted under one number was decided by one rule.
             if after.window() == scene.before.window() {
