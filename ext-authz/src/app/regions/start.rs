@@ -324,8 +324,8 @@ async fn signed_again(
     checkpoint: &SignedCheckpoint,
     signer: &dyn Signer,
 ) -> Result<RootSignature, StartRefused> {
-    let signed = |key: &SigningKey| checkpoint.verify(std::slice::from_ref(&key.public)).is_ok();
-    let key = our_keys(signer).await?.into_iter().find(signed);
+    let is_its = |key: &SigningKey| checkpoint.verify(std::slice::from_ref(&key.public)).is_ok();
+    let key = our_keys(signer).await?.into_iter().find(is_its);
     let key = key.ok_or(StartRefused::EarlierKey)?;
     let root = checkpoint.root();
     let digest = RootSignature::digest(&key.public.key_id(), &root);
