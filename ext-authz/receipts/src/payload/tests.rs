@@ -107,8 +107,8 @@ fn what_this_version_does_not_know_is_refused() {
     let mut other = good.clone();
     other[4] = 9;
     assert_eq!(refused(&other).label(), "malformed");
-    let more = [&[0xb6], &good[1..], &[0x16, 0x00]].concat();
-    assert_eq!(refused(&more), DecodeError::UnexpectedKey { key: 22 });
+    let more = [&[0xb6], &good[1..], &[0x17, 0x00]].concat();
+    assert_eq!(refused(&more), DecodeError::UnexpectedKey { key: 23 });
     assert_eq!(refused(&vec![0; MAX_PAYLOAD_BYTES + 1]).label(), "too_large");
     assert_eq!(refused(&[]).label(), "malformed");
     assert_eq!(refused(&[0xa0]), DecodeError::Missing { field: "version" });
