@@ -27,7 +27,12 @@ fn state(status: &Status) -> (u64, String, Option<String>, u64) {
 async fn an_abort_in_one_region_reaches_a_filter_in_another() {
     let mut regions = Regions::start(3).await.expect("three regions");
     regions.apply(0, &RolloutFile::at(20.0)).await.expect("applied");
-    until(&regions, 1, "the rollout of another region", |it| it.weight > 0.0).await;
+    for at in [1, 2] {
+        until(&regions, at, "the rollout of another region", |it| {
+            it.weight > 0.0
+        })
+        .await;
+    }
     let mut worker = Worker::greet(regions.at(1).addresses().grpc, "edge", [7; 16])
         .await
         .expect("a stream");
