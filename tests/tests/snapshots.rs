@@ -303,7 +303,7 @@ async fn two_proxies_in_a_row_choose_the_same_variant_for_10_000_keys() {
     config
         .set_cluster("canary", sidecar.address())
         .expect("a cluster");
-    for (route, variant) in ["canary", "stable"].iter().enumerate() {
+    for (route, variant) in ["canary", "staging", "stable"].iter().enumerate() {
         let manager = config.connection_manager().expect("the connection manager");
         manager["route_config"]["virtual_hosts"][0]["routes"][route]["response_headers_to_add"] =
             json!([{ "header": { "key": "x-gateway", "value": variant } }]);
