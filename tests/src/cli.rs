@@ -126,6 +126,20 @@ impl Cli {
         })
     }
 
+    /// Fetches a receipt into a file in this directory.
+    pub async fn fetch(&self, id: &str, directory: &Path) -> Result<PathBuf, Error> {
+        let file = directory.join(id.replace('/', "-"));
+        let get = ["receipt", "get", id, "--out"].map(OsStr::new);
+        self.json(&[&get[..], &[file.as_os_str()]].concat()).await?;
+        Ok(file)
+    }
+
+    /// Decides a receipt's file again: it has to come to the same verdict.
+    pub async fn replay(&self, file: &Path) -> Result<Value, Error> {
+        self.json(&["receipt".as_ref(), "replay".as_ref(), file.as_os_str()])
+            .await
+    }
+
     /// Runs a command that is to succeed, and gives what it wrote.
     pub async fn text<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<String, Error> {
         let output = self.run(arguments).await?;

@@ -66,15 +66,8 @@ async fn each_request_has_a_receipt_with_its_outcome_that_verifies_and_replays()
             );
             assert!(payload["durationUs"].as_u64().expect("a duration") > 0);
             assert!(!payload.to_string().contains("very-secret"), "no raw key");
-            let file = directory.path().join(number.to_string());
-            let get = ["receipt", "get", &id, "--out"].map(AsRef::<std::ffi::OsStr>::as_ref);
-            cli.json(&[&get[..], &[file.as_os_str()]].concat())
-                .await
-                .expect("a file");
-            let replayed = cli
-                .json(&["receipt".as_ref(), "replay".as_ref(), file.as_os_str()])
-                .await
-                .expect("it replays");
+            let file = cli.fetch(&id, directory.path()).await.expect("a file");
+            let replayed = cli.replay(&file).await.expect("it replays");
             assert_eq!(
                 (&replayed["same"], replayed["variant"].as_str()),
                 (&json!(true), Some(variant))

@@ -92,19 +92,10 @@ fn by_flagd(definitions: &Value) -> Vec<String> {
         .collect()
 }
 
-async fn replayed(cli: &Cli, id: &str, directory: &Path) -> Value {
-    let file = directory.join(id.replace('/', "-"));
-    let get = [
-        "receipt".as_ref(),
-        "get".as_ref(),
-        id.as_ref(),
-        "--out".as_ref(),
-        file.as_os_str(),
-    ];
-    cli.json(&get).await.expect("a receipt");
-    cli.json(&["receipt".as_ref(), "replay".as_ref(), file.as_os_str()])
-        .await
-        .expect("the same verdict")
+async fn replayed(cli: &Cli, row: &Value, directory: &Path) -> Value {
+    let id = row["id"].as_str().expect("an ID");
+    let file = cli.fetch(id, directory).await.expect("a receipt");
+    cli.replay(&file).await.expect("the same verdict")
 }
 
 /// Every receipt of a decision, newest first, as the command line lists them.
@@ -203,7 +194,7 @@ async fn a_flag_gates_a_rollout_and_its_variants_reach_upstream_and_receipts() {
                     .is_some_and(|it| it.contains(&by) && it.contains("flag beta=on"))
             })
             .unwrap_or_else(|| panic!("a receipt {by}"));
-        let answer = replayed(&cli, row["id"].as_str().expect("an ID"), directory.path()).await;
+        let answer = replayed(&cli, row, directory.path()).await;
         let banner = if via == "filter" { "red" } else { "blue sky" };
         assert_eq!(answer["flags"]["banner"], banner, "{answer}");
         assert!(answer["flags"]["checkout"].is_string(), "{answer}");
@@ -213,12 +204,7 @@ async fn a_flag_gates_a_rollout_and_its_variants_reach_upstream_and_receipts() {
             .as_str()
             .is_some_and(|it| it.contains("flag beta=off"))
     });
-    let answer = replayed(
-        &cli,
-        denied.expect("one")["id"].as_str().expect("an ID"),
-        directory.path(),
-    )
-    .await;
+    let answer = replayed(&cli, denied.expect("one"), directory.path()).await;
     assert_eq!((&answer["rollout"], &answer["flags"]), (&Value::Null, &json!({})));
 
     // A restart keeps them.

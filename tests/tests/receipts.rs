@@ -43,20 +43,6 @@ async fn decisions(cli: &Cli) -> Vec<Value> {
     list["receipts"].as_array().expect("receipts").clone()
 }
 
-async fn fetch(cli: &Cli, id: &str, directory: &Path) -> PathBuf {
-    let file = directory.join(id.replace('/', "-"));
-    cli.json(&[
-        "receipt".as_ref(),
-        "get".as_ref(),
-        id.as_ref(),
-        "--out".as_ref(),
-        file.as_os_str(),
-    ])
-    .await
-    .expect("a receipt");
-    file
-}
-
 async fn key(cli: &Cli, directory: &Path) -> PathBuf {
     let file = directory.join("key.pem");
     std::fs::write(&file, cli.text(&["key", "show"]).await.expect("a key")).expect("it can be written");
@@ -116,11 +102,8 @@ async fn each_checked_request_has_a_receipt_that_verifies_offline_and_replays_to
     );
     let mut files = Vec::new();
     for (id, answer) in ids.iter().zip(&answers).step_by(10) {
-        let file = fetch(&cli, id, directory.path()).await;
-        let replayed = cli
-            .json(&["receipt".as_ref(), "replay".as_ref(), file.as_os_str()])
-            .await
-            .expect("it replays");
+        let file = cli.fetch(id, directory.path()).await.expect("a receipt");
+        let replayed = cli.replay(&file).await.expect("it replays");
         assert_eq!(replayed["same"], true);
         assert_eq!(replayed["variant"].as_str(), answer.seen("variant"), "{id}");
         assert_eq!(replayed["policy"].as_str(), answer.seen("policy"), "{id}");
@@ -161,7 +144,7 @@ async fn no_changed_byte_of_a_receipt_and_no_other_key_is_accepted() {
         .expect("the receipt of the apply")
         .to_owned();
     let (file, key) = (
-        fetch(&cli, &id, directory.path()).await,
+        cli.fetch(&id, directory.path()).await.expect("a receipt"),
         key(&cli, directory.path()).await,
     );
     assert_eq!(verify(&file, &key).await.code, 0);
@@ -211,11 +194,11 @@ async fn the_filters_decisions_are_recorded_once_each() {
     assert_eq!(settled(&cli).await, before + 400, "and none twice");
     let directory = tempfile::tempdir().expect("a directory");
     for row in decisions(&cli).await.iter().step_by(50) {
-        let file = fetch(&cli, row["id"].as_str().expect("an ID"), directory.path()).await;
-        let replayed = cli
-            .json(&["receipt".as_ref(), "replay".as_ref(), file.as_os_str()])
+        let file = cli
+            .fetch(row["id"].as_str().expect("an ID"), directory.path())
             .await
-            .expect("it replays");
+            .expect("a receipt");
+        let replayed = cli.replay(&file).await.expect("it replays");
         assert_eq!(replayed["same"], true);
     }
 }

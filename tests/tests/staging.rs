@@ -1,7 +1,6 @@
 //! The stage `staging` from end to end: real Envoy, the real filter, the real service.
 #![allow(clippy::expect_used, clippy::panic)]
 
-use std::path::Path;
 use std::time::Duration;
 
 use knhk_decision::bucket;
@@ -52,21 +51,6 @@ async fn run(mesh: &Mesh, verb: &[&str]) -> Output {
         .run(verb)
         .await
         .expect("it runs")
-}
-
-async fn replayed(mesh: &Mesh, id: &str, directory: &Path) -> Value {
-    let file = directory.join(id.replace('/', "-"));
-    let cli = mesh.cli().expect("the command line");
-    let get = [
-        "receipt".as_ref(),
-        "get".as_ref(),
-        id.as_ref(),
-        "--out".as_ref(),
-        file.as_os_str(),
-    ];
-    cli.json(&get).await.expect("a receipt");
-    let replay = ["receipt".as_ref(), "replay".as_ref(), file.as_os_str()];
-    cli.json(&replay).await.expect("the same verdict")
 }
 
 /// IDs of receipts of decisions for staging by this way of deciding.
@@ -139,7 +123,9 @@ async fn all_that_is_picked_by_a_header_goes_to_the_version_and_the_rest_stays()
             }
         });
         let ids = ids.await.expect("they are recorded");
-        let answer = replayed(&mesh, &ids[0], directory.path()).await;
+        let cli = mesh.cli().expect("the command line");
+        let file = cli.fetch(&ids[0], directory.path()).await.expect("a receipt");
+        let answer = cli.replay(&file).await.expect("the same verdict");
         assert_eq!(answer["variant"], "staging", "{answer}");
     }
 

@@ -22,14 +22,16 @@ pub(crate) fn rust(registry: &Registry) -> String {
 }
 
 fn names<'r>(names: impl Iterator<Item = (&'r String, &'r String)>) -> String {
-    names.fold(String::new(), |mut constants, (name, brief)| {
+    let (mut constants, mut all) = (String::new(), String::new());
+    for (name, brief) in names {
         let constant = constant_name(name);
         let _ = writeln!(
             constants,
             "/// {brief}. `{name}`\npub const {constant}: &str = {name:?};"
         );
-        constants
-    })
+        let _ = write!(all, "({constant:?}, {constant}), ");
+    }
+    format!("{constants}/// All of these: constant and name.\npub const ALL: &[(&str, &str)] = &[{all}];\n")
 }
 
 fn attribute(attribute: &Attribute) -> String {

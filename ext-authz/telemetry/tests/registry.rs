@@ -11,7 +11,7 @@ use knhk_telemetry::attribute::{
     RegionReplicationOutcome, RegionSendOutcome, RollbackReason, RotationOutcome, SvidRefusal,
     SvidSourceError, TlsOutcome, TlsSide,
 };
-use knhk_telemetry::{Definition, Instrument, ServiceMetrics, metric};
+use knhk_telemetry::{Definition, Instrument, ServiceMetrics, event, metric, span};
 
 /// Every method called once, so that every metric has a sample.
 fn everything() -> ServiceMetrics {
@@ -178,6 +178,33 @@ fn the_filter_defines_what_the_registry_lists() {
         .collect();
     let listed: BTreeSet<String> = metric::filter::ALL.iter().map(|d| d.exposed_name()).collect();
     assert_eq!(defined, listed);
+}
+
+/// What is not in the registry has no constant; that none of it is only written down is seen where the service uses them.
+#[test]
+fn every_span_and_event_that_the_registry_lists_is_in_the_service() {
+    let mut source = String::new();
+    read_all(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../src"), &mut source);
+    let listed = [("span", span::ALL), ("event", event::ALL)];
+    for (module, (constant, name)) in listed
+        .iter()
+        .flat_map(|(module, all)| all.iter().map(move |one| (module, one)))
+    {
+        assert!(source.contains(&format!("{module}::{constant}")), "{name}");
+    }
+    assert!(!span::ALL.is_empty() && !event::ALL.is_empty());
+}
+
+/// The text of all Rust files below a folder.
+fn read_all(folder: &Path, text: &mut String) {
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            read_all(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&std::fs::read_to_string(&path).expect("text"));
+        }
+    }
 }
 
 #[test]

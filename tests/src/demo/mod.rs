@@ -4,6 +4,7 @@
 //! Everything that it prints is measured: the split from the answers that users got, the rest from the service. What it
 //! claims it has checked, and it fails when one claim is not true.
 
+mod back;
 mod bad;
 mod good;
 mod late;

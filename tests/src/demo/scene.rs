@@ -9,6 +9,7 @@ use knhk_decision::bucket;
 use knhk_decision::spec::Weight;
 use tokio::time::Instant;
 
+use super::back::Back;
 use super::mutual_tls::{Secured, Transport};
 use super::regions::{Peers, Regions};
 use super::timeline::{count, ms};
@@ -274,8 +275,8 @@ impl Traffic {
     /// Says what it came to.
     pub(super) fn sum_up(
         &self,
-        back: &super::bad::Back,
-        late: &super::late::Back,
+        back: &Back,
+        late: &Back,
         timeline: &mut Timeline<impl Write>,
     ) -> Result<(), DemoError> {
         let Total { answered, failed, .. } = self.total;
@@ -290,8 +291,8 @@ impl Traffic {
             count(answered),
             count(rate),
             count(failed),
-            count(back.failed),
-            count(late.failed)
+            count(back.served.failed),
+            count(late.served.failed)
         ))?;
         timeline.event("no user ever changed version except by a step of a rollout")?;
         timeline.event(&format!(

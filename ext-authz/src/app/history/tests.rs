@@ -37,6 +37,17 @@ fn after(rollout: &Rollout) -> Rollout {
     step(rollout, event, NOW).expect("it is possible").0
 }
 
+/// A rollout after so many transitions, of which those that settled are written and not synced.
+fn written(data: &Path, transitions: usize) -> (Archive, Rollout) {
+    let mut archive = Archive::of(data);
+    let mut rollout = first();
+    for _ in 0..transitions {
+        archive.settle(&rollout).expect("written");
+        rollout = after(&rollout);
+    }
+    (archive, rollout)
+}
+
 /// All of a history, page by page.
 fn whole(data: &Path, rollout: &Rollout, limit: usize) -> Vec<u64> {
     let mut seen: Vec<u64> = Vec::new();
@@ -57,12 +68,7 @@ fn up_to(seq: u64) -> Vec<u64> {
 #[test]
 fn nothing_is_written_while_the_state_holds_everything() {
     let data = tempfile::tempdir().expect("a directory");
-    let mut archive = Archive::of(data.path());
-    let mut rollout = first();
-    for _ in 1..SETTLED_BEHIND {
-        archive.settle(&rollout).expect("written");
-        rollout = after(&rollout);
-    }
+    let (mut archive, rollout) = written(data.path(), SETTLED_BEHIND - 1);
     archive.sync().expect("synced");
     assert!(!data.path().join(HISTORY_DIRECTORY).exists());
     assert_eq!(whole(data.path(), &rollout, 100), up_to(rollout.sequence()));
@@ -71,12 +77,7 @@ fn nothing_is_written_while_the_state_holds_everything() {
 #[test]
 fn a_history_longer_than_the_state_is_whole() {
     let data = tempfile::tempdir().expect("a directory");
-    let mut archive = Archive::of(data.path());
-    let mut rollout = first();
-    for _ in 0..3 * MAX_HISTORY {
-        archive.settle(&rollout).expect("written");
-        rollout = after(&rollout);
-    }
+    let (mut archive, rollout) = written(data.path(), 3 * MAX_HISTORY);
     archive.sync().expect("synced");
     assert_eq!(rollout.history().len(), MAX_HISTORY);
     for limit in [1, 7, PER_FILE, 10_000] {
@@ -95,12 +96,7 @@ fn a_history_longer_than_the_state_is_whole() {
 #[test]
 fn a_name_that_is_used_again_begins_anew() {
     let data = tempfile::tempdir().expect("a directory");
-    let mut archive = Archive::of(data.path());
-    let mut rollout = first();
-    for _ in 0..2 * MAX_HISTORY {
-        archive.settle(&rollout).expect("written");
-        rollout = after(&rollout);
-    }
+    let (mut archive, _) = written(data.path(), 2 * MAX_HISTORY);
     archive.forget("checkout").expect("removed");
     archive.forget("checkout").expect("it may be gone already");
     let again = after(&first());
@@ -111,12 +107,7 @@ fn a_name_that_is_used_again_begins_anew() {
 #[test]
 fn a_line_that_cannot_be_read_is_said_and_not_passed_over() {
     let data = tempfile::tempdir().expect("a directory");
-    let mut archive = Archive::of(data.path());
-    let mut rollout = first();
-    for _ in 0..2 * MAX_HISTORY {
-        archive.settle(&rollout).expect("written");
-        rollout = after(&rollout);
-    }
+    let (mut archive, rollout) = written(data.path(), 2 * MAX_HISTORY);
     archive.sync().expect("synced");
     let directory = data.path().join(HISTORY_DIRECTORY).join("checkout");
     let file = files(&directory).expect("listed").remove(0);
@@ -141,12 +132,7 @@ proptest! {
         start in 200usize..700,
     ) {
         let data = tempfile::tempdir().expect("a directory");
-        let mut archive = Archive::of(data.path());
-        let mut rollout = first();
-        for _ in 0..start {
-            archive.settle(&rollout).expect("written");
-            rollout = after(&rollout);
-        }
+        let (mut archive, mut rollout) = written(data.path(), start);
         archive.sync().expect("synced");
         for (transitions, lost) in lives {
             // The state on the disk is the one at the last sync.
