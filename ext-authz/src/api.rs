@@ -372,6 +372,8 @@ pub(crate) struct PeerInfo {
     pub(crate) breaker: String,
     /// Rollouts whose newest state it has not taken yet.
     pub(crate) rollouts_behind: usize,
+    /// Whether it has not taken the newest flag definitions yet.
+    pub(crate) flags_behind: bool,
     /// What is held here of its log.
     pub(crate) mirror: MirrorInfo,
 }

@@ -20,13 +20,15 @@ pub(crate) enum FlagFileError {
 /// Reads definitions, in JSON where they begin with `{`, else in YAML. Anything that is not supported is refused.
 pub(crate) fn read(text: &str) -> Result<Document, FlagFileError> {
     let bytes = text.as_bytes();
-    let document = if text.trim_start().starts_with('{') || bytes.len() > MAX_FLAGS_BYTES {
-        Document::parse(bytes)?
-    } else {
-        yaml(text)?
-    };
-    check(&document)?;
-    Ok(document)
+    if text.trim_start().starts_with('{') || bytes.len() > MAX_FLAGS_BYTES {
+        return from_json(bytes);
+    }
+    checked(yaml(text)?)
+}
+
+/// Reads definitions in JSON.
+pub(crate) fn from_json(bytes: &[u8]) -> Result<Document, FlagFileError> {
+    checked(Document::parse(bytes)?)
 }
 
 /// What a file without any flag says.
@@ -34,8 +36,15 @@ pub(crate) fn none() -> Document {
     Document::parse(br#"{"flags":{}}"#).expect("it is a flag file")
 }
 
-fn check(document: &Document) -> Result<FlagSet, FlagFileError> {
-    FlagSet::compile(document).map_err(|refusal: Refusal| FlagsError::from(refusal).into())
+/// Definitions that make sense, and that are within the bound also as they are kept: numbers and texts may be written shorter in a
+/// file than there.
+fn checked(document: Document) -> Result<Document, FlagFileError> {
+    let bytes = document.to_bytes().len();
+    if bytes > MAX_FLAGS_BYTES {
+        return Err(FlagsError::TooLarge { bytes }.into());
+    }
+    FlagSet::compile(&document).map_err(|refusal: Refusal| FlagsError::from(refusal))?;
+    Ok(document)
 }
 
 fn yaml(text: &str) -> Result<Document, FlagFileError> {
@@ -133,7 +142,7 @@ flags:
             "targeting": { "if": [{ "in": [{ "var": "headers.x-plan" }, ["pro", "team"]] }, "on"] } } } }"#;
         assert_eq!(read(YAML).expect("YAML"), read(json).expect("JSON"));
         assert_eq!(none().keys().count(), 0);
-        check(&none()).expect("flags");
+        checked(none()).expect("flags");
     }
 
     #[test]

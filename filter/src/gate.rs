@@ -108,6 +108,11 @@ impl Gate {
         self.stats.peer_not_allowed += 1;
     }
 
+    /// So many flags failed for a request.
+    pub(crate) fn count_flags_failed(&mut self, flags: u64) {
+        self.stats.flags_failed += flags;
+    }
+
     /// A request that was routed is over.
     pub(crate) fn count_finished<B: Deref<Target = [u8]>>(
         &mut self,

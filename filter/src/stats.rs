@@ -16,6 +16,8 @@ pub(crate) struct Stats {
     pub(crate) denied: u64,
     /// Requests answered with 403 because their rollout does not admit their caller.
     pub(crate) peer_not_allowed: u64,
+    /// Flags that gave nothing because they failed.
+    pub(crate) flags_failed: u64,
     /// Streams opened after the first.
     pub(crate) reconnects: u64,
     /// Snapshots refused.
@@ -32,6 +34,7 @@ struct Ids {
     keyless: MetricId,
     denied: MetricId,
     peer_not_allowed: MetricId,
+    flags_failed: MetricId,
     reconnects: MetricId,
     refused: MetricId,
     dropped: MetricId,
@@ -47,6 +50,7 @@ impl Stats {
             keyless: 0,
             denied: 0,
             peer_not_allowed: 0,
+            flags_failed: 0,
             reconnects: 0,
             refused: 0,
             dropped: 0,
@@ -67,6 +71,7 @@ impl Stats {
             (ids.keyless, &mut self.keyless),
             (ids.denied, &mut self.denied),
             (ids.peer_not_allowed, &mut self.peer_not_allowed),
+            (ids.flags_failed, &mut self.flags_failed),
             (ids.reconnects, &mut self.reconnects),
             (ids.refused, &mut self.refused),
             (ids.dropped, &mut self.dropped),
@@ -92,6 +97,7 @@ impl Ids {
             keyless: counter("knhk_requests_keyless")?,
             denied: counter("knhk_requests_denied")?,
             peer_not_allowed: counter("knhk_requests_peer_not_allowed")?,
+            flags_failed: counter("knhk_flags_failed")?,
             reconnects: counter("knhk_stream_reconnects")?,
             refused: counter("knhk_snapshots_refused")?,
             dropped: counter("knhk_decisions_dropped")?,

@@ -230,6 +230,7 @@ impl Vm {
         let facts = Request::new(headers, host, plugin.peer);
         let decision = decide(snapshot.policy(), &facts);
         let verdict = decision.verdict;
+        let flags_failed = decision.flags_failed();
         let admission = verdict.admission();
         let records = plugin.record == Recording::Rollout || admission == Admission::Denied;
         let mut decided = None;
@@ -246,6 +247,7 @@ impl Vm {
 
         if let Verdict::Denied(_) = verdict {
             self.gate.count_peer_not_allowed();
+            self.gate.count_flags_failed(flags_failed);
             if decided.is_some() {
                 let started = host.mono();
                 self.requests.insert(
@@ -267,6 +269,7 @@ impl Vm {
             host.add_request_header(headers::FLAGS, &flags);
         }
         let Verdict::Routed(routed) = &verdict else {
+            self.gate.count_flags_failed(flags_failed);
             return;
         };
         let keyless = routed.key.is_none() && routed.variant != Variant::Staging;
@@ -285,6 +288,7 @@ impl Vm {
         if keyless {
             self.gate.count_keyless();
         }
+        self.gate.count_flags_failed(flags_failed);
     }
 
     /// A request is over.

@@ -21,7 +21,7 @@ const RUNS: u32 = 100;
 /// Of both sides of an interval together: 99 %.
 const LEVEL: f64 = 0.005;
 /// Twice what the steps last.
-const LIMIT_MS: u64 = 360_000;
+const LIMIT_MS: u64 = 420_000;
 
 const SPEC: &str = "
 apiVersion: knhk.dev/v1
@@ -34,6 +34,7 @@ spec:
   key: [ { requestId: {} } ]
   stages:
     - { name: canary, steps: [ { setWeight: 1, pause: 30s }, { setWeight: 5, pause: 30s }, { setWeight: 50, pause: 30s } ] }
+    - { name: staging, match: { headers: [ { name: x-tester, present: true } ] }, pause: 30s }
     - { name: production, watch: 90s }
   analysis: { minRequests: 100, alpha: 0.01, tolerance: 0.5, slos: [ { metric: request-success-rate, min: 99.5 }, { metric: request-duration, quantile: 0.995, max: 250ms } ] }
 ";
@@ -46,17 +47,22 @@ fn main() -> ExitCode {
     };
     let spec = RolloutSpec::from_yaml(SPEC).expect("the example's own rollout is right");
     println!(
-        "| traffic | rolled back beside stable | in the watch | held | succeeded | requests of the canary, median |"
+        "| traffic | rolled back beside stable | in staging | in the watch | held | succeeded | requests of the canary in the last step, median |"
     );
-    println!("|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|");
     for (name, world) in worlds() {
-        let traffic = Traffic { rate: 400, world };
+        let traffic = Traffic {
+            rate: 400,
+            picked: 40,
+            world,
+        };
         let ends: Vec<Outcome> = (0..runs)
             .map(|seed| run(&spec, traffic, LIMIT_MS, u64::from(seed)))
             .collect();
         println!(
-            "| {name} | {} | {} | {} | {} | {} |",
+            "| {name} | {} | {} | {} | {} | {} | {} |",
             share(&ends, End::Canary, runs),
+            share(&ends, End::Staging, runs),
             share(&ends, End::Watch, runs),
             count(&ends, End::Holding),
             count(&ends, End::Succeeded),
@@ -128,7 +134,7 @@ fn share(ends: &[Outcome], end: End, runs: u32) -> String {
 fn median(ends: &[Outcome]) -> String {
     let back = ends
         .iter()
-        .filter(|outcome| matches!(outcome.end, End::Canary | End::Watch));
+        .filter(|outcome| matches!(outcome.end, End::Canary | End::Staging | End::Watch));
     let mut requests: Vec<u64> = back.map(|outcome| outcome.requests).collect();
     requests.sort_unstable();
     requests

@@ -9,7 +9,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use knhk_decision::PolicyId;
-use knhk_flags::Document;
 use knhk_promotion::Rollout;
 use knhk_receipts::{ActionReceipt, Payload};
 use knhk_regions::announce::ACK_KEY_ACTION;
@@ -17,18 +16,20 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::recorder::MAX_WATERMARKS;
-use super::rollouts::{Recorded, Tombstones};
+use super::rollouts::{Definitions, Recorded, Tombstones};
 use super::snapshots::KEPT_SNAPSHOTS;
 use super::workers::Nonce;
 
 /// Version of the shortcut's form; another one is ignored.
-const STATE_VERSION: u32 = 2;
+const STATE_VERSION: u32 = 3;
 /// What actions on rollouts begin with.
 pub(crate) const ROLLOUT_ACTIONS: &str = "rollout.";
 /// The action by which a rollout is gone.
 pub(crate) const DELETED_ACTION: &str = "rollout.deleted";
 /// What an operator's change of the flag definitions is called.
 pub(crate) const FLAGS_APPLIED: &str = "flags.applied";
+/// What it is called that another region's change of them is in force here too.
+pub(crate) const FLAGS_FOLLOWED: &str = "flags.followed";
 /// The shortcut's name in the data directory.
 const STATE_FILE: &str = "state.json";
 
@@ -43,9 +44,8 @@ pub(crate) struct Ledger {
     pub(crate) last_action: Option<u64>,
     /// Rollouts by name.
     pub(crate) rollouts: BTreeMap<String, Rollout>,
-    /// The flag definitions that were applied last.
-    #[serde(default)]
-    pub(crate) flags: Option<Document>,
+    /// The flag definitions that were applied last, here or in another region.
+    pub(crate) flags: Definitions,
     /// The last policies, ascending: number and document.
     pub(crate) policies: VecDeque<(PolicyId, String)>,
     /// Rollouts that were deleted, where there are other regions.
@@ -82,7 +82,7 @@ impl Default for Ledger {
             through: 0,
             last_action: None,
             rollouts: BTreeMap::new(),
-            flags: None,
+            flags: Definitions::none(),
             policies: VecDeque::new(),
             tombstones: Tombstones::default(),
             ack_key: None,
@@ -109,7 +109,9 @@ impl Ledger {
             Payload::Action(action) if action.what.starts_with(ROLLOUT_ACTIONS) => {
                 self.apply_action(index, action)?;
             }
-            Payload::Action(action) if action.what == FLAGS_APPLIED => self.apply_flags(index, action)?,
+            Payload::Action(action) if [FLAGS_APPLIED, FLAGS_FOLLOWED].contains(&&*action.what) => {
+                self.apply_flags(index, action)?;
+            }
             Payload::Policy(policy) => {
                 let document = String::from_utf8_lossy(&policy.bytes).into_owned();
                 self.policies.push_back((policy.id, document));
@@ -160,8 +162,8 @@ impl Ledger {
 
     fn apply_flags(&mut self, index: u64, action: &ActionReceipt) -> Result<(), LedgerError> {
         self.last_action = Some(index);
-        let flags = action.after.as_deref().map(Document::parse).transpose();
-        self.flags = flags.map_err(|error| LedgerError::Flags {
+        let after = action.after.as_deref().unwrap_or_default();
+        self.flags = Definitions::from_receipt(after).map_err(|error| LedgerError::Flags {
             index,
             reason: error.to_string(),
         })?;
@@ -312,8 +314,7 @@ spec:
         let mut ledger = Ledger::default();
         for (index, after) in [(1, r#"{"flags":{"a":1}}"#), (2, r#"{"flags":{"b":1.5}}"#)] {
             ledger.apply(index, &applied(after)).expect("folds");
-            let flags = ledger.flags.as_ref().expect("flags");
-            assert_eq!(String::from_utf8_lossy(&flags.to_bytes()), after);
+            assert_eq!(String::from_utf8_lossy(&ledger.flags.document.to_bytes()), after);
         }
         let data = tempfile::tempdir().expect("a directory");
         ledger.save(data.path()).expect("written");

@@ -3,6 +3,7 @@
 mod backlog;
 mod book;
 mod change;
+mod definitions;
 mod driver;
 mod tombstones;
 
@@ -12,13 +13,14 @@ use knhk_decision::PolicyError;
 use knhk_flags::Document;
 use knhk_promotion::{Command, Refusal, Rollout};
 use knhk_receipts::LogError;
-use knhk_regions::wire::RolloutState;
+use knhk_regions::wire::{FlagsState, RolloutState};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::api::RolloutSummary;
 
 pub(crate) use book::Book;
+pub(crate) use definitions::Definitions;
 pub(crate) use driver::{Driver, DriverParts, Recorded};
 pub(crate) use tombstones::{Tombstone, Tombstones};
 
@@ -58,6 +60,8 @@ enum Action {
     Follow(Box<RolloutState>),
     /// Flag definitions in the place of those in force.
     Flags(Arc<Document>),
+    /// Another region's flag definitions, which are later than ours.
+    FollowFlags(Box<FlagsState>),
 }
 
 /// Why a command changed nothing.
@@ -99,6 +103,8 @@ pub(crate) enum CommandError {
         from: String,
         reason: String,
     },
+    #[error("what region {from} says of the flags cannot be read: {reason}; run the same `knhk` everywhere")]
+    FlagsUnreadable { from: String, reason: String },
     #[error("nothing was changed: the service is stopping")]
     Stopping,
 }
@@ -118,7 +124,7 @@ impl CommandError {
             Self::NotHome { .. } => "not_home",
             Self::IsHome { .. } => "is_home",
             Self::OneRegion(_) => "one_region",
-            Self::Unreadable { .. } => "unreadable",
+            Self::Unreadable { .. } | Self::FlagsUnreadable { .. } => "unreadable",
             Self::Stopping => "stopping",
         }
     }
@@ -183,6 +189,12 @@ impl Rollouts {
     /// no longer have.
     pub(crate) async fn apply_flags(&self, flags: Document, by: String) -> Result<(), CommandError> {
         self.send(by, Action::Flags(Arc::new(flags))).await
+    }
+
+    /// Takes over the flag definitions of another region, unless later ones are in force by now.
+    pub(crate) async fn follow_flags(&self, from: &str, state: FlagsState) -> Result<(), CommandError> {
+        let (by, state) = (format!("region:{from}"), Box::new(state));
+        self.send(by, Action::FollowFlags(state)).await
     }
 
     async fn send(&self, by: String, action: Action) -> Result<(), CommandError> {

@@ -93,10 +93,12 @@ fn row(peer: &PeerInfo) -> [String; 7] {
     let state = if peer.mirror.is_alarmed {
         "TWO HISTORIES".to_owned()
     } else {
-        match (&peer.last_error, peer.rollouts_behind) {
-            (Some(error), _) => error.reason.clone(),
-            (None, 0) => "ok".to_owned(),
-            (None, behind) => format!("{behind} rollouts not told yet"),
+        match (&peer.last_error, peer.rollouts_behind, peer.flags_behind) {
+            (Some(error), ..) => error.reason.clone(),
+            (None, 0, false) => "ok".to_owned(),
+            (None, 0, true) => "flags not told yet".to_owned(),
+            (None, behind, false) => format!("{behind} rollouts not told yet"),
+            (None, behind, true) => format!("{behind} rollouts and flags not told yet"),
         }
     };
     [

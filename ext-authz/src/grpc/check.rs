@@ -90,12 +90,19 @@ impl CheckService {
         facts: &CheckFacts<'_>,
         proxy: &Proxy,
     ) -> (CheckResponse, CheckOutcome) {
-        let snapshots = &self.recording.app().snapshots;
+        let app = self.recording.app();
         let Decided {
             mut headers,
             admission,
             record,
-        } = Decided::of(snapshots, facts, options.record, facts.wall_ms, rand::random);
+        } = Decided::of(
+            &app.snapshots,
+            &app.metrics,
+            facts,
+            options.record,
+            facts.wall_ms,
+            rand::random,
+        );
         let mut outcome = CheckOutcome::NotRecorded;
         if let Some(decision) = record {
             let own = OwnDecision {

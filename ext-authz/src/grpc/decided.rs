@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use knhk_decision::headers::POLICY;
 use knhk_decision::{Admission, Facts, PolicyId, decide, evidence, is_sampled};
+use knhk_telemetry::ServiceMetrics;
 
 use super::headers::Headers;
 use super::route_options::RecordWhen;
@@ -23,6 +24,7 @@ impl Decided {
     /// Decides a request that has these facts at `wall_ms`. `draw` is asked when chance picks a sample.
     pub(super) fn of(
         snapshots: &Snapshots,
+        metrics: &ServiceMetrics,
         facts: &impl Facts,
         record: RecordWhen,
         wall_ms: u64,
@@ -30,6 +32,7 @@ impl Decided {
     ) -> Self {
         let snapshot = snapshot_for(snapshots, facts);
         let decision = decide(&snapshot.policy, facts);
+        metrics.flags_failed(decision.flags_failed());
         let admission = decision.admission();
         let record = is_recorded(record, admission, facts, draw).then(|| CheckedDecision {
             time_unix_ms: wall_ms,
@@ -81,8 +84,10 @@ fn is_recorded(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use knhk_decision::PolicyDoc;
     use knhk_decision::SpiffeId;
     use knhk_decision::spec::Weight;
+    use serde_json::json;
 
     struct Nothing;
 
@@ -129,5 +134,29 @@ mod tests {
         assert!(!recorded(RecordWhen::Denials, Admission::Admitted));
         assert!(!recorded(RecordWhen::Never, Admission::Denied));
         assert!(recorded(RecordWhen::Always, Admission::Denied));
+    }
+
+    #[test]
+    fn flags_that_fail_are_counted() {
+        let failing = json!({ "state": "ENABLED", "variants": { "on": true }, "targeting": { "if": [{ "/": [1, 0] }, "on"] } });
+        let document: PolicyDoc = serde_json::from_value(json!({
+            "apiVersion": "knhk.dev/v1", "kind": "Policy", "epoch": 1, "n": 1,
+            "rollouts": [{
+                "name": "shop", "generation": 1, "window": 1, "weight": 5, "stable": "v1", "canary": "v2",
+                "match": {}, "key": [ { "requestId": {} } ], "flags": ["broken"],
+            }],
+            "flags": { "flags": { "broken": failing } },
+        }))
+        .expect("a policy");
+        let snapshot = Arc::new(Snapshot::parse(document.to_bytes()).expect("it compiles"));
+        let (snapshots, metrics) = (Snapshots::new(snapshot, []), ServiceMetrics::new("test"));
+        for _ in 0..2 {
+            Decided::of(&snapshots, &metrics, &Nothing, RecordWhen::Never, 0, || [0; 16]);
+        }
+        let exposed = metrics.expose();
+        assert!(
+            exposed.contains("knhk_decisions_flags_failed_total 2\n"),
+            "{exposed}"
+        );
     }
 }

@@ -201,6 +201,7 @@ impl Session<'_> {
         let app = self.shared.recording.app();
         let world = World {
             snapshots: &app.snapshots,
+            metrics: &app.metrics,
             wall_ms: wall_ms(),
             mono,
             draw: rand::random,

@@ -84,7 +84,8 @@ impl From<CommandError> for ApiError {
             CommandError::Policy(_)
             | CommandError::FlagsInUse(_)
             | CommandError::TooMany(_)
-            | CommandError::Unreadable { .. } => StatusCode::UNPROCESSABLE_ENTITY,
+            | CommandError::Unreadable { .. }
+            | CommandError::FlagsUnreadable { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             CommandError::NotRecorded(_) | CommandError::Behind | CommandError::Stopping => {
                 StatusCode::SERVICE_UNAVAILABLE
             }

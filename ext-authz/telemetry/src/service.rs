@@ -37,6 +37,7 @@ pub struct ServiceMetrics {
     decisions_missing: Counter,
     decisions_malformed: Counter,
     decisions_of_others: Counter,
+    decisions_flags_failed: Counter,
     checks: Samples<(CheckOutcome,), Counter>,
     check_duration: Histogram,
     exchanges: Samples<(ExchangeOutcome,), Counter>,
@@ -88,6 +89,7 @@ impl ServiceMetrics {
             decisions_missing: registrar.counter(&metric::DECISIONS_MISSING).with(()),
             decisions_malformed: registrar.counter(&metric::DECISIONS_MALFORMED).with(()),
             decisions_of_others: registrar.counter(&metric::DECISIONS_OF_OTHERS).with(()),
+            decisions_flags_failed: registrar.counter(&metric::DECISIONS_FLAGS_FAILED).with(()),
             checks: registrar.counter(&metric::CHECKS),
             check_duration: registrar.histogram(&metric::CHECK_DURATION, durations).with(()),
             exchanges: registrar.counter(&metric::EXCHANGES),
@@ -187,6 +189,11 @@ impl ServiceMetrics {
     /// So many recorded decisions were about hosts that are not the reporting proxy's, and were left out.
     pub fn decisions_of_others(&self, count: u64) {
         self.decisions_of_others.inc_by(count);
+    }
+
+    /// So many flags gave nothing in a decision that the service made.
+    pub fn flags_failed(&self, flags: u64) {
+        self.decisions_flags_failed.inc_by(flags);
     }
 
     /// A decision in a batch could not be read.

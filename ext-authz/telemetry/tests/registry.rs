@@ -27,6 +27,7 @@ fn everything() -> ServiceMetrics {
     metrics.decisions_missing(2);
     metrics.decision_malformed();
     metrics.decisions_of_others(3);
+    metrics.flags_failed(2);
     metrics.check(CheckOutcome::Recorded, Duration::from_micros(70));
     drop(metrics.exchange_opened());
     metrics.exchange_refused();

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::bucket::Hashed;
 use crate::document::RolloutRule;
 use crate::facts::Facts;
-use crate::flags::{FlagRead, Reading, header};
+use crate::flags::{FlagRead, FlagReason, Reading, header};
 use crate::policy::Policy;
 use crate::rule::{Compiled, Host, without_query};
 
@@ -51,6 +51,12 @@ impl<'p> Decision<'p> {
                 .iter()
                 .filter_map(|flag| Some((flag.as_str(), self.variant(&rule.name, flag)?)))
         })
+    }
+
+    /// How many of the flags gave nothing because they failed.
+    pub fn flags_failed(&self) -> u64 {
+        let failed = self.flags.iter().filter(|read| read.reason == FlagReason::Error);
+        failed.count() as u64
     }
 
     /// The value of [`crate::headers::FLAGS`]; `None` where there is nothing to tell.

@@ -158,3 +158,20 @@ fn the_clock_and_the_caller_are_asked_only_for_a_flag_that_reads_them_and_once()
         assert_eq!(asked, (clock, peer), "{keys:?}");
     }
 }
+
+#[test]
+fn a_flag_that_fails_is_left_out_and_counted() {
+    let failing = flag(&json!({ "if": [{ "/": [1, 0] }, "on"] }));
+    let told = RolloutRule {
+        flags: vec!["banner".to_owned(), "broken".to_owned()],
+        ..rule(100, 1)
+    };
+    let flags = json!({ "banner": flag(&json!({})), "broken": failing });
+    let (mut worker, plugin) = running(&document(1, &[told], &flags));
+    for _ in 0..2 {
+        ask(&mut worker, plugin, "pro");
+        assert_eq!(worker.host.header(headers::FLAGS).as_deref(), Some("banner=off"));
+    }
+    worker.tick(plugin);
+    assert_eq!(worker.host.metric("knhk_flags_failed"), 2);
+}

@@ -16,6 +16,14 @@ const LEVEL: f64 = 0.01;
 const LIMIT_MS: u64 = 45_000;
 
 fn spec(tolerance: f64) -> RolloutSpec {
+    staged(
+        tolerance,
+        "{ name: canary, steps: [ { setWeight: 5, pause: 10s }, { setWeight: 50, pause: 10s } ] }",
+    )
+}
+
+/// With this stage before production.
+fn staged(tolerance: f64, stage: &str) -> RolloutSpec {
     let yaml = format!(
         "
 apiVersion: knhk.dev/v1
@@ -27,7 +35,7 @@ spec:
   match: {{}}
   key: [ {{ requestId: {{}} }} ]
   stages:
-    - {{ name: canary, steps: [ {{ setWeight: 5, pause: 10s }}, {{ setWeight: 50, pause: 10s }} ] }}
+    - {stage}
     - {{ name: production, watch: 10s }}
   analysis: {{ alpha: {ALPHA}, tolerance: {tolerance}, slos: [ {{ metric: request-success-rate, min: 99.5 }}, {{ metric: request-duration, quantile: 0.995, max: 1s }} ] }}
 "
@@ -88,7 +96,11 @@ fn promised() -> Vec<(&'static str, f64, World)> {
 }
 
 fn ends(spec: &RolloutSpec, world: World, runs: u32) -> Vec<Outcome> {
-    let traffic = Traffic { rate: 400, world };
+    let traffic = Traffic {
+        rate: 400,
+        picked: 200,
+        world,
+    };
     (0..runs)
         .map(|seed| run(spec, traffic, LIMIT_MS, u64::from(seed)))
         .collect()
@@ -126,6 +138,22 @@ fn a_version_exactly_at_its_slos_is_not_rolled_back_in_its_watch() {
     let ends = ends(&spec(0.5), steady(0.004, 0.004), 120);
     let most = at_most(count(&ends, End::Watch), 120, LEVEL);
     assert!(most <= ALPHA, "up to {most}");
+}
+
+const STAGING: &str =
+    "{ name: staging, match: { headers: [ { name: x-tester, present: true } ] }, pause: 20s }";
+
+#[test]
+fn a_version_exactly_at_its_slos_is_not_rolled_back_in_staging() {
+    let ends = ends(&staged(0.5, STAGING), steady(0.004, 0.004), 120);
+    let most = at_most(count(&ends, End::Staging), 120, LEVEL);
+    assert!(most <= ALPHA, "up to {most}");
+}
+
+#[test]
+fn a_bad_version_is_rolled_back_in_staging() {
+    let ends = ends(&staged(0.5, STAGING), steady(0.001, 0.3), 60);
+    assert_eq!(count(&ends, End::Staging), 60);
 }
 
 #[test]

@@ -168,6 +168,13 @@ impl Report {
         }
     }
 
+    /// A request that staging led to the version, which is compared with nothing.
+    pub(crate) fn add_picked(&mut self, request: Request) {
+        if let Request::Canary { bad, .. } = request {
+            self.more.add(bad);
+        }
+    }
+
     pub(crate) fn send(self) -> Outcomes {
         Outcomes::in_order(self.ordered, self.stable.tallies())
             .expect("it is not too long")

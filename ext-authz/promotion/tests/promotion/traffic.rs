@@ -14,6 +14,8 @@ const _: () = assert!(LOOK_EVERY_MS * LOOKS_PER_SECOND as u64 == 1_000);
 pub(crate) struct Traffic {
     /// Requests a second, of both variants together; a multiple of four.
     pub(crate) rate: u32,
+    /// And those that staging picks, while it is under way: a multiple of four as well.
+    pub(crate) picked: u32,
     pub(crate) world: World,
 }
 
@@ -22,6 +24,8 @@ pub(crate) struct Traffic {
 pub(crate) enum End {
     /// Rolled back beside stable.
     Canary,
+    /// Rolled back in staging.
+    Staging,
     /// Rolled back in the production watch.
     Watch,
     /// Paused because stable failed too, or waiting for better numbers, when time was up.
@@ -44,6 +48,11 @@ pub(crate) fn run(spec: &RolloutSpec, traffic: Traffic, limit_ms: u64, seed: u64
         mono_ms: 0,
     };
     let mut stream = Stream::new(traffic.world, seed);
+    let testers = World {
+        weight: 1.0,
+        ..traffic.world
+    };
+    let mut testers = Stream::new(testers, !seed);
     let (mut rollout, _) = create(spec.clone(), "simulation", now);
     let mut counts = nothing(&rollout);
     let mut end = End::Holding;
@@ -60,17 +69,23 @@ pub(crate) fn run(spec: &RolloutSpec, traffic: Traffic, limit_ms: u64, seed: u64
             count(&mut counts, request);
             report.add(request);
         }
+        if rollout.rule().staging.is_some_and(|staging| staging.active) {
+            for _ in 0..traffic.picked / LOOKS_PER_SECOND {
+                let request = testers.next();
+                add(&mut counts.staging, request);
+                report.add_picked(request);
+            }
+        }
         let reports = [Reported {
             identity: None,
             outcomes: report.send(),
         }];
-        let stage = rollout.place().stage;
         let event = Event::Looked {
             evidence: &counts.clone().into(),
             reports: &reports,
         };
         rollout = step(&rollout, event, now).expect("a look is never refused").0;
-        end = ended(&rollout, stage);
+        end = ended(&rollout);
     }
     Outcome {
         end,
@@ -88,17 +103,21 @@ fn nothing(rollout: &Rollout) -> WindowCounts {
     WindowCounts {
         window: rule.window,
         stable: none.clone(),
-        canary: none,
-        ..WindowCounts::default()
+        canary: none.clone(),
+        staging: none,
+    }
+}
+
+fn count(counts: &mut WindowCounts, request: Request) {
+    match request {
+        Request::Stable { .. } => add(&mut counts.stable, request),
+        Request::Canary { .. } => add(&mut counts.canary, request),
     }
 }
 
 /// The first metric is errors, the second one slowness.
-fn count(counts: &mut WindowCounts, request: Request) {
-    let (counts, bad) = match request {
-        Request::Stable { bad } => (&mut counts.stable, bad),
-        Request::Canary { bad, .. } => (&mut counts.canary, bad),
-    };
+fn add(counts: &mut Counts, request: Request) {
+    let (Request::Stable { bad } | Request::Canary { bad, .. }) = request;
     let bad: [u64; METRICS] = std::array::from_fn(|metric| u64::from(bad >> metric & 1));
     counts.requests += 1;
     counts.errors += bad[0];
@@ -107,11 +126,13 @@ fn count(counts: &mut WindowCounts, request: Request) {
     }
 }
 
-fn ended(rollout: &Rollout, stage: usize) -> End {
-    match rollout.phase() {
-        Phase::Progressing | Phase::Paused(_) => End::Holding,
-        Phase::Succeeded => End::Succeeded,
-        Phase::Failed(_) if stage == 0 => End::Canary,
-        Phase::Failed(_) => End::Watch,
+fn ended(rollout: &Rollout) -> End {
+    let last = rollout.history().last().expect("it was applied");
+    match (rollout.phase(), last.stage.as_str()) {
+        (Phase::Progressing | Phase::Paused(_), _) => End::Holding,
+        (Phase::Succeeded, _) => End::Succeeded,
+        (Phase::Failed(_), "canary") => End::Canary,
+        (Phase::Failed(_), "staging") => End::Staging,
+        (Phase::Failed(_), _) => End::Watch,
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use knhk_receipts::DecodeError;
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
+use rustls::{AlertDescription, CertificateError};
 
 use super::{Transport, TransportError};
 use crate::wire::{Answer, MAX_ANSWER_BYTES, MAX_BATCH_BYTES, MAX_MESSAGE_BYTES, Message};
@@ -94,7 +95,7 @@ fn successful(response: Response) -> Result<Response, TransportError> {
     match status {
         _ if status.is_success() => Ok(response),
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(TransportError::NotAllowed {
-            status: status.as_u16(),
+            said: format!("HTTP {}", status.as_u16()),
         }),
         _ => Err(TransportError::Status {
             status: status.as_u16(),
@@ -117,6 +118,16 @@ async fn body(mut response: Response, most: usize) -> Result<Vec<u8>, TransportE
 
 fn failed(error: &reqwest::Error) -> TransportError {
     let reason = cause(error);
+    match tls_error(error) {
+        Some(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)) => {
+            return TransportError::Stranger;
+        }
+        Some(rustls::Error::AlertReceived(AlertDescription::AccessDenied)) => {
+            let said = "TLS alert access_denied".to_owned();
+            return TransportError::NotAllowed { said };
+        }
+        _ => {}
+    }
     if error.is_timeout() {
         let seconds = ANSWER_WITHIN.as_secs();
         TransportError::Timeout { seconds }
@@ -125,6 +136,19 @@ fn failed(error: &reqwest::Error) -> TransportError {
     } else {
         TransportError::Broken { reason }
     }
+}
+
+/// What TLS has against the connection, if that is what broke it.
+fn tls_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
+    // An error that came through a socket is inside of one of the system's, which does not call it its source.
+    let within = error
+        .downcast_ref::<std::io::Error>()
+        .and_then(std::io::Error::get_ref)
+        .and_then(|inner| tls_error(inner));
+    error
+        .downcast_ref::<rustls::Error>()
+        .or(within)
+        .or_else(|| error.source().and_then(tls_error))
 }
 
 /// The innermost reason, in one line: the outer ones repeat the address.

@@ -47,11 +47,16 @@ pub enum TransportError {
         reason: String,
     },
     /// Our identity may not do that there.
-    #[error("it does not let us in (HTTP {status}); see `spiffe.allow.peers` there")]
+    #[error("it does not let us in ({said}); see `spiffe.allow.peers` there")]
     NotAllowed {
-        /// The status.
-        status: u16,
+        /// How it said so.
+        said: String,
     },
+    /// Whoever answers there is not allowed to here.
+    #[error(
+        "who answers there has no role `peers` here; see `spiffe.allow.peers`, and the log of this service for its SPIFFE ID"
+    )]
+    Stranger,
     /// It says that something is wrong with it.
     #[error("it answered HTTP {status}")]
     Status {
@@ -74,6 +79,7 @@ impl TransportError {
             Self::Timeout { .. } => "timeout",
             Self::Broken { .. } => "broken",
             Self::NotAllowed { .. } => "not_allowed",
+            Self::Stranger => "stranger",
             Self::Status { .. } => "status",
             Self::Unreadable { .. } => "unreadable",
         }

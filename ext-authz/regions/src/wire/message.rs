@@ -4,8 +4,8 @@ use knhk_receipts::cbor::{Encoder, MapReader, Written, in_memory};
 use knhk_receipts::{DecodeError, SignedCheckpoint};
 use minicbor::Decoder;
 
-use super::MAX_NAME_BYTES;
-use crate::fields::{bounded, checkpoint, list, short};
+use super::{FlagsState, MAX_NAME_BYTES, flags};
+use crate::fields::{bounded, checkpoint, list, present, short};
 
 /// The version of the format.
 const MESSAGE_VERSION: u64 = 1;
@@ -16,7 +16,7 @@ pub const MAX_STATES: usize = 256;
 /// The most checkpoints in a message: one for each log that there may be.
 const MAX_SEEN: usize = 32;
 
-/// The largest document of a state, in bytes.
+/// The largest document of a state, of a rollout or of the flags, in bytes.
 pub const MAX_DOCUMENT_BYTES: usize = 1024 * 1024;
 
 /// The most reports in a message; what is over waits for the next.
@@ -41,6 +41,7 @@ pub const MAX_MESSAGE_BYTES: usize = 8 * 1024 * 1024;
 /// | 2 | states of rollouts, each name once: array, at most 256, see [`RolloutState`] |
 /// | 3 | seen: the newest checkpoint that the sender holds of each log: array of bytes, at most 32 |
 /// | 4 | optional: reports of the sender's filters on rollouts whose home is the receiver: array, at most 1,024, see [`Relayed`] |
+/// | 5 | optional: flag definitions, see [`FlagsState`] |
 ///
 /// By `seen` regions that were shown different histories of a log find out.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +54,8 @@ pub struct Message {
     pub seen: Vec<SignedCheckpoint>,
     /// What its filters report.
     pub reports: Vec<Relayed>,
+    /// Flag definitions, as it knows them, where the receiver may not.
+    pub flags: Option<FlagsState>,
 }
 
 /// A filter's report, passed on to the home of the rollouts that it is about.
@@ -109,15 +112,25 @@ impl RolloutState {
 }
 
 impl Message {
+    /// A region's message that says nothing yet.
+    pub fn of(region: &str) -> Self {
+        Self {
+            region: region.to_owned(),
+            states: Vec::new(),
+            seen: Vec::new(),
+            reports: Vec::new(),
+            flags: None,
+        }
+    }
+
     /// Its bytes.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let documents = self
-            .states
-            .iter()
-            .filter_map(|it| it.document.as_ref())
+        let rollouts = self.states.iter().filter_map(|it| it.document.as_ref());
+        let documents = rollouts
+            .chain(self.flags.iter().map(|it| &it.document))
             .map(Vec::len);
         in_memory(documents.sum::<usize>() + 1024, |e| {
-            e.map(4 + u64::from(!self.reports.is_empty()))?;
+            e.map(4 + present(&[!self.reports.is_empty(), self.flags.is_some()]))?;
             e.u8(0)?.u64(MESSAGE_VERSION)?;
             e.u8(1)?.str(&self.region)?;
             e.u8(2)?.array(self.states.len() as u64)?;
@@ -129,6 +142,9 @@ impl Message {
             if !self.reports.is_empty() {
                 e.u8(4)?.array(self.reports.len() as u64)?;
                 self.reports.iter().try_for_each(|it| put_relayed(e, it))?;
+            }
+            if let Some(flags) = &self.flags {
+                flags::put(e.u8(5)?, flags)?;
             }
             Ok(())
         })
@@ -155,6 +171,7 @@ impl Message {
             reports: map
                 .optional_with(4, |d| list(d, "reports", MAX_REPORTS, relayed))?
                 .unwrap_or_default(),
+            flags: map.optional_with(5, flags::read)?,
         };
         map.finish()?;
         let mut names: Vec<_> = message.states.iter().map(|it| &it.name).collect();

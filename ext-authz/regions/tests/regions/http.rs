@@ -51,12 +51,7 @@ async fn a_peer_is_asked_and_told_over_http() {
         Ok(answer(0)),
         "a refusal is an answer"
     );
-    let message = Message {
-        region: "us".to_owned(),
-        states: Vec::new(),
-        seen: Vec::new(),
-        reports: Vec::new(),
-    };
+    let message = Message::of("us");
     assert_eq!(peer.replicate(&message).await, Ok(message));
     assert_eq!(peer.held("us").await, Ok(answer(7)));
     assert_eq!(peer.entries("us", 42).await, Ok(b"us 42".to_vec()));

@@ -4,8 +4,8 @@ use knhk_receipts::checkpoint::Unsigned;
 use knhk_receipts::testing::TestSigner;
 use knhk_receipts::{SignedCheckpoint, bundle};
 use knhk_regions::wire::{
-    Ack, Answer, Batch, MAX_ACK_BYTES, MAX_ANSWER_BYTES, MAX_BATCH_BYTES, MAX_DETAIL_BYTES,
-    MAX_MESSAGE_BYTES, Message, Refused, Relayed, RolloutState, RootAt,
+    Ack, Answer, Batch, FlagsState, MAX_ACK_BYTES, MAX_ANSWER_BYTES, MAX_BATCH_BYTES, MAX_DETAIL_BYTES,
+    MAX_DOCUMENT_BYTES, MAX_MESSAGE_BYTES, Message, Refused, Relayed, RolloutState, RootAt,
 };
 use proptest::prelude::*;
 
@@ -60,12 +60,18 @@ fn any_message() -> impl Strategy<Value = Message> {
         prop::collection::vec(any::<u8>(), 0..40),
     );
     let reports = prop::collection::vec(report, 0..3);
+    let flags = (
+        "[a-z]{0,63}",
+        any::<u64>(),
+        prop::collection::vec(any::<u8>(), 0..40),
+    );
     (
         states,
         prop::collection::vec((2..99_u64, any_hash()), 0..3),
         reports,
+        prop::option::of(flags),
     )
-        .prop_map(|(states, seen, reports)| {
+        .prop_map(|(states, seen, reports, flags)| {
             let state = |(name, (home, generation, sequence, aborted, document))| RolloutState {
                 name,
                 home,
@@ -86,6 +92,11 @@ fn any_message() -> impl Strategy<Value = Message> {
                         report,
                     })
                     .collect(),
+                flags: flags.map(|(region, revision, document)| FlagsState {
+                    revision,
+                    region,
+                    document,
+                }),
             }
         })
 }
@@ -244,10 +255,40 @@ fn numbers_that_cannot_be_are_refused() {
         document: None,
     };
     let message = Message {
-        region: "us".to_owned(),
         states: vec![twice.clone(), twice],
-        seen: Vec::new(),
-        reports: Vec::new(),
+        ..Message::of("us")
     };
     assert!(Message::from_bytes(&message.to_bytes()).is_err(), "a name twice");
+    for (bytes, is_read) in [(MAX_DOCUMENT_BYTES, true), (MAX_DOCUMENT_BYTES + 1, false)] {
+        let message = Message {
+            flags: Some(FlagsState {
+                revision: 1,
+                region: "us".to_owned(),
+                document: vec![0; bytes],
+            }),
+            ..Message::of("us")
+        };
+        assert_eq!(
+            Message::from_bytes(&message.to_bytes()).is_ok(),
+            is_read,
+            "{bytes}"
+        );
+    }
+}
+
+#[test]
+fn of_two_states_of_the_flags_the_later_revision_wins_then_the_larger_name() {
+    let state = |revision, region: &str, byte| FlagsState {
+        revision,
+        region: region.to_owned(),
+        document: vec![byte],
+    };
+    let ascending = [
+        state(1, "us", 9),
+        state(2, "eu", 0),
+        state(2, "eu", 1),
+        state(2, "us", 0),
+        state(10, "ap", 0),
+    ];
+    assert!(ascending.is_sorted(), "{ascending:?}");
 }

@@ -64,10 +64,8 @@ impl Regions {
                 continue;
             };
             let message = Message {
-                region: self.region.clone(),
-                states: Vec::new(),
-                seen: Vec::new(),
                 reports,
+                ..Message::of(&self.region)
             };
             if let Err(error) = known.transport.replicate(&message).await {
                 tracing::debug!(peer, %error, "reports on rollouts did not arrive; the next ones say the same and more");

@@ -1,4 +1,4 @@
-//! Rollouts between regions: what is known of each, and who has not heard of it yet. They go ahead of receipts.
+//! Rollouts and flags between regions: what is known of each, and who has not heard of it yet. They go ahead of receipts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use knhk_promotion::Rollout;
 use knhk_receipts::Log;
 use knhk_regions::Rollouts as Joined;
-use knhk_regions::wire::{MAX_MESSAGE_BYTES, MAX_STATES, Message, RolloutState};
+use knhk_regions::wire::{FlagsState, MAX_MESSAGE_BYTES, MAX_STATES, Message, RolloutState};
 use knhk_telemetry::attribute::RegionReplicationOutcome;
 use knhk_telemetry::span;
 use rand::RngExt;
@@ -31,10 +31,10 @@ const PAUSE_BASE: Duration = Duration::from_millis(100);
 /// The longest such pause: an abort reaches a region that comes back within about this time.
 const PAUSE_CAP: Duration = Duration::from_secs(2);
 
-/// Bytes of documents in one message, so that it stays below what is read with all the rest of it.
+/// Bytes of rollouts' documents in one message, so that it stays below what is read with all the rest of it.
 const MAX_DOCUMENTS_BYTES: usize = MAX_MESSAGE_BYTES / 2;
 
-/// What the regions know of rollouts.
+/// What the regions know of rollouts and flags.
 pub(crate) struct Replication {
     region: String,
     known: Mutex<Known>,
@@ -45,6 +45,9 @@ struct Known {
     rollouts: Joined,
     /// Names of rollouts whose newest state a peer has not taken yet.
     behind: BTreeMap<String, BTreeSet<String>>,
+    flags: Option<FlagsState>,
+    /// Peers that have not taken these flags yet.
+    without_flags: BTreeSet<String>,
 }
 
 impl Replication {
@@ -56,6 +59,8 @@ impl Replication {
             known: Mutex::new(Known {
                 rollouts: Joined::default(),
                 behind: peers.into_iter().map(|peer| (peer, BTreeSet::new())).collect(),
+                flags: None,
+                without_flags: BTreeSet::new(),
             }),
         }
     }
@@ -84,6 +89,15 @@ impl Replication {
         self.wake.values().for_each(Notify::notify_one);
     }
 
+    /// These flags are in force here: every peer is told.
+    pub(crate) fn publish_flags(&self, state: FlagsState) {
+        let mut known = self.known();
+        known.flags = Some(state);
+        known.without_flags = self.wake.keys().cloned().collect();
+        drop(known);
+        self.wake.values().for_each(Notify::notify_one);
+    }
+
     /// Whether a state is later than what is known here.
     ///
     /// Two states of one rank differ in their documents only where two regions aborted at once, or began at once in one region's
@@ -101,9 +115,24 @@ impl Replication {
         self.known().behind.get(peer).map_or(0, BTreeSet::len)
     }
 
-    /// What is known better here than by who sent these.
-    fn newer_than(&self, states: &[RolloutState]) -> Vec<RolloutState> {
-        bounded(self.known().rollouts.newer_than(states).into_iter())
+    /// Whether a peer has not taken the newest flags yet.
+    pub(crate) fn is_without_flags(&self, peer: &str) -> bool {
+        self.known().without_flags.contains(peer)
+    }
+
+    fn has_news_for(&self, peer: &str) -> bool {
+        self.behind(peer) > 0 || self.is_without_flags(peer)
+    }
+
+    /// What is known better here of what was sent.
+    fn newer_than(&self, sent: &Message) -> Message {
+        let known = self.known();
+        let better = |sent: &FlagsState| known.flags.clone().filter(|known| known > sent);
+        Message {
+            states: bounded(known.rollouts.newer_than(&sent.states).into_iter()),
+            flags: sent.flags.as_ref().and_then(better),
+            ..Message::of(&self.region)
+        }
     }
 
     fn tell_all(&self, peer: &str) {
@@ -112,18 +141,30 @@ impl Replication {
         if let Some(behind) = known.behind.get_mut(peer) {
             behind.extend(names);
         }
+        if known.flags.is_some() {
+            known.without_flags.insert(peer.to_owned());
+        }
     }
 
-    pub(in crate::app) fn to_tell(&self, peer: &str) -> Vec<RolloutState> {
+    /// What a peer has not taken yet, as much as one message carries.
+    pub(in crate::app) fn to_tell(&self, peer: &str) -> Message {
         let known = self.known();
         let names = known.behind.get(peer).into_iter().flatten();
-        bounded(names.filter_map(|name| known.rollouts.get(name).cloned()))
+        Message {
+            states: bounded(names.filter_map(|name| known.rollouts.get(name).cloned())),
+            flags: known.flags.clone().filter(|_| known.without_flags.contains(peer)),
+            ..Message::of(&self.region)
+        }
     }
 
     /// The peer has these. What has changed since is still to be told.
-    pub(in crate::app) fn told(&self, peer: &str, states: &[RolloutState]) {
+    pub(in crate::app) fn told(&self, peer: &str, message: &Message) {
         let mut known = self.known();
-        let current: Vec<_> = states
+        if message.flags.is_some() && message.flags == known.flags {
+            known.without_flags.remove(peer);
+        }
+        let current: Vec<_> = message
+            .states
             .iter()
             .filter(|state| known.rollouts.get(&state.name) == Some(state))
             .map(|state| state.name.clone())
@@ -154,40 +195,45 @@ impl Regions {
     /// Takes a peer's message in, and says what is known better here. Returns once what is new is in force here, and recorded.
     pub(crate) async fn replicated(
         self: &Arc<Self>,
-        message: Message,
+        mut message: Message,
         app: &App,
     ) -> Result<Message, CommandError> {
-        let Message {
-            region,
-            states,
-            seen,
-            reports,
-        } = message;
+        let reports = std::mem::take(&mut message.reports);
         app.relayed(reports);
-        if let Ok((name, _)) = self.peer(&region) {
+        if let Ok((name, _)) = self.peer(&message.region) {
             self.heard_from(name);
         }
-        self.follow(&region, &states, &app.rollouts).await?;
+        self.follow(&message.region, &message, &app.rollouts).await?;
+        let seen = std::mem::take(&mut message.seen);
         let regions = Arc::clone(self);
         let looked = tokio::task::spawn_blocking(move || {
             regions.witness(&seen);
             regions.seen()
         });
         Ok(Message {
-            region: self.region.clone(),
-            states: self.replication.newer_than(&states),
             seen: looked.await.unwrap_or_default(),
-            reports: Vec::new(),
+            ..self.replication.newer_than(&message)
         })
     }
 
-    async fn follow(
+    /// Takes over what a region says.
+    pub(in crate::app) async fn follow(
         &self,
         from: &str,
-        states: &[RolloutState],
+        said: &Message,
         rollouts: &Rollouts,
     ) -> Result<(), CommandError> {
-        for state in states.iter().filter(|state| self.replication.is_news(state)) {
+        // First, since rollouts ask for them.
+        if let Some(flags) = &said.flags {
+            match rollouts.follow_flags(from, flags.clone()).await {
+                Ok(()) => {}
+                Err(error @ CommandError::FlagsUnreadable { .. }) => {
+                    tracing::error!(from, %error, "the flags of another region are not followed");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        for state in said.states.iter().filter(|state| self.replication.is_news(state)) {
             match rollouts.follow(from, state.clone()).await {
                 Ok(()) => {}
                 Err(error @ CommandError::Unreadable { .. }) => {
@@ -224,7 +270,7 @@ impl Regions {
                         tracing::warn!(
                             peer,
                             error,
-                            "a peer is not told about rollouts; it is tried again"
+                            "a peer is not told about rollouts and flags; it is tried again"
                         );
                     }
                     pause = Some(pause.map_or(PAUSE_BASE, |last| (last * 2).min(PAUSE_CAP)));
@@ -238,7 +284,7 @@ impl Regions {
             let wait = match pause {
                 // Spread, so that regions that were cut off together do not come back together.
                 Some(pause) => pause.mul_f64(rand::rng().random_range(0.5..1.0)),
-                None if self.replication.behind(&peer) > 0 => Duration::ZERO,
+                None if self.replication.has_news_for(&peer) => Duration::ZERO,
                 None => MEET_EVERY,
             };
             tokio::select! {
@@ -251,7 +297,6 @@ impl Regions {
 
     async fn tell_peer(self: &Arc<Self>, peer: &str, rollouts: &Rollouts, log: &Log) -> Result<(), String> {
         let (_, known) = self.peer(peer).map_err(|error| error.to_string())?;
-        let states = self.replication.to_tell(peer);
         let (regions, log) = (Arc::clone(self), log.clone());
         let looking = tokio::task::spawn_blocking(move || {
             let mut seen = regions.seen();
@@ -259,15 +304,13 @@ impl Regions {
             seen
         });
         let message = Message {
-            region: self.region.clone(),
-            states,
             seen: looking.await.map_err(|error| error.to_string())?,
-            reports: Vec::new(),
+            ..self.replication.to_tell(peer)
         };
         let answer = known.transport.replicate(&message).await;
         let answer = answer.map_err(|error| error.to_string())?;
-        self.replication.told(peer, &message.states);
-        let followed = self.follow(peer, &answer.states, rollouts).await;
+        self.replication.told(peer, &message);
+        let followed = self.follow(peer, &answer, rollouts).await;
         followed.map_err(|error| error.to_string())?;
         let regions = Arc::clone(self);
         let witnessing = tokio::task::spawn_blocking(move || regions.witness(&answer.seen));

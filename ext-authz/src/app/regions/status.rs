@@ -74,6 +74,7 @@ impl Regions {
             }),
             breaker: sent.map_or("closed", |it| it.breaker.as_str()).to_owned(),
             rollouts_behind: self.replication.behind(name),
+            flags_behind: self.replication.is_without_flags(name),
             mirror: mirror_info(&mirror),
         }
     }

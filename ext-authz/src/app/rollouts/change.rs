@@ -2,14 +2,12 @@
 
 use std::sync::Arc;
 
-use knhk_flags::Document;
 use knhk_promotion::{HistoryEntry, Rollout, What};
 use knhk_receipts::{LogError, Payload};
 use tokio::sync::oneshot;
 
-use super::CommandError;
-use super::Tombstone;
 use super::backlog::Append;
+use super::{CommandError, Definitions, Tombstone};
 use crate::app::snapshots::Snapshot;
 
 /// Where the answer to an operator goes.
@@ -40,7 +38,7 @@ pub(super) enum Next {
     /// The rollout is deleted.
     NoRollout,
     /// The flag definitions.
-    Flags(Arc<Document>),
+    Flags(Definitions),
 }
 
 impl Change {

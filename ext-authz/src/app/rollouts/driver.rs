@@ -19,7 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use knhk_decision::PolicyId;
-use knhk_flags::Document;
 use knhk_promotion::{Command, Effect, Event, LOOK_EVERY_MS, Now, Rollout};
 use knhk_telemetry::ServiceMetrics;
 use tokio::sync::mpsc;
@@ -30,7 +29,9 @@ use self::effect::{Made, say_that_it_stands_still};
 use self::home::at_home;
 use super::backlog::{Backlog, RECORD_WITHIN};
 use super::change::{Change, Next, Pending, is_urgent};
-use super::{Action, Book, CommandError, MAX_ROLLOUTS, Request, Rollouts, Tombstones, WAITING_COMMANDS};
+use super::{
+    Action, Book, CommandError, Definitions, MAX_ROLLOUTS, Request, Rollouts, Tombstones, WAITING_COMMANDS,
+};
 use crate::app::clock::Clock;
 use crate::app::evidence::Evidence;
 use crate::app::journal::Journal;
@@ -58,7 +59,7 @@ pub(crate) struct DriverParts {
 pub(crate) struct Recorded {
     pub(crate) rollouts: BTreeMap<String, Rollout>,
     pub(crate) tombstones: Tombstones,
-    pub(crate) flags: Option<Document>,
+    pub(crate) flags: Definitions,
     /// The entry of the last action on one of them.
     pub(crate) last_action: Option<u64>,
 }
@@ -68,7 +69,7 @@ pub(crate) struct Driver {
     parts: DriverParts,
     rollouts: BTreeMap<String, Arc<Rollout>>,
     tombstones: Tombstones,
-    flags: Arc<Document>,
+    flags: Definitions,
     book: Book,
     commands: mpsc::Receiver<Request>,
     backlog: Backlog,
@@ -82,15 +83,15 @@ impl Driver {
     pub(crate) fn new(parts: DriverParts, mut recorded: Recorded) -> Result<(Self, Rollouts), CommandError> {
         if parts.regions.is_some() {
             recorded.rollouts = at_home(recorded.rollouts, &parts.region);
+            recorded.flags = recorded.flags.at_home(&parts.region);
         }
         let (sender, commands) = mpsc::channel(WAITING_COMMANDS);
-        let flags = Arc::new(recorded.flags.unwrap_or_else(crate::flags::none));
-        let book = Book::new(Arc::clone(&flags));
+        let book = Book::new(Arc::clone(&recorded.flags.document));
         let newest = parts.snapshots.newest().id;
         let mut driver = Self {
             rollouts: BTreeMap::new(),
             tombstones: recorded.tombstones,
-            flags,
+            flags: recorded.flags,
             book: book.clone(),
             commands,
             backlog: Backlog::default(),
@@ -172,6 +173,7 @@ impl Driver {
             }
             Action::Follow(state) => self.followed(by, &state),
             Action::Flags(flags) => self.flags_changed(by, flags).map(Some),
+            Action::FollowFlags(state) => self.flags_followed(by, &state),
         }
     }
 

@@ -32,11 +32,11 @@ impl Running {
         flags.iter().flat_map(Document::keys).map(str::to_owned).collect()
     }
 
-    fn flag_actions(&self) -> Vec<ActionReceipt> {
+    pub(super) fn flag_actions(&self) -> Vec<ActionReceipt> {
         let entries = self.app.log.scan(0).map(|entry| entry.expect("readable").1);
         entries
             .filter_map(|payload| match payload {
-                Payload::Action(action) if action.what == "flags.applied" => Some(action),
+                Payload::Action(action) if action.target == "flags" => Some(action),
                 _ => None,
             })
             .collect()

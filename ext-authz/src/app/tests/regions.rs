@@ -1,6 +1,7 @@
 //! Rollouts of two regions that tell each other what they know: the services' parts, without a network between them.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use knhk_promotion::{Command, Phase};
 use tempfile::TempDir;
@@ -37,14 +38,14 @@ async fn both(at_eu: &TempDir, at_us: &TempDir) -> (Running, Running) {
 
 /// What `from` knows and `to` has not taken yet goes there.
 async fn tell(from: &Running, to: &Running) {
-    let replication = from.app.regions.as_ref().expect("regions").replication();
-    let states = replication.to_tell(&to.app.region);
-    for state in &states {
-        let followed = to.app.rollouts.follow(&from.app.region, state.clone()).await;
-        followed.expect("followed");
-    }
-    replication.told(&to.app.region, &states);
-    assert_eq!(replication.behind(&to.app.region), 0);
+    let regions = |of: &Running| Arc::clone(of.app.regions.as_ref().expect("regions"));
+    let (ours, theirs) = (regions(from), regions(to));
+    let message = ours.replication().to_tell(&to.app.region);
+    let followed = theirs.follow(&message.region, &message, &to.app.rollouts).await;
+    followed.expect("followed");
+    ours.replication().told(&to.app.region, &message);
+    assert_eq!(ours.replication().behind(&to.app.region), 0);
+    assert!(!ours.replication().is_without_flags(&to.app.region));
 }
 
 /// Both ways, until nothing is new.
@@ -209,40 +210,116 @@ async fn of_two_rollouts_for_the_same_requests_the_first_by_name_has_them_in_bot
     assert_eq!((names(&eu), names(&us)), (both.clone(), both));
 }
 
-/// Flags are each region's own: what another region's rollout asks for may not be defined here yet.
+/// The flags in force, as a flag file.
+fn flags(of: &Running) -> String {
+    String::from_utf8(of.app.rollouts.flags().to_bytes()).expect("text")
+}
+
 #[tokio::test]
-async fn a_rollout_whose_flags_a_region_lacks_waits_for_them_there() {
+async fn flags_are_the_same_in_all_regions_and_so_is_what_they_gate() {
     let [at_eu, at_us] = directories();
     let (eu, us) = both(&at_eu, &at_us).await;
     eu.apply_flags(BETA).await.expect("applied");
     eu.apply(&gated()).await.expect("applied");
     meet(&eu, &us).await;
-    assert_eq!(state(&us), state(&eu), "it is known");
+    assert_eq!(flags(&us), flags(&eu));
     let rules = |of: &Running| of.app.snapshots.newest().policy.rules().to_vec();
-    assert!(rules(&us).is_empty(), "and routes nothing");
+    assert_eq!(
+        (rules(&us).len(), rules(&us)),
+        (1, rules(&eu)),
+        "filters decide alike"
+    );
+    let refused = us.apply_flags("flags: {}").await.expect_err("it is in use");
+    assert!(matches!(&refused, CommandError::FlagsInUse(_)), "{refused}");
+
+    let changed = BETA.replace("defaultVariant: off", "defaultVariant: on");
+    us.apply_flags(&changed).await.expect("any region may");
+    us.end(at_us.path(), super::Ending::Killed).await;
+    let us = region(at_us.path(), US).await;
+    meet(&eu, &us).await;
+    assert_eq!(flags(&eu), flags(&us));
+    assert!(flags(&eu).contains(r#""defaultVariant":"on""#), "{}", flags(&eu));
+    let followed = eu.flag_actions();
+    let last = followed.last().expect("a receipt");
+    assert_eq!(
+        (last.what.as_str(), last.who.as_str(), last.reason.as_str()),
+        (
+            "flags.followed",
+            "region:us-east-1",
+            "applied in us-east-1: changed beta"
+        )
+    );
+}
+
+#[tokio::test]
+async fn flags_of_two_operators_who_act_at_once_end_in_one_state() {
+    let [at_eu, at_us] = directories();
+    let (eu, us) = both(&at_eu, &at_us).await;
+    eu.apply_flags(BETA).await.expect("applied");
+    meet(&eu, &us).await;
+    for (of, variant) in [(&us, "on"), (&eu, "off")] {
+        let theirs = BETA
+            .replace("other:", "another:")
+            .replace("defaultVariant: off", &format!("defaultVariant: {variant}"));
+        of.apply_flags(&theirs).await.expect("applied");
+    }
+    meet(&eu, &us).await;
+    assert_eq!(flags(&eu), flags(&us));
+    assert!(
+        flags(&eu).contains(r#""defaultVariant":"on""#),
+        "the larger name of a region wins"
+    );
+    // Whoever acts then comes behind both.
+    eu.apply_flags("flags: {}").await.expect("applied");
+    meet(&us, &eu).await;
+    assert_eq!(
+        (flags(&us), flags(&eu)),
+        (r#"{"flags":{}}"#.to_owned(), r#"{"flags":{}}"#.to_owned())
+    );
+}
+
+/// Neither region could refuse what the other did: the rollout waits in both for what it asks for.
+#[tokio::test]
+async fn a_rollout_that_lost_its_flags_to_another_region_waits_for_them() {
+    let [at_eu, at_us] = directories();
+    let (eu, us) = both(&at_eu, &at_us).await;
+    eu.apply_flags(BETA).await.expect("applied");
+    eu.apply(&gated()).await.expect("applied");
+    us.apply_flags(&BETA.replace("beta:", "gamma:"))
+        .await
+        .expect("applied");
+    meet(&eu, &us).await;
+    assert_eq!((flags(&us), state(&us)), (flags(&eu), state(&eu)), "all is known");
+    let rules = |of: &Running| of.app.snapshots.newest().policy.rules().to_vec();
+    assert!(
+        rules(&eu).is_empty() && rules(&us).is_empty(),
+        "and it routes nothing"
+    );
     let cart = SPEC
         .replace("name: checkout", "name: cart")
         .replace("checkout.example.com", "cart.example.com");
     us.apply(&cart).await.expect("the others go on");
-    us.apply_flags("flags: {}")
-        .await
-        .expect("nothing in force asks for one");
 
     us.end(at_us.path(), super::Ending::Killed).await;
     let us = region(at_us.path(), US).await;
     us.apply_flags(BETA).await.expect("applied");
     meet(&eu, &us).await;
-    assert_eq!(rules(&us), rules(&eu), "filters decide alike");
-    let refused = us.apply_flags("flags: {}").await.expect_err("it is in use");
-    assert!(matches!(&refused, CommandError::FlagsInUse(_)), "{refused}");
+    assert_eq!(
+        (rules(&us).len(), rules(&us)),
+        (2, rules(&eu)),
+        "filters decide alike"
+    );
 }
 
 #[tokio::test]
-async fn a_rollout_whose_flags_a_region_lacks_can_be_aborted_there() {
+async fn a_rollout_that_waits_for_its_flags_can_be_aborted() {
     let [at_eu, at_us] = directories();
     let (eu, us) = both(&at_eu, &at_us).await;
     eu.apply_flags(BETA).await.expect("applied");
     eu.apply(&gated()).await.expect("applied");
+    us.apply_flags("flags: { a: { state: ENABLED, variants: { b: 1 } } }")
+        .await
+        .expect("applied");
     meet(&eu, &us).await;
     us.command(Command::Abort).await.expect("aborted");
     meet(&eu, &us).await;
@@ -250,19 +327,21 @@ async fn a_rollout_whose_flags_a_region_lacks_can_be_aborted_there() {
     assert_eq!(state(&eu).expect("there").0.reason(), Some("aborted"));
 }
 
-/// A region that was alone before has its rollouts with it when others join.
+/// A region that was alone before has its rollouts and flags with it when others join.
 #[tokio::test]
-async fn a_rollout_from_before_there_were_other_regions_is_at_home_where_it_was() {
+async fn what_is_from_before_there_were_other_regions_is_at_home_where_it_was() {
     let [at_eu, at_us] = directories();
     let text = format!("region: {EU}\ndata: {}", at_eu.path().display());
     let config = Config::parse(&text).expect("valid");
     let alone = Running::run(App::open(&config).await.expect("opens"));
     alone.apply(SPEC).await.expect("applied");
+    alone.apply_flags(BETA).await.expect("applied");
     alone.end(at_eu.path(), super::Ending::Killed).await;
 
     let (eu, us) = both(&at_eu, &at_us).await;
     meet(&eu, &us).await;
-    assert_eq!(state(&us), state(&eu));
+    assert_eq!((state(&us), flags(&us)), (state(&eu), flags(&eu)));
+    assert!(flags(&us).contains("beta"), "{}", flags(&us));
     assert_eq!(state(&us).expect("followed").3, EU);
     eu.command(Command::Pause).await.expect("the home's to pause");
     us.command(Command::Resume).await.expect_err("not the home");
@@ -274,6 +353,7 @@ async fn a_restart_is_no_news() {
     let [at_eu, at_us] = directories();
     let (eu, us) = both(&at_eu, &at_us).await;
     eu.apply(SPEC).await.expect("applied");
+    eu.apply_flags(BETA).await.expect("applied");
     let cart = SPEC
         .replace("name: checkout", "name: cart")
         .replace("checkout.example.com", "cart.example.com");

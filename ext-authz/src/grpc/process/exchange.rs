@@ -12,6 +12,7 @@ use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::{
     HttpHeaders, ProcessingRequest, ProcessingResponse,
 };
 use knhk_receipts::Via;
+use knhk_telemetry::ServiceMetrics;
 use knhk_telemetry::attribute::ExchangeOutcome;
 use thiserror::Error;
 
@@ -27,6 +28,8 @@ use crate::grpc::route_options::{BadOption, OnError, RouteOptions, Wait};
 #[derive(Clone, Copy)]
 pub(super) struct World<'a> {
     pub(super) snapshots: &'a Snapshots,
+    /// Where failed flags are counted.
+    pub(super) metrics: &'a ServiceMetrics,
     /// Since the Unix epoch.
     pub(super) wall_ms: u64,
     /// Does not run backwards.
@@ -385,7 +388,14 @@ fn decide(
         peer_source: options.peer,
         wall_ms: world.wall_ms,
     };
-    Decided::of(world.snapshots, &facts, options.record, world.wall_ms, world.draw)
+    Decided::of(
+        world.snapshots,
+        world.metrics,
+        &facts,
+        options.record,
+        world.wall_ms,
+        world.draw,
+    )
 }
 
 /// A request that goes on. In Envoy's `observability_mode` that is each one, whatever was decided.

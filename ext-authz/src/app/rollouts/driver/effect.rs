@@ -193,8 +193,9 @@ impl Driver {
         match &next {
             Next::Rollout(after) if !entries.is_empty() => self.tell(&name, Some(after), None),
             Next::NoRollout => self.tell(&name, None, tombstone.as_ref()),
-            // A step's time that goes on is no news to other regions, and flags are each region's own.
-            Next::Rollout(_) | Next::Flags(_) => {}
+            Next::Flags(flags) => self.tell_flags(flags),
+            // A step's time that goes on is no news to other regions.
+            Next::Rollout(_) => {}
         }
         match next {
             Next::Rollout(after) => self.set(name, after),

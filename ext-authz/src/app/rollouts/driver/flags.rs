@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use knhk_flags::Document;
 use knhk_receipts::{ActionReceipt, Payload};
+use knhk_regions::wire::FlagsState;
 
 use super::Driver;
-use crate::app::ledger::FLAGS_APPLIED;
-use crate::app::rollouts::CommandError;
+use crate::app::ledger::{FLAGS_APPLIED, FLAGS_FOLLOWED};
 use crate::app::rollouts::change::{Change, Next};
+use crate::app::rollouts::{CommandError, Definitions};
+use crate::app::snapshots::Snapshot;
 
 /// What the flag definitions are called where a rollout has its name.
 const FLAGS: &str = "flags";
@@ -16,43 +18,85 @@ const FLAGS: &str = "flags";
 const NAMED: usize = 8;
 
 impl Driver {
-    /// What other definitions change. Where the rollouts ask for nothing that they change, filters hear nothing of it.
-    pub(super) fn flags_changed(&self, by: String, flags: Arc<Document>) -> Result<Change, CommandError> {
-        let snapshot = self.snapshot_of_flags(&flags).map_err(CommandError::FlagsInUse)?;
+    /// What definitions change that an operator applies. Where the rollouts ask for nothing that they change, filters hear nothing of it.
+    pub(super) fn flags_changed(&self, by: String, document: Arc<Document>) -> Result<Change, CommandError> {
+        let snapshot = self
+            .snapshot_of_flags(&document)
+            .map_err(CommandError::FlagsInUse)?;
+        if document == self.flags.document {
+            return Ok(self.flags_change(by, self.flags.clone(), None, snapshot));
+        }
+        let region = self.parts.regions.as_ref().map(|_| self.parts.region.as_str());
+        let after = self.flags.followed_by(document, region);
+        let reason = difference(&self.flags.document, &after.document);
+        let action = self.flags_action(FLAGS_APPLIED, &by, &after, reason);
+        Ok(self.flags_change(by, after, Some(action), snapshot))
+    }
+
+    /// What definitions change that another region has in force. None where that is no news.
+    pub(super) fn flags_followed(
+        &self,
+        by: String,
+        state: &FlagsState,
+    ) -> Result<Option<Change>, CommandError> {
+        if self.flags.state().is_some_and(|known| known >= *state) {
+            return Ok(None);
+        }
+        let after = Definitions::of(state).map_err(|error| CommandError::FlagsUnreadable {
+            from: by.trim_start_matches("region:").to_owned(),
+            reason: error.to_string(),
+        })?;
+        let snapshot = self.snapshot_of_followed_flags(&after.document)?;
+        let reason = format!(
+            "applied in {}: {}",
+            state.region,
+            difference(&self.flags.document, &after.document)
+        );
+        let action = self.flags_action(FLAGS_FOLLOWED, &by, &after, reason);
+        Ok(Some(self.flags_change(by, after, Some(action), snapshot)))
+    }
+
+    fn flags_change(
+        &self,
+        by: String,
+        after: Definitions,
+        action: Option<Payload>,
+        snapshot: Arc<Snapshot>,
+    ) -> Change {
         let in_force = self.parts.snapshots.newest();
         let differs =
             (snapshot.policy.rules(), &snapshot.flags) != (in_force.policy.rules(), &in_force.flags);
-        let actions = (flags != self.flags).then(|| self.flags_applied(&by, &flags));
-        Ok(Change {
+        Change {
             name: FLAGS.to_owned(),
             by,
-            next: Next::Flags(flags),
+            next: Next::Flags(after),
             entries: Vec::new(),
-            actions: actions.into_iter().collect(),
+            actions: action.into_iter().collect(),
             snapshot: differs.then_some(snapshot),
             tombstone: None,
-        })
+        }
     }
 
-    fn flags_applied(&self, by: &str, flags: &Document) -> Payload {
+    fn flags_action(&self, what: &str, by: &str, after: &Definitions, reason: String) -> Payload {
         Payload::Action(ActionReceipt {
             region: self.parts.region.clone(),
             time_unix_ms: self.parts.clock.now().wall_ms,
             who: by.to_owned(),
-            what: FLAGS_APPLIED.to_owned(),
+            what: what.to_owned(),
             target: FLAGS.to_owned(),
-            before: Some(self.flags.to_bytes()),
-            after: Some(flags.to_bytes()),
-            reason: difference(&self.flags, flags),
+            before: Some(self.flags.to_receipt()),
+            after: Some(after.to_receipt()),
+            reason,
         })
     }
 
     /// Other definitions are in force.
-    pub(super) fn set_flags(&mut self, flags: Arc<Document>, by: &str) {
+    pub(super) fn set_flags(&mut self, flags: Definitions, by: &str) {
         if flags != self.flags {
-            tracing::info!(by, flags = flags.keys().count(), "flags applied");
+            tracing::info!(by, flags = flags.document.keys().count(), "flags applied");
         }
-        self.book.set_flags(Arc::clone(&flags), self.last_recorded);
+        self.book
+            .set_flags(Arc::clone(&flags.document), self.last_recorded);
         self.flags = flags;
     }
 }

@@ -1,4 +1,5 @@
-//! Rollouts of several regions: each has a home that alone advances it, and the others follow.
+//! Rollouts of several regions: each has a home that alone advances it, and the others follow. Flags have none: who changes them
+//! last has his way.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use knhk_regions::wire::RolloutState;
 use super::Driver;
 use crate::app::ledger::ROLLOUT_ACTIONS;
 use crate::app::rollouts::change::{Change, Next};
-use crate::app::rollouts::{CommandError, MAX_ROLLOUTS, Tombstone};
+use crate::app::rollouts::{CommandError, Definitions, MAX_ROLLOUTS, Tombstone};
 
 impl Driver {
     /// A rollout that is applied here for the first time.
@@ -174,8 +175,16 @@ impl Driver {
         }
     }
 
+    /// The flags that are in force here go to the other regions.
+    pub(super) fn tell_flags(&self, flags: &Definitions) {
+        if let (Some(regions), Some(state)) = (&self.parts.regions, flags.state()) {
+            regions.replication().publish_flags(state);
+        }
+    }
+
     /// What the log says. As it is recorded, so that a restart is no news to anybody.
     pub(super) fn tell_what_is_recorded(&self, rollouts: &BTreeMap<String, Rollout>) {
+        self.tell_flags(&self.flags);
         for (name, rollout) in rollouts {
             self.tell(name, Some(rollout), None);
         }

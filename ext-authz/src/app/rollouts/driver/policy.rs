@@ -3,7 +3,7 @@
 //! An operator's change that leads to a policy with a rule that can never match, or that asks for flags which are not defined, is
 //! refused. What other regions apply is not ours to refuse: of two rollouts that want the same requests the first by name has
 //! them, here as everywhere, and the other one is left out of the policy until they no longer do. So is one that asks for flags
-//! which are not defined here, until they are.
+//! which are not defined, until they are.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ impl Driver {
         next: Option<&Arc<Rollout>>,
     ) -> Result<Arc<Snapshot>, CommandError> {
         let rules = self.rules(Some(name), next);
-        let refused = match self.snapshot(rules.clone(), &self.flags) {
+        let refused = match self.snapshot(rules.clone(), &self.flags.document) {
             Ok(snapshot) => return Ok(snapshot),
             Err(refused) => refused,
         };
@@ -42,7 +42,7 @@ impl Driver {
         if rules.len() == before {
             return Err(refused.into());
         }
-        Ok(self.snapshot(rules, &self.flags)?)
+        Ok(self.snapshot(rules, &self.flags.document)?)
     }
 
     /// The snapshot that follows when another region makes `name` become `next`, and of all rollouts as they are.
@@ -51,7 +51,7 @@ impl Driver {
         name: Option<&str>,
         next: Option<&Arc<Rollout>>,
     ) -> Result<Arc<Snapshot>, PolicyError> {
-        let (snapshot, left_out) = self.what_can_be(self.rules(name, next), &self.flags)?;
+        let (snapshot, left_out) = self.what_can_be(self.rules(name, next), &self.flags.document)?;
         say_who_is_left_out(&left_out);
         Ok(snapshot)
     }
@@ -74,6 +74,13 @@ impl Driver {
         if let Some(lost) = lost {
             return Err(lost.why.clone());
         }
+        say_who_is_left_out(&left_out);
+        Ok(snapshot)
+    }
+
+    /// The same where another region has put them there, which is not ours to refuse.
+    pub(super) fn snapshot_of_followed_flags(&self, flags: &Document) -> Result<Arc<Snapshot>, PolicyError> {
+        let (snapshot, left_out) = self.what_can_be(self.rules(None, None), flags)?;
         say_who_is_left_out(&left_out);
         Ok(snapshot)
     }

@@ -13,6 +13,7 @@ use knhk_proto::envoy::pb::envoy::service::ext_proc::v3::{
 };
 use knhk_proto::envoy::pb::google::protobuf::value::Kind;
 use knhk_proto::envoy::pb::google::protobuf::{Struct, Value};
+use knhk_telemetry::ServiceMetrics;
 use knhk_telemetry::attribute::ExchangeOutcome as Outcome;
 use serde_json::json;
 use tonic::metadata::MetadataMap;
@@ -53,6 +54,7 @@ pub(super) fn snapshots() -> Snapshots {
 /// An exchange, what it sent, and how it ended.
 pub(super) struct Run {
     pub(super) snapshots: Snapshots,
+    metrics: ServiceMetrics,
     pub(super) exchange: Exchange,
     pub(super) now: Duration,
     pub(super) outcomes: Vec<Outcome>,
@@ -66,6 +68,7 @@ impl Run {
         }
         Self {
             snapshots: snapshots(),
+            metrics: ServiceMetrics::new("test"),
             exchange: Exchange::new(RouteOptions::from_metadata(&metadata)),
             now: Duration::from_secs(1),
             outcomes: Vec::new(),
@@ -75,6 +78,7 @@ impl Run {
     pub(super) fn step(&mut self, event: Event) -> Result<Effect, Violation> {
         let world = World {
             snapshots: &self.snapshots,
+            metrics: &self.metrics,
             wall_ms: 1_700_000_000_000,
             mono: self.now,
             draw: || [0; 16],

@@ -71,10 +71,9 @@ impl Node {
         let seen = mirrors.filter_map(|it| it.checkpoint().cloned());
         let own = self.log().and_then(Log::checkpoint);
         let message = Message {
-            region: self.name.clone(),
             states: self.rollouts.states().cloned().collect(),
             seen: seen.chain(own).collect(),
-            reports: Vec::new(),
+            ..Message::of(&self.name)
         };
         message.to_bytes()
     }

@@ -88,10 +88,8 @@ impl Node {
                     self.rollouts.merge(state);
                 });
                 let answer = Message {
-                    region: self.name.clone(),
                     states,
-                    seen: Vec::new(),
-                    reports: Vec::new(),
+                    ..Message::of(&self.name)
                 };
                 out.packets
                     .push((from.to_owned(), Body::Replicated(answer.to_bytes())));
