@@ -58,6 +58,7 @@ async fn flags_of_one_region_reach_filters_in_another_before_the_rollout_that_as
         .expect_err("it is in use")
         .to_string();
     assert!(refused.contains(NAME) && refused.contains("beta"), "{refused}");
+    regions.until_flags(0, &flags("on")).await.expect("followed");
     let shown = regions.at(0).cli().expect("it").text(&["receipt", "list"]).await;
     let shown = shown.expect("a table");
     assert!(
