@@ -12,6 +12,11 @@ use thiserror::Error as ThisError;
 pub(crate) enum FlagFileError {
     #[error("flags: {0}")]
     Flags(#[from] FlagsError),
+    /// It is within the bound as it is written, and not as it is kept.
+    #[error(
+        "flags: as they are kept, with characters and numbers written out, they have {bytes} bytes, above the bound of {MAX_FLAGS_BYTES}: define fewer flags, or share rules with $evaluators"
+    )]
+    TooLargeAsKept { bytes: usize },
     /// It is no YAML, or none that is read here.
     #[error("flags: {field}{reason}")]
     Yaml { field: String, reason: String },
@@ -41,7 +46,7 @@ pub(crate) fn none() -> Document {
 fn checked(document: Document) -> Result<Document, FlagFileError> {
     let bytes = document.to_bytes().len();
     if bytes > MAX_FLAGS_BYTES {
-        return Err(FlagsError::TooLarge { bytes }.into());
+        return Err(FlagFileError::TooLargeAsKept { bytes });
     }
     FlagSet::compile(&document).map_err(|refusal: Refusal| FlagsError::from(refusal))?;
     Ok(document)
@@ -179,6 +184,10 @@ flags:
             (String::new(), &[]),
             ("x".repeat(MAX_FLAGS_BYTES + 1), &["1048577 bytes"]),
             (format!("flags: {}1{}", "[".repeat(80), "]".repeat(80)), &["64"]),
+            (
+                YAML.replace("pro,", &format!("\"{}\",", r"\a".repeat(200_000))),
+                &["as they are kept", "1048576"],
+            ),
         ];
         for (text, says) in cases {
             let message = refused(&text);

@@ -46,10 +46,9 @@ impl Observer for Watching {
     }
 
     fn peer_refused(&self, ours: Side, error: &PeerError) {
-        match ours {
-            Side::Server => self.refusals.tell(Refused::in_handshake(error)),
-            // No access to us, so no receipt; but an operator has to learn who it was.
-            Side::Client => tracing::warn!(%error, "this service does not talk to who answered it"),
+        // What a server that we connect to shows is no access to us.
+        if ours == Side::Server {
+            self.refusals.tell(Refused::in_handshake(error));
         }
     }
 }

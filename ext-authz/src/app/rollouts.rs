@@ -8,6 +8,7 @@ mod driver;
 mod tombstones;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use knhk_decision::PolicyError;
 use knhk_flags::Document;
@@ -28,6 +29,8 @@ pub(crate) use tombstones::{Tombstone, Tombstones};
 pub(crate) const MAX_ROLLOUTS: usize = knhk_decision::limits::MAX_ROLLOUTS;
 /// Operators' commands that wait for the driver.
 const WAITING_COMMANDS: usize = 64;
+/// How long another region waits for one of its changes to be followed: the next message may be an abort.
+const FOLLOW_WITHIN: Duration = Duration::from_secs(1);
 
 /// The way to the rollouts, for every other task.
 #[derive(Debug)]
@@ -61,7 +64,16 @@ enum Action {
     /// Flag definitions in the place of those in force.
     Flags(Arc<Document>),
     /// Another region's flag definitions, which are later than ours.
-    FollowFlags(Box<FlagsState>),
+    FollowFlags(Box<FlagsState>, InUse),
+}
+
+/// What becomes of flags of which a rollout in force asks for what they no longer have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum InUse {
+    /// They are not followed.
+    Stay,
+    /// They are, and the rollout is left out of the policy.
+    MayGo,
 }
 
 /// Why a command changed nothing.
@@ -176,8 +188,7 @@ impl Rollouts {
 
     /// Takes over what another region says of a rollout, unless something later is known by now.
     pub(crate) async fn follow(&self, from: &str, state: RolloutState) -> Result<(), CommandError> {
-        let (by, state) = (format!("region:{from}"), Box::new(state));
-        self.send(by, Action::Follow(state)).await
+        self.send_soon(from, Action::Follow(Box::new(state))).await
     }
 
     /// The flag definitions in force.
@@ -192,9 +203,21 @@ impl Rollouts {
     }
 
     /// Takes over the flag definitions of another region, unless later ones are in force by now.
-    pub(crate) async fn follow_flags(&self, from: &str, state: FlagsState) -> Result<(), CommandError> {
-        let (by, state) = (format!("region:{from}"), Box::new(state));
-        self.send(by, Action::FollowFlags(state)).await
+    pub(crate) async fn follow_flags(
+        &self,
+        from: &str,
+        state: FlagsState,
+        in_use: InUse,
+    ) -> Result<(), CommandError> {
+        self.send_soon(from, Action::FollowFlags(Box::new(state), in_use))
+            .await
+    }
+
+    /// Another region's change. One that the log does not take in time may come into force later all the same.
+    async fn send_soon(&self, from: &str, action: Action) -> Result<(), CommandError> {
+        let sent = self.send(format!("region:{from}"), action);
+        let answer = tokio::time::timeout(FOLLOW_WITHIN, sent).await;
+        answer.unwrap_or(Err(CommandError::Behind))
     }
 
     async fn send(&self, by: String, action: Action) -> Result<(), CommandError> {

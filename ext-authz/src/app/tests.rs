@@ -4,6 +4,7 @@ mod faults;
 mod flags;
 mod keys;
 mod proxies;
+mod region_flags;
 mod regions;
 mod reporters;
 

@@ -8,7 +8,7 @@ use crate::limits::{MAX_CONTEXT_BYTES, MAX_FLAGS_BYTES};
 pub enum FlagsError {
     /// The file is longer than [`MAX_FLAGS_BYTES`].
     #[error(
-        "{bytes} bytes are above the bound of {MAX_FLAGS_BYTES}: split the file, or share rules with $evaluators"
+        "{bytes} bytes are above the bound of {MAX_FLAGS_BYTES}: define fewer flags, or share rules with $evaluators"
     )]
     TooLarge {
         /// How long it is.

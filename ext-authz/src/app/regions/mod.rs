@@ -3,8 +3,9 @@
 //! - [`Regions`]: what peers ask of this region, and what everybody here asks about the peers.
 //! - [`start`]: a region asks its peers before it opens its own log.
 //! - [`sending`]: its own log goes to its peers, and a quorum is counted.
-//! - [`replication`]: rollouts go to all peers, ahead of receipts.
+//! - [`replication`]: rollouts and flags go to all peers, ahead of receipts; [`following`]: theirs are taken over here.
 
+mod following;
 mod halt;
 mod own;
 mod quorum;

@@ -1,4 +1,5 @@
-//! Rollouts and flags between regions: what is known of each, and who has not heard of it yet. They go ahead of receipts.
+//! Rollouts and flags between regions: what is known of each, and who has not heard of it yet. They go ahead of receipts. What is
+//! heard is taken over in [`super::following`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +18,7 @@ use tracing::Instrument as _;
 
 use super::Regions;
 use crate::app::App;
-use crate::app::rollouts::{CommandError, Rollouts};
+use crate::app::rollouts::Rollouts;
 
 /// How often regions tell each other which checkpoints they hold while nothing else is to be told.
 const MEET_EVERY: Duration = Duration::from_secs(5);
@@ -110,6 +111,11 @@ impl Replication {
         })
     }
 
+    /// The same of flags.
+    pub(crate) fn are_news(&self, state: &FlagsState) -> bool {
+        self.known().flags.as_ref().is_none_or(|known| known < state)
+    }
+
     /// How many rollouts' newest states a peer has not taken yet.
     pub(crate) fn behind(&self, peer: &str) -> usize {
         self.known().behind.get(peer).map_or(0, BTreeSet::len)
@@ -124,13 +130,17 @@ impl Replication {
         self.behind(peer) > 0 || self.is_without_flags(peer)
     }
 
-    /// What is known better here of what was sent.
-    fn newer_than(&self, sent: &Message) -> Message {
+    /// What is known better here of what was sent, and the flags with states that may ask for them.
+    pub(super) fn newer_than(&self, sent: &Message) -> Message {
         let known = self.known();
-        let better = |sent: &FlagsState| known.flags.clone().filter(|known| known > sent);
+        let states = bounded(known.rollouts.newer_than(&sent.states).into_iter());
+        let are_better = |ours: &FlagsState| match &sent.flags {
+            Some(theirs) => ours > theirs,
+            None => !states.is_empty(),
+        };
         Message {
-            states: bounded(known.rollouts.newer_than(&sent.states).into_iter()),
-            flags: sent.flags.as_ref().and_then(better),
+            flags: known.flags.clone().filter(are_better),
+            states,
             ..Message::of(&self.region)
         }
     }
@@ -192,59 +202,6 @@ fn bounded(states: impl Iterator<Item = RolloutState>) -> Vec<RolloutState> {
 }
 
 impl Regions {
-    /// Takes a peer's message in, and says what is known better here. Returns once what is new is in force here, and recorded.
-    pub(crate) async fn replicated(
-        self: &Arc<Self>,
-        mut message: Message,
-        app: &App,
-    ) -> Result<Message, CommandError> {
-        let reports = std::mem::take(&mut message.reports);
-        app.relayed(reports);
-        if let Ok((name, _)) = self.peer(&message.region) {
-            self.heard_from(name);
-        }
-        self.follow(&message.region, &message, &app.rollouts).await?;
-        let seen = std::mem::take(&mut message.seen);
-        let regions = Arc::clone(self);
-        let looked = tokio::task::spawn_blocking(move || {
-            regions.witness(&seen);
-            regions.seen()
-        });
-        Ok(Message {
-            seen: looked.await.unwrap_or_default(),
-            ..self.replication.newer_than(&message)
-        })
-    }
-
-    /// Takes over what a region says.
-    pub(in crate::app) async fn follow(
-        &self,
-        from: &str,
-        said: &Message,
-        rollouts: &Rollouts,
-    ) -> Result<(), CommandError> {
-        // First, since rollouts ask for them.
-        if let Some(flags) = &said.flags {
-            match rollouts.follow_flags(from, flags.clone()).await {
-                Ok(()) => {}
-                Err(error @ CommandError::FlagsUnreadable { .. }) => {
-                    tracing::error!(from, %error, "the flags of another region are not followed");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        for state in said.states.iter().filter(|state| self.replication.is_news(state)) {
-            match rollouts.follow(from, state.clone()).await {
-                Ok(()) => {}
-                Err(error @ CommandError::Unreadable { .. }) => {
-                    tracing::error!(from, %error, "a rollout of another region is not followed");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
     /// Tells one peer what is new, and hears what it knows, until told to stop.
     pub(crate) async fn meet(self: Arc<Self>, peer: String, app: Arc<App>, stop: CancellationToken) {
         let Some(wake) = self.replication.wake.get(&peer) else {

@@ -2,11 +2,19 @@
 
 use std::sync::Arc;
 
+use knhk_flags::limits::MAX_FLAGS_BYTES;
 use knhk_flags::{Document, FlagsError};
-use knhk_regions::wire::FlagsState;
+use knhk_regions::wire::{FlagsState, MAX_DOCUMENT_BYTES};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use thiserror::Error;
 
 use crate::flags::FlagFileError;
+
+/// Peers read whatever is applied here.
+const _: () = assert!(MAX_FLAGS_BYTES <= MAX_DOCUMENT_BYTES);
+
+/// How a receipt of definitions with a version begins, which no flag file does.
+const VERSIONED: &[u8] = br#"{"revision":"#;
 
 /// Definitions as they were applied, here or in another region.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +32,24 @@ pub(crate) struct Definitions {
 pub(crate) struct Version {
     pub(crate) revision: u64,
     pub(crate) region: String,
+}
+
+/// Why definitions of another region are not followed.
+#[derive(Debug, Error)]
+pub(super) enum FollowedError {
+    #[error(transparent)]
+    Flags(#[from] FlagFileError),
+    #[error("flags: they are not in the form that regions tell each other")]
+    Form,
+}
+
+/// Why a receipt's definitions cannot be read.
+#[derive(Debug, Error)]
+pub(crate) enum RecordedError {
+    #[error(transparent)]
+    Flags(#[from] FlagsError),
+    #[error(transparent)]
+    Versioned(#[from] serde_json::Error),
 }
 
 /// In a receipt, where they have a version. Without one a receipt has the document alone.
@@ -71,10 +97,15 @@ impl Definitions {
         }
     }
 
-    /// As another region has them in force.
-    pub(super) fn of(state: &FlagsState) -> Result<Self, FlagFileError> {
+    /// As another region has them in force. In the form that regions have them in and no other: what is told here in another
+    /// one than it was heard in would be news to whoever told it.
+    pub(super) fn of(state: &FlagsState) -> Result<Self, FollowedError> {
+        let document = crate::flags::from_json(&state.document)?;
+        if document.to_bytes() != state.document {
+            return Err(FollowedError::Form);
+        }
         Ok(Self {
-            document: Arc::new(crate::flags::from_json(&state.document)?),
+            document: Arc::new(document),
             version: Some(Version {
                 revision: state.revision,
                 region: state.region.clone(),
@@ -106,9 +137,9 @@ impl Definitions {
     }
 
     /// Reads what [`Definitions::to_receipt`] writes.
-    pub(crate) fn from_receipt(bytes: &[u8]) -> Result<Self, FlagsError> {
-        // No flag file has a revision.
-        if let Ok(versioned) = serde_json::from_slice::<Versioned<Document>>(bytes) {
+    pub(crate) fn from_receipt(bytes: &[u8]) -> Result<Self, RecordedError> {
+        if bytes.starts_with(VERSIONED) {
+            let versioned: Versioned<Document> = serde_json::from_slice(bytes)?;
             return Ok(Self {
                 document: Arc::new(versioned.definitions),
                 version: Some(Version {
@@ -150,13 +181,26 @@ mod tests {
             br#"{"revision":1,"region":"eu","definitions":{"flags":{"b":2}}}"#
         );
         for definitions in [alone, with_others] {
-            assert_eq!(
-                Definitions::from_receipt(&definitions.to_receipt()),
-                Ok(definitions)
-            );
+            let read = Definitions::from_receipt(&definitions.to_receipt());
+            assert_eq!(read.expect("it is read"), definitions);
         }
-        for broken in [&b"{"[..], b"[]x", br#"{"flags":{},"flags":{}}"#] {
+        let more = br#"{"revision":1,"region":"eu","definitions":{"flags":{}},"more":1}"#;
+        for broken in [&b"{"[..], b"[]x", br#"{"flags":{},"flags":{}}"#, more] {
             Definitions::from_receipt(broken).expect_err("refused");
+        }
+    }
+
+    #[test]
+    fn they_are_followed_in_one_form() {
+        let state = |document: &str| FlagsState {
+            revision: 7,
+            region: "eu".to_owned(),
+            document: document.into(),
+        };
+        let good = state(r#"{"flags":{}}"#);
+        assert_eq!(Definitions::of(&good).expect("followed").state(), Some(good));
+        for bad in [r#"{ "flags": {} }"#, r#"{"flags":{"a":1}}"#, "{"] {
+            Definitions::of(&state(bad)).expect_err("refused");
         }
     }
 

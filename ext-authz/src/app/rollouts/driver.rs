@@ -173,7 +173,7 @@ impl Driver {
             }
             Action::Follow(state) => self.followed(by, &state),
             Action::Flags(flags) => self.flags_changed(by, flags).map(Some),
-            Action::FollowFlags(state) => self.flags_followed(by, &state),
+            Action::FollowFlags(state, in_use) => self.flags_followed(by, &state, in_use),
         }
     }
 

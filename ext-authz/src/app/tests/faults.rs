@@ -11,7 +11,8 @@ use knhk_promotion::{Command, Event, Rollout};
 use knhk_receipts::storage::{File, LockError, LockGuard, Storage};
 use knhk_receipts::{ActionReceipt, DiskStorage, Payload};
 
-use super::{Ending, Running, SPEC, reporter};
+use super::flags::BETA;
+use super::{Ending, Running, SPEC, regions, reporter};
 use crate::app::rollouts::CommandError;
 use crate::config::Config;
 
@@ -108,9 +109,13 @@ impl File for MoodyFile {
 /// A service whose log is on `disk`.
 async fn start_on(disk: &Arc<MoodyDisk>, data: &Path) -> Running {
     let config = Config::parse(&format!("region: eu-west-1\ndata: {}", data.display())).expect("valid");
+    start_as(&config, disk, data).await
+}
+
+async fn start_as(config: &Config, disk: &Arc<MoodyDisk>, data: &Path) -> Running {
     let storage: Arc<dyn Storage> = Arc::clone(disk) as _;
     let kms = crate::app::keys::open(&config.kms.provider, data).expect("a key");
-    Running::run(super::open_on(&config, storage, kms).await.expect("opens"))
+    Running::run(super::open_on(config, storage, kms).await.expect("opens"))
 }
 
 /// A second rollout beside `checkout`.
@@ -381,4 +386,37 @@ async fn decisions_that_a_failing_log_refused_are_recorded_once_when_they_are_re
     assert_eq!(through.expect("durable"), 3);
     assert_eq!(service.decisions(), [1, 2, 3]);
     service.end(directory.path(), Ending::Orderly).await;
+}
+
+/// What a disk that takes nothing keeps from being followed keeps no abort from being so.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_regions_abort_waits_for_no_flags_and_no_rollout() {
+    for mood in [Mood::Fails, Mood::Hangs] {
+        let [at_eu, at_us] = regions::directories();
+        let disk = MoodyDisk::open(at_us.path());
+        let eu = regions::region(at_eu.path(), regions::EU).await;
+        let config = regions::config(at_us.path(), regions::US);
+        let us = start_as(&config, &disk, at_us.path()).await;
+        eu.apply(SPEC).await.expect("applied");
+        eu.apply(&other_spec()).await.expect("applied");
+        regions::tell(&eu, &us).await;
+
+        disk.turns(mood);
+        eu.apply_flags(BETA).await.expect("applied");
+        tell(&eu, "search", Command::Pause).await.expect("paused");
+        tell(&eu, "checkout", Command::Abort).await.expect("aborted");
+        let message = regions::regions(&eu).replication().to_tell(regions::US);
+        let not_all = regions::hear(&us, &message).await;
+        not_all.expect_err("the disk takes nothing");
+        assert_eq!(weight(&us, "checkout"), Weight::ZERO, "{mood:?}");
+
+        disk.turns(Mood::Works);
+        // Until the log has taken what waited, it is refused again.
+        while regions::hear(&us, &message).await.is_err() {
+            settled(&us).await;
+        }
+        assert_eq!(us.app.rollouts.flags(), eu.app.rollouts.flags());
+        assert_eq!(regions::state(&us), regions::state(&eu));
+        us.end(at_us.path(), Ending::Orderly).await;
+    }
 }

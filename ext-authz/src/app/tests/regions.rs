@@ -4,52 +4,68 @@ use std::path::Path;
 use std::sync::Arc;
 
 use knhk_promotion::{Command, Phase};
+use knhk_regions::wire::Message;
 use tempfile::TempDir;
 
-use super::flags::{BETA, gated};
+use super::flags::BETA;
+use super::region_flags::flags;
 use super::{App, Running, SPEC};
+use crate::app::regions::Regions;
 use crate::app::rollouts::CommandError;
 use crate::config::Config;
 
-const EU: &str = "eu-west-1";
-const US: &str = "us-east-1";
+pub(super) const EU: &str = "eu-west-1";
+pub(super) const US: &str = "us-east-1";
 
 /// A region whose only peer is the other one, which it cannot reach.
-async fn region(data: &Path, name: &str) -> Running {
+pub(super) async fn region(data: &Path, name: &str) -> Running {
+    Running::run(App::open(&config(data, name)).await.expect("opens"))
+}
+
+pub(super) fn config(data: &Path, name: &str) -> Config {
     let peer = if name == EU { US } else { EU };
     let text = format!(
         "region: {name}\ndata: {}\nregions: {{ quorum: 1, peers: [ {{ region: {peer}, url: 'http://127.0.0.1:1', log_key: 'sha256:{}' }} ] }}",
         data.display(),
         "00".repeat(32)
     );
-    let config = Config::parse(&text).expect("valid");
-    Running::run(App::open(&config).await.expect("opens"))
+    Config::parse(&text).expect("valid")
 }
 
 /// The regions' data.
-fn directories() -> [TempDir; 2] {
+pub(super) fn directories() -> [TempDir; 2] {
     [(); 2].map(|()| tempfile::tempdir().expect("a directory"))
 }
 
 /// Both regions on it.
-async fn both(at_eu: &TempDir, at_us: &TempDir) -> (Running, Running) {
+pub(super) async fn both(at_eu: &TempDir, at_us: &TempDir) -> (Running, Running) {
     (region(at_eu.path(), EU).await, region(at_us.path(), US).await)
 }
 
 /// What `from` knows and `to` has not taken yet goes there.
-async fn tell(from: &Running, to: &Running) {
-    let regions = |of: &Running| Arc::clone(of.app.regions.as_ref().expect("regions"));
-    let (ours, theirs) = (regions(from), regions(to));
-    let message = ours.replication().to_tell(&to.app.region);
-    let followed = theirs.follow(&message.region, &message, &to.app.rollouts).await;
-    followed.expect("followed");
-    ours.replication().told(&to.app.region, &message);
-    assert_eq!(ours.replication().behind(&to.app.region), 0);
-    assert!(!ours.replication().is_without_flags(&to.app.region));
+pub(super) async fn tell(from: &Running, to: &Running) {
+    let ours = regions(from);
+    let replication = ours.replication();
+    let message = replication.to_tell(&to.app.region);
+    hear(to, &message).await.expect("followed");
+    replication.told(&to.app.region, &message);
+    assert_eq!(replication.behind(&to.app.region), 0);
+    assert!(!replication.is_without_flags(&to.app.region));
+}
+
+/// What a message says is followed.
+pub(super) async fn hear(by: &Running, message: &Message) -> Result<(), CommandError> {
+    regions(by)
+        .follow(&message.region, message, &by.app.rollouts)
+        .await
+}
+
+pub(super) fn regions(of: &Running) -> Arc<Regions> {
+    Arc::clone(of.app.regions.as_ref().expect("regions"))
 }
 
 /// Both ways, until nothing is new.
-async fn meet(one: &Running, other: &Running) {
+pub(super) async fn meet(one: &Running, other: &Running) {
     for _ in 0..2 {
         tell(one, other).await;
         tell(other, one).await;
@@ -57,7 +73,7 @@ async fn meet(one: &Running, other: &Running) {
 }
 
 /// Phase, weight, generation and home.
-fn state(of: &Running) -> Option<(Phase, f64, u64, String)> {
+pub(super) fn state(of: &Running) -> Option<(Phase, f64, u64, String)> {
     let rollout = of.app.rollouts.get("checkout").ok()?;
     let home = rollout.home().expect("a home").to_owned();
     Some((
@@ -208,123 +224,6 @@ async fn of_two_rollouts_for_the_same_requests_the_first_by_name_has_them_in_bot
     meet(&eu, &us).await;
     let both = vec!["cart".to_owned(), "checkout".to_owned()];
     assert_eq!((names(&eu), names(&us)), (both.clone(), both));
-}
-
-/// The flags in force, as a flag file.
-fn flags(of: &Running) -> String {
-    String::from_utf8(of.app.rollouts.flags().to_bytes()).expect("text")
-}
-
-#[tokio::test]
-async fn flags_are_the_same_in_all_regions_and_so_is_what_they_gate() {
-    let [at_eu, at_us] = directories();
-    let (eu, us) = both(&at_eu, &at_us).await;
-    eu.apply_flags(BETA).await.expect("applied");
-    eu.apply(&gated()).await.expect("applied");
-    meet(&eu, &us).await;
-    assert_eq!(flags(&us), flags(&eu));
-    let rules = |of: &Running| of.app.snapshots.newest().policy.rules().to_vec();
-    assert_eq!(
-        (rules(&us).len(), rules(&us)),
-        (1, rules(&eu)),
-        "filters decide alike"
-    );
-    let refused = us.apply_flags("flags: {}").await.expect_err("it is in use");
-    assert!(matches!(&refused, CommandError::FlagsInUse(_)), "{refused}");
-
-    let changed = BETA.replace("defaultVariant: off", "defaultVariant: on");
-    us.apply_flags(&changed).await.expect("any region may");
-    us.end(at_us.path(), super::Ending::Killed).await;
-    let us = region(at_us.path(), US).await;
-    meet(&eu, &us).await;
-    assert_eq!(flags(&eu), flags(&us));
-    assert!(flags(&eu).contains(r#""defaultVariant":"on""#), "{}", flags(&eu));
-    let followed = eu.flag_actions();
-    let last = followed.last().expect("a receipt");
-    assert_eq!(
-        (last.what.as_str(), last.who.as_str(), last.reason.as_str()),
-        (
-            "flags.followed",
-            "region:us-east-1",
-            "applied in us-east-1: changed beta"
-        )
-    );
-}
-
-#[tokio::test]
-async fn flags_of_two_operators_who_act_at_once_end_in_one_state() {
-    let [at_eu, at_us] = directories();
-    let (eu, us) = both(&at_eu, &at_us).await;
-    eu.apply_flags(BETA).await.expect("applied");
-    meet(&eu, &us).await;
-    for (of, variant) in [(&us, "on"), (&eu, "off")] {
-        let theirs = BETA
-            .replace("other:", "another:")
-            .replace("defaultVariant: off", &format!("defaultVariant: {variant}"));
-        of.apply_flags(&theirs).await.expect("applied");
-    }
-    meet(&eu, &us).await;
-    assert_eq!(flags(&eu), flags(&us));
-    assert!(
-        flags(&eu).contains(r#""defaultVariant":"on""#),
-        "the larger name of a region wins"
-    );
-    // Whoever acts then comes behind both.
-    eu.apply_flags("flags: {}").await.expect("applied");
-    meet(&us, &eu).await;
-    assert_eq!(
-        (flags(&us), flags(&eu)),
-        (r#"{"flags":{}}"#.to_owned(), r#"{"flags":{}}"#.to_owned())
-    );
-}
-
-/// Neither region could refuse what the other did: the rollout waits in both for what it asks for.
-#[tokio::test]
-async fn a_rollout_that_lost_its_flags_to_another_region_waits_for_them() {
-    let [at_eu, at_us] = directories();
-    let (eu, us) = both(&at_eu, &at_us).await;
-    eu.apply_flags(BETA).await.expect("applied");
-    eu.apply(&gated()).await.expect("applied");
-    us.apply_flags(&BETA.replace("beta:", "gamma:"))
-        .await
-        .expect("applied");
-    meet(&eu, &us).await;
-    assert_eq!((flags(&us), state(&us)), (flags(&eu), state(&eu)), "all is known");
-    let rules = |of: &Running| of.app.snapshots.newest().policy.rules().to_vec();
-    assert!(
-        rules(&eu).is_empty() && rules(&us).is_empty(),
-        "and it routes nothing"
-    );
-    let cart = SPEC
-        .replace("name: checkout", "name: cart")
-        .replace("checkout.example.com", "cart.example.com");
-    us.apply(&cart).await.expect("the others go on");
-
-    us.end(at_us.path(), super::Ending::Killed).await;
-    let us = region(at_us.path(), US).await;
-    us.apply_flags(BETA).await.expect("applied");
-    meet(&eu, &us).await;
-    assert_eq!(
-        (rules(&us).len(), rules(&us)),
-        (2, rules(&eu)),
-        "filters decide alike"
-    );
-}
-
-#[tokio::test]
-async fn a_rollout_that_waits_for_its_flags_can_be_aborted() {
-    let [at_eu, at_us] = directories();
-    let (eu, us) = both(&at_eu, &at_us).await;
-    eu.apply_flags(BETA).await.expect("applied");
-    eu.apply(&gated()).await.expect("applied");
-    us.apply_flags("flags: { a: { state: ENABLED, variants: { b: 1 } } }")
-        .await
-        .expect("applied");
-    meet(&eu, &us).await;
-    us.command(Command::Abort).await.expect("aborted");
-    meet(&eu, &us).await;
-    assert_eq!(state(&us), state(&eu));
-    assert_eq!(state(&eu).expect("there").0.reason(), Some("aborted"));
 }
 
 /// A region that was alone before has its rollouts and flags with it when others join.

@@ -9,7 +9,7 @@ use knhk_regions::wire::FlagsState;
 use super::Driver;
 use crate::app::ledger::{FLAGS_APPLIED, FLAGS_FOLLOWED};
 use crate::app::rollouts::change::{Change, Next};
-use crate::app::rollouts::{CommandError, Definitions};
+use crate::app::rollouts::{CommandError, Definitions, InUse};
 use crate::app::snapshots::Snapshot;
 
 /// What the flag definitions are called where a rollout has its name.
@@ -38,6 +38,7 @@ impl Driver {
         &self,
         by: String,
         state: &FlagsState,
+        in_use: InUse,
     ) -> Result<Option<Change>, CommandError> {
         if self.flags.state().is_some_and(|known| known >= *state) {
             return Ok(None);
@@ -46,7 +47,12 @@ impl Driver {
             from: by.trim_start_matches("region:").to_owned(),
             reason: error.to_string(),
         })?;
-        let snapshot = self.snapshot_of_followed_flags(&after.document)?;
+        let snapshot = match in_use {
+            InUse::Stay => self
+                .snapshot_of_flags(&after.document)
+                .map_err(CommandError::FlagsInUse),
+            InUse::MayGo => Ok(self.snapshot_of_followed_flags(&after.document)?),
+        }?;
         let reason = format!(
             "applied in {}: {}",
             state.region,
