@@ -62,6 +62,9 @@ bench: build harness ## Measure, and print the tables of the README
 	@$(CARGO) bench --quiet -p knhk-identity --features testing --bench handshakes
 	@printf '\nEvaluation of feature flags.\n\n'
 	@$(CARGO) bench --quiet -p knhk-flags --bench flags
+	@printf '\nWhole rollouts on random traffic, and how soon a bad canary is found beside a threshold and Mann-Whitney.\n\n'
+	@$(CARGO) run --release --quiet -p knhk-promotion --example false_alarms -- 100
+	@$(CARGO) run --release --quiet -p knhk-promotion --example detection -- 20
 	@printf '\nA region that catches up with another one.\n\n'
 	@$(CARGO) bench --quiet -p knhk-regions --bench catch_up -- "$(BENCH_DISK)"
 
