@@ -56,7 +56,8 @@ fn bounded(text: &str) -> Result<(), SpecError> {
     Ok(())
 }
 
-/// The path as far as it is known: of the root, and of a key that could not be read, there is none.
+/// The path as far as it is known, in one line whatever a key has in it: of the root, and of a key that could not be read, there is
+/// none.
 fn path(path: &Path) -> String {
     let known = path
         .iter()
@@ -68,7 +69,7 @@ fn path(path: &Path) -> String {
         }
         text.push_str(&segment.to_string());
     }
-    text
+    one_line(&text)
 }
 
 /// The reader's reason in the words of a rollout file, with the line where it knows one.

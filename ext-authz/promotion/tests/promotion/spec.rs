@@ -49,6 +49,15 @@ fn refusal(from: &str, to: &str) -> String {
     line
 }
 
+/// A key may go over several lines; fuzzing found one that took the refusal with it.
+#[test]
+fn a_refusal_is_one_line_whatever_a_key_has_in_it() {
+    for text in ["{;\n\n\n)};", "{\"a\\nb\": {}}", "metadata: { \"x\\ry\": [ 1 ] }"] {
+        let refusal = RolloutSpec::from_yaml(text).expect_err("refused").to_string();
+        assert!(!refusal.contains(['\n', '\r']), "{refusal:?}");
+    }
+}
+
 #[test]
 fn the_designs_file_means_what_it_says() {
     let spec = read(DESIGN);
