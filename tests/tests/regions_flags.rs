@@ -2,7 +2,6 @@
 //! state, with what a rollout asks for.
 #![allow(clippy::expect_used)]
 
-use knhk_decision::PolicyDoc;
 use knhk_tests::gate::Worker;
 use knhk_tests::mesh::{HOST, NAME, RolloutFile};
 use knhk_tests::regions::link::Line;
@@ -25,9 +24,7 @@ fn gated() -> RolloutFile {
 
 /// The flags in the next snapshot that a filter gets.
 async fn in_a_filter(worker: &mut Worker) -> Value {
-    let snapshot = worker.snapshot().await.expect("a snapshot");
-    let policy: PolicyDoc = serde_json::from_slice(&snapshot.policy).expect("a policy");
-    serde_json::to_value(&policy).expect("JSON")["flags"].clone()
+    worker.policy().await.expect("a snapshot")["flags"].clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]

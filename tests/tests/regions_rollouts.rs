@@ -2,7 +2,6 @@
 //! state.
 #![allow(clippy::expect_used)]
 
-use knhk_decision::PolicyDoc;
 use knhk_tests::gate::Worker;
 use knhk_tests::mesh::{NAME, RolloutFile};
 use knhk_tests::regions::Regions;
@@ -36,18 +35,12 @@ async fn an_abort_in_one_region_reaches_a_filter_in_another() {
     let mut worker = Worker::greet(regions.at(1).addresses().grpc, "edge", [7; 16])
         .await
         .expect("a stream");
-    let weight = async |worker: &mut Worker| {
-        let snapshot = worker.snapshot().await.expect("a snapshot");
-        let policy: PolicyDoc = serde_json::from_slice(&snapshot.policy).expect("a policy");
-        let policy = serde_json::to_value(&policy).expect("JSON");
-        policy["rollouts"][0]["weight"].as_f64()
-    };
-    assert_eq!(weight(&mut worker).await, Some(20.0));
+    worker.until_weight(20.0).await.expect("it is followed");
     let cli = regions.at(2).cli().expect("the command line");
     cli.json(&["rollout", "abort", NAME])
         .await
         .expect("any region may");
-    while weight(&mut worker).await.is_some_and(|it| it > 0.0) {}
+    worker.until_weight(0.0).await.expect("it is followed");
     let aborted = until(&regions, 0, "the abort at home", |it| it.phase == "Failed").await;
     for at in [1, 2] {
         let same = until(&regions, at, "one state", |it| state(it) == state(&aborted)).await;

@@ -113,6 +113,7 @@ async fn a_network_that_is_cut_by_the_kernel_loses_and_forks_nothing() {
         };
         make(change, &network, &mut regions).await;
         tokio::join!(act(&regions, 0), act(&regions, 1), act(&regions, 2));
+        // Nothing tells when a cut has been lived through: it has to last, see `FOR`.
         tokio::time::sleep(FOR).await;
         for (at, claimed) in claimed.iter_mut().enumerate() {
             let status = regions.status(at).await.expect("a status");

@@ -325,6 +325,11 @@ fn describe(status: &RolloutStatus) -> String {
             .map(|awaited| format!("  waits for: {awaited}")),
     );
     lines.push(format!("  next: {}", explanation.next));
+    lines.extend(
+        explanation
+            .next_look_wall_ms
+            .map(|at| format!("  looks again: {}", rfc3339(at))),
+    );
     lines.join("\n")
 }
 

@@ -11,8 +11,9 @@ use tonic::transport::Channel;
 
 use super::{judged, proxy, us};
 use crate::Error;
-use crate::gate::connect;
+use crate::gate::{Worker, connect};
 use crate::load::Latencies;
+use crate::mesh::{NAME, RolloutFile};
 use crate::recorded::{check_as_proxy, check_with_quorum};
 use crate::regions::Regions;
 use crate::regions::link::Line;
@@ -34,6 +35,13 @@ const TARGETS: [f64; 2] = [1.2, 3.0];
 /// How much one slow region may add to the others' p99.
 const MAY_ADD: f64 = 0.1;
 
+/// How often a rollout is aborted in one region while a filter in another one waits for it.
+const ABORTS: usize = 20;
+/// The weight that is taken away, in percent.
+const WEIGHT: f64 = 20.0;
+/// How long the abort may take.
+const ABORTED_WITHIN: Duration = Duration::from_secs(1);
+
 /// What replication costs.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -43,6 +51,15 @@ pub(super) struct Replication {
     commit: Commit,
     commit_beside_a_slow_region: Commit,
     sustained: Sustained,
+    abort_elsewhere: AbortElsewhere,
+}
+
+/// From an operator's command in one region, its process included, to the snapshot in a filter of another one.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct AbortElsewhere {
+    p50_us: f64,
+    max_us: f64,
 }
 
 /// From a request to the answer that a quorum holds its receipt.
@@ -68,6 +85,7 @@ pub(super) async fn measure(seconds: u64) -> Result<Replication, Error> {
     let regions = Regions::start_in(&vec![scratch.path().to_owned(); 3]).await?;
     let length = Duration::from_secs(seconds.max(1));
     regions.every_line(Line::round_trip(ROUND_TRIP));
+    let abort_elsewhere = aborts(&regions).await?;
     let grpc = regions.at(0).addresses().grpc;
     // The first second warms up.
     commits(grpc, Duration::from_secs(1)).await?;
@@ -83,6 +101,34 @@ pub(super) async fn measure(seconds: u64) -> Result<Replication, Error> {
         commit,
         commit_beside_a_slow_region: beside,
         sustained,
+        abort_elsewhere,
+    })
+}
+
+/// The home begins the rollout, the second region has the filter, the third one aborts.
+async fn aborts(regions: &Regions) -> Result<AbortElsewhere, Error> {
+    regions.apply(0, &RolloutFile::at(WEIGHT)).await?;
+    let mut worker = Worker::greet(regions.at(1).addresses().grpc, "edge", [7; 16]).await?;
+    let mut times = Latencies::new();
+    for generation in 1..=ABORTS as u64 {
+        worker.until_weight(WEIGHT).await?;
+        regions
+            .until_rollout(2, "the generation to abort", |it| {
+                it.generation == generation && it.weight > 0.0
+            })
+            .await?;
+        let began = Instant::now();
+        regions.at(2).cli()?.json(&["rollout", "abort", NAME]).await?;
+        worker.until_weight(0.0).await?;
+        times.add(began.elapsed());
+        regions
+            .until_rollout(0, "the abort at home", |it| it.phase == "Failed")
+            .await?;
+        regions.at(0).cli()?.json(&["rollout", "retry", NAME]).await?;
+    }
+    Ok(AbortElsewhere {
+        p50_us: us(times.quantile(0.5)),
+        max_us: us(times.max()),
     })
 }
 
@@ -196,7 +242,8 @@ impl fmt::Display for Replication {
             "\nThree regions, {:.0} ms round trips, {WAITING} at a time that wait for a quorum: p50 {:.1} ms (flush + {:.2} round trips), \
              p99 {:.1} ms (flush + {:.2}). Targets {:.1} and {:.1}: {}.\n\
              With one of them {} s away: p50 {:.1} ms, p99 {:.1} ms ({:+.1} %). Target 10 %: {}.\n\
-             {RECORDING} at a time that do not wait: {:.0} receipts/s; the farthest peer lags {middle} entries in the middle and {end} at the end.",
+             {RECORDING} at a time that do not wait: {:.0} receipts/s; the farthest peer lags {middle} entries in the middle and {end} at the end.\n\
+             From `knhk rollout abort` in one region to a filter in another one, {ABORTS} times: p50 {:.0} ms, max {:.0} ms. Target {} s: {}.",
             self.round_trip_ms,
             commit.p50_us / 1e3,
             trips[0],
@@ -211,6 +258,10 @@ impl fmt::Display for Replication {
             added * 100.0,
             judged(added < MAY_ADD),
             self.sustained.receipts_per_second,
+            self.abort_elsewhere.p50_us / 1e3,
+            self.abort_elsewhere.max_us / 1e3,
+            ABORTED_WITHIN.as_secs(),
+            judged(self.abort_elsewhere.max_us <= us(ABORTED_WITHIN)),
         )
     }
 }

@@ -11,6 +11,7 @@ use hyper::{Method, Request};
 use knhk_identity::{Allow, Alpn, Connector, PatternError};
 use knhk_proto::v1;
 use prost::Message as _;
+use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tonic::transport::{Channel, Endpoint};
@@ -155,6 +156,22 @@ impl Worker {
                 .release_capacity(data.len())
                 .map_err(broken)?;
             self.received.extend_from_slice(&data);
+        }
+    }
+
+    /// The policy in the next snapshot.
+    pub async fn policy(&mut self) -> Result<Value, Error> {
+        let snapshot = self.snapshot().await?;
+        serde_json::from_slice(&snapshot.policy).map_err(|error| ended(error.to_string()))
+    }
+
+    /// Takes snapshots until the first rollout in one has this weight, in percent; none has 0.
+    pub async fn until_weight(&mut self, percent: f64) -> Result<(), Error> {
+        loop {
+            let weight = self.policy().await?["rollouts"][0]["weight"].as_f64();
+            if (weight.unwrap_or_default() - percent).abs() < f64::EPSILON {
+                return Ok(());
+            }
         }
     }
 

@@ -64,25 +64,24 @@ struct Versioned<D> {
 impl Definitions {
     /// What is in force before anything was applied.
     pub(crate) fn none() -> Self {
+        Self::alone(Arc::new(crate::flags::none()))
+    }
+
+    /// What is applied where there never were other regions.
+    pub(super) fn alone(document: Arc<Document>) -> Self {
         Self {
-            document: Arc::new(crate::flags::none()),
+            document,
             version: None,
         }
     }
 
-    /// The definitions that take the place of these when they are applied in `region`; none where there are no others.
-    pub(super) fn followed_by(&self, document: Arc<Document>, region: Option<&str>) -> Self {
-        let revision = self.version.as_ref().map(|version| version.revision);
-        let version = match (region, &self.version) {
-            (Some(region), _) => Some(region),
-            // Regions that were taken out of the configuration may come back.
-            (None, Some(version)) => Some(version.region.as_str()),
-            (None, None) => None,
-        };
+    /// The definitions that take the place of these when they are applied in `region`.
+    pub(super) fn followed_by(&self, document: Arc<Document>, region: &str) -> Self {
+        let revision = self.version.as_ref().map_or(0, |version| version.revision);
         Self {
             document,
-            version: version.map(|region| Version {
-                revision: revision.unwrap_or(0).saturating_add(1),
+            version: Some(Version {
+                revision: revision.saturating_add(1),
                 region: region.to_owned(),
             }),
         }
@@ -92,7 +91,7 @@ impl Definitions {
     pub(super) fn at_home(self, region: &str) -> Self {
         let was_applied = *self.document != crate::flags::none();
         match self.version {
-            None if was_applied => self.clone().followed_by(self.document, Some(region)),
+            None if was_applied => self.followed_by(Arc::clone(&self.document), region),
             _ => self,
         }
     }
@@ -148,10 +147,7 @@ impl Definitions {
                 }),
             });
         }
-        Ok(Self {
-            document: Arc::new(Document::parse(bytes)?),
-            version: None,
-        })
+        Ok(Self::alone(Arc::new(Document::parse(bytes)?)))
     }
 }
 
@@ -173,9 +169,9 @@ mod tests {
 
     #[test]
     fn a_receipt_has_them_whole() {
-        let alone = Definitions::none().followed_by(document(r#"{"flags":{"a":1.5}}"#), None);
+        let alone = Definitions::alone(document(r#"{"flags":{"a":1.5}}"#));
         assert_eq!(alone.to_receipt(), br#"{"flags":{"a":1.5}}"#, "a flag file");
-        let with_others = alone.followed_by(document(r#"{"flags":{"b":2}}"#), Some("eu"));
+        let with_others = alone.followed_by(document(r#"{"flags":{"b":2}}"#), "eu");
         assert_eq!(
             with_others.to_receipt(),
             br#"{"revision":1,"region":"eu","definitions":{"flags":{"b":2}}}"#
@@ -208,12 +204,12 @@ mod tests {
     fn whoever_changes_them_comes_behind_what_is_in_force_there() {
         let none = Definitions::none();
         assert_eq!(none.clone().at_home("eu"), none, "nothing to tell");
-        let alone = none.followed_by(document(r#"{"flags":{"a":1}}"#), None);
+        let alone = Definitions::alone(document(r#"{"flags":{"a":1}}"#));
         assert_eq!(alone.state(), None);
         let eu = alone.at_home("eu");
-        let us = eu.followed_by(document(r#"{"flags":{}}"#), Some("us"));
-        let alone_again = us.followed_by(document(r#"{"flags":{"a":1}}"#), None);
-        let states = [&eu, &us, &alone_again].map(|it| it.state().expect("a state"));
+        let us = eu.followed_by(document(r#"{"flags":{}}"#), "us");
+        let eu_again = us.followed_by(document(r#"{"flags":{"a":1}}"#), "eu");
+        let states = [&eu, &us, &eu_again].map(|it| it.state().expect("a state"));
         assert_eq!(states.each_ref().map(|it| it.revision), [1, 2, 3]);
         assert!(states.is_sorted());
         assert_eq!(us.clone().at_home("eu"), us);

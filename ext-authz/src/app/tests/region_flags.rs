@@ -1,6 +1,6 @@
 //! Flags of two regions that tell each other what they know, and the rollouts that ask for them.
 
-use knhk_decision::PolicyDoc;
+use knhk_decision::{PolicyDoc, RolloutRule};
 use knhk_promotion::Command;
 use knhk_receipts::Payload;
 use knhk_regions::wire::FlagsState;
@@ -15,15 +15,23 @@ pub(super) fn flags(of: &Running) -> String {
     String::from_utf8(of.app.rollouts.flags().to_bytes()).expect("text")
 }
 
+/// A flag, and a rollout that asks for it.
+async fn apply_gated(at: &Running) {
+    at.apply_flags(BETA).await.expect("applied");
+    at.apply(&gated()).await.expect("applied");
+}
+
+fn rules(of: &Running) -> Vec<RolloutRule> {
+    of.app.snapshots.newest().policy.rules().to_vec()
+}
+
 #[tokio::test]
 async fn flags_are_the_same_in_all_regions_and_so_is_what_they_gate() {
     let [at_eu, at_us] = directories();
     let (eu, us) = both(&at_eu, &at_us).await;
-    eu.apply_flags(BETA).await.expect("applied");
-    eu.apply(&gated()).await.expect("applied");
+    apply_gated(&eu).await;
     meet(&eu, &us).await;
     assert_eq!(flags(&us), flags(&eu));
-    let rules = |of: &Running| of.app.snapshots.newest().policy.rules().to_vec();
     assert_eq!(
         (rules(&us).len(), rules(&us)),
         (1, rules(&eu)),
@@ -83,14 +91,12 @@ async fn flags_of_two_operators_who_act_at_once_end_in_one_state() {
 async fn a_rollout_that_lost_its_flags_to_another_region_waits_for_them() {
     let [at_eu, at_us] = directories();
     let (eu, us) = both(&at_eu, &at_us).await;
-    eu.apply_flags(BETA).await.expect("applied");
-    eu.apply(&gated()).await.expect("applied");
+    apply_gated(&eu).await;
     us.apply_flags(&BETA.replace("beta:", "gamma:"))
         .await
         .expect("applied");
     meet(&eu, &us).await;
     assert_eq!((flags(&us), state(&us)), (flags(&eu), state(&eu)), "all is known");
-    let rules = |of: &Running| of.app.snapshots.newest().policy.rules().to_vec();
     assert!(
         rules(&eu).is_empty() && rules(&us).is_empty(),
         "and it routes nothing"
@@ -115,8 +121,7 @@ async fn a_rollout_that_lost_its_flags_to_another_region_waits_for_them() {
 async fn a_rollout_that_waits_for_its_flags_can_be_aborted() {
     let [at_eu, at_us] = directories();
     let (eu, us) = both(&at_eu, &at_us).await;
-    eu.apply_flags(BETA).await.expect("applied");
-    eu.apply(&gated()).await.expect("applied");
+    apply_gated(&eu).await;
     us.apply_flags("flags: { a: { state: ENABLED, variants: { b: 1 } } }")
         .await
         .expect("applied");
@@ -142,8 +147,7 @@ fn routed(of: &Running) -> Vec<usize> {
 async fn no_rollout_is_left_out_on_the_way_from_some_flags_to_others() {
     let [at_eu, at_us] = directories();
     let (eu, us) = both(&at_eu, &at_us).await;
-    eu.apply_flags(BETA).await.expect("applied");
-    eu.apply(&gated()).await.expect("applied");
+    apply_gated(&eu).await;
     tell(&eu, &us).await;
     assert_eq!(routed(&us), [0, 1], "flags and rollout at once");
 
@@ -166,8 +170,7 @@ async fn an_answer_has_the_flags_that_its_rollouts_ask_for() {
     eu.apply(SPEC).await.expect("applied");
     tell(&eu, &us).await;
     let old = regions(&us).replication().to_tell(EU);
-    eu.apply_flags(BETA).await.expect("applied");
-    eu.apply(&gated()).await.expect("applied");
+    apply_gated(&eu).await;
     let answer = regions(&eu).replicated(old, &eu.app).await.expect("an answer");
     hear(&us, &answer).await.expect("followed");
     assert_eq!((flags(&us), state(&us)), (flags(&eu), state(&eu)));

@@ -21,13 +21,16 @@ impl Driver {
     /// What definitions change that an operator applies. Where the rollouts ask for nothing that they change, filters hear nothing of it.
     pub(super) fn flags_changed(&self, by: String, document: Arc<Document>) -> Result<Change, CommandError> {
         let snapshot = self
-            .snapshot_of_flags(&document)
+            .snapshot_of_flags(&document, InUse::Stay)
             .map_err(CommandError::FlagsInUse)?;
         if document == self.flags.document {
             return Ok(self.flags_change(by, self.flags.clone(), None, snapshot));
         }
-        let region = self.parts.regions.as_ref().map(|_| self.parts.region.as_str());
-        let after = self.flags.followed_by(document, region);
+        let after = match (&self.parts.regions, &self.flags.version) {
+            (None, None) => Definitions::alone(document),
+            // Regions that were taken out of the configuration may come back.
+            _ => self.flags.followed_by(document, &self.parts.region),
+        };
         let reason = difference(&self.flags.document, &after.document);
         let action = self.flags_action(FLAGS_APPLIED, &by, &after, reason);
         Ok(self.flags_change(by, after, Some(action), snapshot))
@@ -47,12 +50,9 @@ impl Driver {
             from: by.trim_start_matches("region:").to_owned(),
             reason: error.to_string(),
         })?;
-        let snapshot = match in_use {
-            InUse::Stay => self
-                .snapshot_of_flags(&after.document)
-                .map_err(CommandError::FlagsInUse),
-            InUse::MayGo => Ok(self.snapshot_of_followed_flags(&after.document)?),
-        }?;
+        let snapshot = self
+            .snapshot_of_flags(&after.document, in_use)
+            .map_err(CommandError::FlagsInUse)?;
         let reason = format!(
             "applied in {}: {}",
             state.region,

@@ -12,13 +12,26 @@ use knhk_flags::Document;
 use knhk_promotion::Rollout;
 
 use super::Driver;
-use crate::app::rollouts::CommandError;
+use crate::app::rollouts::{CommandError, InUse};
 use crate::app::snapshots::Snapshot;
 
 /// A rollout that the policy has no room for.
 struct LeftOut {
     rollout: String,
     why: PolicyError,
+}
+
+impl LeftOut {
+    /// Another rollout has all its requests, whatever the flags.
+    fn is_shadowed(&self) -> bool {
+        matches!(
+            self.why,
+            PolicyError::Rule {
+                fault: Fault::Shadowed,
+                ..
+            }
+        )
+    }
 }
 
 impl Driver {
@@ -56,33 +69,23 @@ impl Driver {
         Ok(snapshot)
     }
 
-    /// The snapshot that follows when these flags take the place of those in force. Refused where a rollout that is in force
-    /// asks for what they do not have.
-    pub(super) fn snapshot_of_flags(&self, flags: &Document) -> Result<Arc<Snapshot>, PolicyError> {
+    /// The snapshot that follows when these flags take the place of those in force. An operator's are refused where a rollout that
+    /// is in force asks for what they do not have; another region's may leave it out.
+    pub(super) fn snapshot_of_flags(
+        &self,
+        flags: &Document,
+        in_use: InUse,
+    ) -> Result<Arc<Snapshot>, PolicyError> {
+        let (snapshot, left_out) = self.what_can_be(self.rules(None, None), flags)?;
         let in_force = self.parts.snapshots.newest();
-        let (snapshot, left_out) = self.what_can_be(self.rules(None, None), flags)?;
-        let lost = left_out.iter().find(|out| {
-            let is_shadowed = matches!(
-                out.why,
-                PolicyError::Rule {
-                    fault: Fault::Shadowed,
-                    ..
-                }
-            );
-            !is_shadowed && in_force.routes(&out.rollout)
-        });
-        if let Some(lost) = lost {
-            return Err(lost.why.clone());
+        let loses = |out: &&LeftOut| !out.is_shadowed() && in_force.routes(&out.rollout);
+        match (in_use, left_out.iter().find(loses)) {
+            (InUse::Stay, Some(lost)) => Err(lost.why.clone()),
+            (InUse::Stay, None) | (InUse::MayGo, _) => {
+                say_who_is_left_out(&left_out);
+                Ok(snapshot)
+            }
         }
-        say_who_is_left_out(&left_out);
-        Ok(snapshot)
-    }
-
-    /// The same where another region has put them there, which is not ours to refuse.
-    pub(super) fn snapshot_of_followed_flags(&self, flags: &Document) -> Result<Arc<Snapshot>, PolicyError> {
-        let (snapshot, left_out) = self.what_can_be(self.rules(None, None), flags)?;
-        say_who_is_left_out(&left_out);
-        Ok(snapshot)
     }
 
     /// The snapshot of those of the rules that can be, beside each other and with these flags, and the rollouts that cannot. A rule
