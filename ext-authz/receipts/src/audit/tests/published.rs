@@ -68,7 +68,11 @@ impl Source for Published {
 
     fn place(&self, index: u64) -> String {
         let signed = self.log.checkpoint().expect("signed").size();
-        bundle::path(index / 256, (signed - index / 256 * 256).min(256))
+        // A changed checkpoint may speak of entries that there are not.
+        bundle::path(
+            index / 256,
+            signed.saturating_sub(index / 256 * 256).clamp(1, 256),
+        )
     }
 }
 
